@@ -1,0 +1,1 @@
+"""What decides and remembers on the host. No collector, no root."""

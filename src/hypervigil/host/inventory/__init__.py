@@ -1,0 +1,1 @@
+"""Which VM owns which port and address, from libvirt and policy. Pure."""

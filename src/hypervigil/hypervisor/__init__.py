@@ -1,0 +1,1 @@
+"""What touches the hypervisor: ports (Protocols), sensors, plan, enforcer, adapters."""

@@ -1,0 +1,1 @@
+"""The eBPF data plane: load, attach, pin, read and write maps."""

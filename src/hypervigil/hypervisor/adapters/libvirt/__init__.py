@@ -1,0 +1,1 @@
+"""libvirt: inventory and statistics (read-only), resource limits (enforcer only)."""

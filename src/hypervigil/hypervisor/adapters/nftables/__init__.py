@@ -1,0 +1,1 @@
+"""nftables: the guard that drops ports without compiled policy."""

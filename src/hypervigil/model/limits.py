@@ -1,0 +1,65 @@
+"""Typed limits. Every limit has an end."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
+from hypervigil.model.traffic import Direction, TrafficClass
+
+
+class LimitKind(StrEnum):
+    """What is limited, and the unit of ``Limit.value``."""
+
+    PACKETS = "packets"  # packets per second
+    OCTETS = "octets"  # bytes per second
+    NEW_DESTINATIONS = "new-destinations"  # first packets to new addresses, per second
+    PEER = "peer"  # packets per second from one source address (inbound only)
+    ISOLATE = "isolate"  # no traffic at all; no value
+    QUARANTINE = "quarantine"  # no traffic but with the policy's quarantine addresses; no value
+    CPU = "cpu"  # fraction of one physical CPU per vCPU, 0..1
+    BLOCK_OPERATIONS = "block-operations"  # operations per second, per disk
+    BLOCK_OCTETS = "block-octets"  # bytes per second, per disk
+    MEMORY = "memory"  # balloon target in KiB
+    PAUSE = "pause"  # no value
+
+
+NIC_KINDS = frozenset(
+    {
+        LimitKind.PACKETS,
+        LimitKind.OCTETS,
+        LimitKind.NEW_DESTINATIONS,
+        LimitKind.PEER,
+        LimitKind.ISOLATE,
+        LimitKind.QUARANTINE,
+    }
+)
+VALUELESS_KINDS = frozenset({LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit on one VM."""
+
+    id: LimitId
+    vm: VmId
+    kind: LimitKind
+    since: Instant
+    until: Instant
+    reason: str
+    value: float | None = None
+    direction: Direction = Direction.OUT
+    classes: frozenset[TrafficClass] = frozenset()
+    """Which classes of packets; empty means all of them together. Each class has a budget of its own."""
+    peer: str | None = None
+    """Of a ``PEER`` limit: the source address."""
+    case: CaseId | None = None
+
+    def __post_init__(self) -> None:
+        if self.until <= self.since:
+            raise ValueError(f"limit {self.id} ends before it begins; give it an end in the future")
+        if (self.value is None) != (self.kind in VALUELESS_KINDS):
+            raise ValueError(f"a limit of kind {self.kind} {'has no' if self.value is not None else 'needs a'} value")
+        if self.value is not None and not 0 <= self.value < float("inf"):
+            raise ValueError(f"limit {self.id}: the value {self.value} is not a finite number from 0 up")
+        if (self.kind is LimitKind.PEER) != (self.peer is not None):
+            raise ValueError("a peer limit names the peer's address, and no other limit does")

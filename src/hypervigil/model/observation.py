@@ -1,0 +1,89 @@
+"""What sensors saw, as they hand it on: counts in an interval, attempted before any limit. Headers only."""
+
+from dataclasses import dataclass
+
+from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.traffic import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """Frames of one NIC in one direction in one interval; each tuple is indexed by ``TrafficClass``."""
+
+    packets: tuple[int, ...]
+    octets: tuple[int, ...]
+    limited: tuple[int, ...]
+    """Packets that a limit stopped (in monitor mode: would have stopped)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCount:
+    """Attempted traffic between one NIC and one address in one interval (the busiest peers of the interval only)."""
+
+    direction: Direction
+    address: str
+    """IPv4 or IPv6 text; for frames that are neither, the MAC."""
+    mac: str
+    packets: int
+    octets: int
+    syns: int
+    answers: int
+    """Packets from the other end in the same interval, as this NIC saw them."""
+    resets: int
+    """RST and ICMP unreachable that came back from it."""
+    ports: int
+    """Distinct destination ports, estimated, at most 64."""
+    new: bool
+    """First seen in this interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortSample:
+    """One NIC in one interval."""
+
+    vm: VmId
+    port: PortId
+    out: ClassCounts
+    into: ClassCounts
+    forged: tuple[int, ...]
+    """Indexed by ``ForgedKind``."""
+    new_destinations: int
+    failures: int
+    peers: tuple[PeerCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSample:
+    """One VM's resources in one interval; ``None`` is unseen. Fractions 0..1, rates per second."""
+
+    vm: VmId
+    cpu: float | None = None
+    cpu_wait: float | None = None
+    memory: float | None = None
+    memory_rss: float | None = None
+    balloon_kib: float | None = None
+    block_reads: float | None = None
+    block_writes: float | None = None
+    block_bytes: float | None = None
+    exits: float | None = None
+    hypercalls: float | None = None
+    device_requests: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Everything the sensors saw in one interval.
+
+    A port that is known and absent from ``ports`` and from ``unseen`` was silent. A sweep that a tripwire asked for
+    may cover only some ports: then ``partial`` is true and absent ports say nothing.
+    """
+
+    sequence: int
+    at: Instant
+    interval_s: float
+    ports: tuple[PortSample, ...]
+    resources: tuple[ResourceSample, ...] = ()
+    unseen: tuple[PortId, ...] = ()
+    partial: bool = False
+    lost: int = 0
+    """Observations dropped since the last sweep because a queue was full."""

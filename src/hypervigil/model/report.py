@@ -1,0 +1,93 @@
+"""What HREM tells HSEM, and what HSEM decides. HSEM collects nothing itself: this is all it ever hears."""
+
+from dataclasses import dataclass
+
+from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.status import Evidence, Role, Verdict
+from hypervigil.model.traffic import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class PairRate:
+    """Attempted traffic from one end to another as rates per second, seen from the NIC of ``vm``.
+
+    ``vm`` sent it when ``direction`` is OUT, received it when IN. ``other`` is a VM of this host where the frame's
+    address or MAC is one of ours, else ``OUTSIDE``.
+    """
+
+    vm: VmId
+    direction: Direction
+    other: VmId
+    address: str
+    packets: float
+    octets: float
+    syns: float
+    answers: float
+    resets: float
+    ports: int
+    new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """One tick of HREM: rates for every VM, the busiest pairs, and notices. Origin is HOST_OBSERVED by construction."""
+
+    at: Instant
+    interval_s: float
+    vms: tuple[VmId, ...]
+    values: memoryview
+    """float32, C order, shape ``(len(vms), len(Metric))``; NaN is unseen. Rates over the last ``interval_s``."""
+    pairs: tuple[PairRate, ...] = ()
+    notices: tuple[Evidence, ...] = ()
+    """Overload, overflow and noisy-neighbour findings of HREM's own (the paper's "overflow attack" notification)."""
+    partial: bool = False
+    """Only the listed VMs were looked at (a tripwire asked); the others are not silent, just not looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnterLevel2:
+    """A case is opened; the VM is watched at Level 2 from now."""
+
+    vm: VmId
+    case: CaseId
+    at: Instant
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderLimit:
+    """Put this limit in force (monitor mode: say that it would be)."""
+
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class LiftLimit:
+    """End this limit now."""
+
+    limit: LimitId
+    vm: VmId
+    at: Instant
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """A verdict."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLevel2:
+    """The case is closed; the VM is back at Level 1."""
+
+    vm: VmId
+    case: CaseId
+    at: Instant
+    last_role: Role
+    reason: str
+
+
+Decision = EnterLevel2 | OrderLimit | LiftLimit | Decide | LeaveLevel2

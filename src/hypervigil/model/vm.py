@@ -1,0 +1,38 @@
+"""What the host knows of a virtual machine and its NICs (from libvirt and policy, never from the guest)."""
+
+from dataclasses import dataclass
+
+from hypervigil.model.ids import PortId, VmId
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One virtual NIC as the domain's live XML shows it."""
+
+    port: PortId
+    interface: str
+    """The host's device, e.g. ``vnet0``."""
+    ifindex: int
+    bridge: str | None
+    addresses: tuple[str, ...] = ()
+    """IPv4 and IPv6 addresses that libvirt's XML binds to it; empty where none is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """One running domain."""
+
+    vm: VmId
+    name: str
+    vcpus: int
+    memory_kib: int
+    """The domain's maximum memory."""
+    nics: tuple[Nic, ...] = ()
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Every running domain of the host at one time."""
+
+    vms: tuple[Vm, ...]

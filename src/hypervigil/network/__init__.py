@@ -1,0 +1,1 @@
+"""The three layers of the virtual network compiled to one port policy. Pure."""
