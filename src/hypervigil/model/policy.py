@@ -1,4 +1,4 @@
-"""What the operator wants: mode, networks, VMs, bounds of judgement. Read from TOML by ``hypervigil.host.policyfile``."""
+"""What the operator wants: mode, networks, VMs, bounds of judgement. ``hypervigil.host.policyfile`` reads it."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -28,7 +28,7 @@ class FrameDecoder(Generic[T]):
     """Turns received bytes into messages of one union type: parse or ``ProtocolError``, never anything else."""
 
     def __init__(self, kind: object, *, max_frame: int = MAX_FRAME) -> None:
-        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)  # type: ignore[arg-type]
+        self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._buffer = bytearray()
         self._max = max_frame
 

@@ -15,20 +15,20 @@ class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 # --- sensors → monitor ---------------------------------------------------------------------------------------------
-class InventoryChanged(_Message, tag="inventory"):
+class InventoryChanged(_Message, frozen=True, kw_only=True, tag="inventory"):
     """The running domains, sent at start and at every change."""
 
     at: Instant
     inventory: Inventory
 
 
-class Swept(_Message, tag="sweep"):
+class Swept(_Message, frozen=True, kw_only=True, tag="sweep"):
     """One sweep."""
 
     sweep: Sweep
 
 
-class Blind(_Message, tag="blind"):
+class Blind(_Message, frozen=True, kw_only=True, tag="blind"):
     """The sensors cannot see something any more (or, with ``since`` None, can see it again)."""
 
     at: Instant
@@ -49,7 +49,7 @@ class Tripwire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     packets_per_100ms: int
 
 
-class BindPorts(_Message, tag="bind"):
+class BindPorts(_Message, frozen=True, kw_only=True, tag="bind"):
     """Compile these ports' policies into the kernel; ``release`` names ports whose policy ends. All or nothing."""
 
     request: int
@@ -57,28 +57,28 @@ class BindPorts(_Message, tag="bind"):
     release: tuple[PortId, ...] = ()
 
 
-class PutLimits(_Message, tag="put"):
+class PutLimits(_Message, frozen=True, kw_only=True, tag="put"):
     """Put these limits in force (a limit with the id of one in force replaces it). Each stands or falls alone."""
 
     request: int
     limits: tuple[Limit, ...]
 
 
-class LiftLimits(_Message, tag="lift"):
+class LiftLimits(_Message, frozen=True, kw_only=True, tag="lift"):
     """End these limits and restore what was before. Lifting what is not in force is no error."""
 
     request: int
     limits: tuple[LimitId, ...]
 
 
-class SetTripwires(_Message, tag="tripwires"):
+class SetTripwires(_Message, frozen=True, kw_only=True, tag="tripwires"):
     """Set tripwire thresholds."""
 
     request: int
     tripwires: tuple[Tripwire, ...]
 
 
-class SignHead(_Message, tag="sign"):
+class SignHead(_Message, frozen=True, kw_only=True, tag="sign"):
     """Sign the journal's head with the key that only the enforcer can read, and keep a copy of it there."""
 
     request: int
@@ -86,7 +86,7 @@ class SignHead(_Message, tag="sign"):
     digest: bytes
 
 
-class Ask(_Message, tag="ask"):
+class Ask(_Message, frozen=True, kw_only=True, tag="ask"):
     """Ask for the state in force: answered with ``InForce``. Also the heartbeat that keeps expiries alive."""
 
     request: int
@@ -107,14 +107,14 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_lik
     """The value read back, or the error and its mend."""
 
 
-class Done(_Message, tag="done"):
+class Done(_Message, frozen=True, kw_only=True, tag="done"):
     """Answer to a request: one outcome per step."""
 
     request: int
     outcomes: tuple[Outcome, ...]
 
 
-class Signed(_Message, tag="signed"):
+class Signed(_Message, frozen=True, kw_only=True, tag="signed"):
     """Answer to ``SignHead``."""
 
     request: int
@@ -122,7 +122,7 @@ class Signed(_Message, tag="signed"):
     key_id: str
 
 
-class InForce(_Message, tag="in-force"):
+class InForce(_Message, frozen=True, kw_only=True, tag="in-force"):
     """Answer to ``Ask``: everything in force by the kernel's and hypervisor's own word."""
 
     request: int
@@ -131,7 +131,7 @@ class InForce(_Message, tag="in-force"):
     limits: tuple[Limit, ...]
 
 
-class Repaired(_Message, tag="repaired"):
+class Repaired(_Message, frozen=True, kw_only=True, tag="repaired"):
     """Somebody else changed what we had put in force; it is back (or, with ``ok`` false, could not be put back)."""
 
     at: Instant
@@ -140,7 +140,7 @@ class Repaired(_Message, tag="repaired"):
     detail: str
 
 
-class Ended(_Message, tag="ended"):
+class Ended(_Message, frozen=True, kw_only=True, tag="ended"):
     """A limit ended without the monitor's word: its hard end came while the monitor was away, or its VM is gone."""
 
     at: Instant
@@ -149,7 +149,7 @@ class Ended(_Message, tag="ended"):
     reason: str
 
 
-class Refused(_Message, tag="refused"):
+class Refused(_Message, frozen=True, kw_only=True, tag="refused"):
     """A request that could not be carried out at all, with one sentence that says why and the mend."""
 
     request: int
