@@ -7,6 +7,7 @@ import msgspec
 
 MAX_FRAME = 16 * 1024 * 1024
 _HEADER = 4
+_MAX_COMPLAINT = 200
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
@@ -25,12 +26,17 @@ def encode(message: msgspec.Struct) -> bytes:
 
 
 class FrameDecoder(Generic[T]):
-    """Turns received bytes into messages of one union type: parse or ``ProtocolError``, never anything else."""
+    """Turns received bytes into messages of one union type: parse or ``ProtocolError``, never anything else.
+
+    After the first ``ProtocolError`` every further call raises it again: where a stream broke, nothing after the
+    break can be trusted to begin where it seems to.
+    """
 
     def __init__(self, kind: object, *, max_frame: int = MAX_FRAME) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(kind)
         self._buffer = bytearray()
         self._max = max_frame
+        self._broken: str | None = None
 
     @property
     def pending(self) -> int:
@@ -38,12 +44,18 @@ class FrameDecoder(Generic[T]):
         return len(self._buffer)
 
     def feed(self, untrusted_bytes: bytes) -> Iterator[T]:
-        """Yield every message that these bytes complete."""
-        self._buffer += untrusted_bytes
+        """Yield every message that these bytes complete. The bytes are taken at once, also if nobody iterates."""
+        if self._broken is None:
+            self._buffer += untrusted_bytes
+        return self._messages()
+
+    def _messages(self) -> Iterator[T]:
+        if self._broken is not None:
+            raise ProtocolError(self._broken)
         while len(self._buffer) >= _HEADER:
             size = int.from_bytes(self._buffer[:_HEADER], "big")
             if size > self._max:
-                raise ProtocolError(f"a frame of {size} bytes is announced; at most {self._max} are taken")
+                raise self._break(f"a frame of {size} bytes is announced; at most {self._max} are taken")
             if len(self._buffer) < _HEADER + size:
                 return
             body = bytes(self._buffer[_HEADER : _HEADER + size])
@@ -51,5 +63,16 @@ class FrameDecoder(Generic[T]):
             try:
                 message = self._decoder.decode(body)
             except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
-                raise ProtocolError(f"not a message of this protocol: {error}") from error
+                raise self._break(f"not a message of this protocol: {_quoted(error)}") from None
             yield message
+
+    def _break(self, reason: str) -> ProtocolError:
+        self._broken = reason
+        self._buffer = bytearray()
+        return ProtocolError(reason)
+
+
+def _quoted(error: Exception) -> str:
+    """The decoder's complaint; it may repeat the other end's bytes, so nothing of it may steer a terminal or log."""
+    text = "".join(c if c.isprintable() and c.isascii() else "?" for c in str(error))
+    return text if len(text) <= _MAX_COMPLAINT else text[:_MAX_COMPLAINT] + "…"
