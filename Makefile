@@ -1,0 +1,72 @@
+# Everything a person or CI does here. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := $(shell scripts/venv-path)
+PYTHON := $(VENV)/bin/python
+# The only interpreter here is the environment's, whatever the caller's shell has set up.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PATH := $(VENV)/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+CODE := $(wildcard src lab bench tests scripts/*.py)
+FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
+BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
+
+.PHONY: help setup lab editable wheel format lint check test verify demo bench lock clean root
+
+help: ## list what can be done
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: ## install what is missing: system packages, environment, data plane, the package
+	@scripts/setup
+
+lab: setup root ## install what the lab needs besides: libvirt, QEMU, attack tools
+	@scripts/install-lab-packages
+
+editable: ## install the package so that edits in src count at once (for development)
+	@scripts/setup --editable
+
+wheel: ## install the package as users get it (undoes editable)
+	@scripts/setup --wheel
+
+format: setup ## format the code
+	@ruff format $(CODE)
+	ruff check --fix $(CODE)
+
+lint: setup ## format, lint, types and import contracts, checked and not changed
+	@ruff format --check --quiet $(CODE) || { echo "run 'make format'"; exit 1; }
+	ruff check $(CODE)
+	mypy
+	lint-imports --no-logo
+
+check: lint ## the fast part: lint, unit, property and architecture tests; < 2 minutes, no root
+	@pytest -q -m "not root and not guests and not long" $(FAST)
+
+test: lab lint ## everything in ≤ 30 minutes, real guests included; needs root
+	@pytest --complete -m "not long" tests
+
+verify: lab ## the full matrix, resumable; SLICE=name runs one slice, else as many as 85 minutes hold
+	@$(PYTHON) scripts/verify.py $(SLICE)
+
+demo: lab ## an attack on real guests, found and contained, told live
+	@$(PYTHON) -m lab demo
+
+bench: lab ## every benchmark in bench/; ONLY=name runs one
+	@for name in $(or $(ONLY),$(BENCHES)); do
+		echo "== bench/$$name.py"
+		$(PYTHON) -m "bench.$$name"
+	done
+
+lock: setup ## pin the dependencies anew; UPGRADE=1 takes newer versions
+	@scripts/lock "$(VENV)" $(if $(UPGRADE),--upgrade)
+
+clean: ## remove what was built and cached here (not the environment: rm -r "$$(scripts/venv-path)")
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src lab bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f src/hypervigil/hypervisor/bpf/*.o
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo "this boots real guests and changes the host's network: run it as root" >&2; exit 1; }
