@@ -1,0 +1,128 @@
+"""``hypervigil up``, ``off`` and ``doctor``."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from hypervigil.entrypoints import doctor as checks
+from hypervigil.entrypoints.cli import show
+from hypervigil.entrypoints.cli.common import fail, layout_of, places, printer
+from hypervigil.entrypoints.control_client import ControlError, ask
+from hypervigil.entrypoints.layout import Layout, make_directories
+from hypervigil.entrypoints.supervise import Supervisor, alive, read_processes, start_detached, stop_everything
+from hypervigil.host import policyfile
+from hypervigil.hypervisor.enforcer.undo import undo_all
+from hypervigil.wire import control
+
+READY_WITHIN_S = 30.0
+
+
+def _need_root(what: str) -> None:
+    if os.geteuid() != 0:
+        fail(f"{what} needs root: run it with sudo")
+
+
+@click.command()
+@click.option("--enforce", is_flag=True, help="Act on verdicts. Without it nothing is dropped or limited.")
+@click.option(
+    "--policy", "policy_path", type=click.Path(path_type=Path), metavar="FILE", help="The operator's policy (TOML)."
+)
+@click.option("--detach", is_flag=True, help="Return as soon as everything is ready.")
+@places
+@click.pass_context
+def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detach: bool) -> None:
+    """Start watching this host's VMs (monitor mode unless told otherwise)."""
+    layout = layout_of(context)
+    _need_root("hypervigil up")
+    monitor_arguments = ["--enforce"] if enforce else []
+    if policy_path is not None:
+        try:
+            policyfile.load(policy_path)
+        except policyfile.PolicyError as error:
+            fail(str(error))
+    for finding in checks.before_start(layout):
+        if finding.needed and not finding.good:
+            fail(f"{finding.what}: {finding.detail}")
+    recorded = read_processes(layout)
+    if recorded is not None and any(
+        alive(pid, f"hypervigil.entrypoints.{name}") for name, pid in recorded.services.items()
+    ):
+        fail("Hypervigil runs already: see 'hypervigil status', or stop it with 'hypervigil off'")
+    try:
+        for sentence in checks.make_users():
+            click.echo(sentence)
+        make_directories(layout)
+        if policy_path is not None:
+            handed = layout.run_dir / "policy.toml"
+            handed.write_bytes(policy_path.read_bytes())
+            monitor_arguments.append(f"--policy={handed}")
+    except OSError as error:
+        fail(
+            f"cannot prepare {error.filename or layout.run_dir}: {error.strerror}; free space or choose other directories"
+        )
+    except subprocess.CalledProcessError as error:
+        fail(f"cannot make the service users: {error.stderr.decode(errors='replace').strip()}")
+    click.echo(f"Hypervigil starts in {'enforce' if enforce else 'monitor'} mode unless the policy says otherwise.")
+    if detach:
+        start_detached(layout, monitor_arguments)
+        _wait_ready(layout)
+        click.echo("ready")
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, -11)
+    Supervisor(layout, monitor_arguments).run()
+
+
+def _wait_ready(layout: Layout) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    reason = "nothing answered"
+    while time.monotonic() < deadline:
+        try:
+            body = ask(layout.control_socket, control.ShowStatus(), timeout_s=2)
+        except ControlError as error:
+            reason = str(error)
+        else:
+            if body["ready"]:
+                return
+            reason = "; ".join(body["blind"]) or "not all parts are connected yet"
+        time.sleep(0.1)
+    fail(f"not ready after {READY_WITHIN_S:g} s ({reason}): see {layout.log_dir} and 'hypervigil doctor'")
+
+
+@click.command()
+@printer(show.sentences)
+@click.pass_context
+def off(context: click.Context) -> dict[str, Any]:
+    """Stop everything and remove every limit, filter and pin, also when all processes are dead."""
+    layout = layout_of(context)
+    _need_root("hypervigil off")
+    done = stop_everything(layout)
+    done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
+    for path in (layout.stopping_file, layout.run_dir / "policy.toml"):
+        path.unlink(missing_ok=True)
+    return {"sentences": done or ["nothing of Hypervigil was in force"]}
+
+
+@click.command()
+@printer(lambda console, body: _show_findings(console, body))
+@click.pass_context
+def doctor(context: click.Context) -> dict[str, Any]:
+    """Check what Hypervigil needs of this host, and whether it runs."""
+    layout = layout_of(context)
+    findings = [*checks.before_start(layout), *checks.running(layout)]
+    bad = any(not f.good and f.needed for f in findings)
+    return {
+        "findings": [{"what": f.what, "good": f.good, "detail": f.detail, "needed": f.needed} for f in findings],
+        "exit_code": 1 if bad else 0,
+    }
+
+
+def _show_findings(console: Console, body: dict[str, Any]) -> None:
+    for finding in body["findings"]:
+        mark = "[green]✓[/]" if finding["good"] else ("[red]✗[/]" if finding["needed"] else "[yellow]–[/]")
+        console.print(f"{mark} {finding['what']:<28} ", end="")
+        console.print(finding["detail"], markup=False)

@@ -1,0 +1,151 @@
+"""Answers made readable: tables and sentences on a terminal. JSON is printed elsewhere, untouched."""
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_COLOUR = {"attacker": "red", "victim": "yellow", "reflector": "yellow", "overloaded": "magenta", "cleared": "green"}
+
+
+def clock(wall_at: float | None) -> str:
+    """A wall-clock time of today as people read it."""
+    if wall_at is None:
+        return "–"
+    return datetime.fromtimestamp(wall_at).astimezone().strftime("%H:%M:%S")
+
+
+def role(name: str | None) -> str:
+    """A role with its colour."""
+    if not name:
+        return "–"
+    return f"[{_COLOUR.get(name, 'white')}]{name}[/]"
+
+
+def value(limit: dict[str, Any]) -> str:
+    """A limit's value with its unit."""
+    units = {
+        "packets": "packets/s",
+        "octets": "bytes/s",
+        "new-destinations": "new destinations/s",
+        "peer": "packets/s",
+        "cpu": "of a core per vCPU",
+        "block-operations": "operations/s",
+        "block-octets": "bytes/s",
+        "memory": "KiB",
+    }
+    if limit["value"] is None:
+        return str(limit["kind"])
+    return f"{limit['value']:,.6g} {units.get(limit['kind'], '')}"
+
+
+def status(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil status``."""
+    word = "[green]ready[/]" if body["ready"] else "[red]not ready[/]"
+    console.print(f"Hypervigil is {word}, mode [bold]{body['mode']}[/], since {clock(body['since'])}.")
+    console.print(
+        f"{body['vms']} VMs, {body['level2']} at Level 2, {body['cases_open']} open cases, "
+        f"{body['limits_in_force']} limits in force, {body['withheld']} actions withheld."
+    )
+    for what in body["blind"]:
+        console.print(f"[red]cannot see:[/] {what}")
+    console.print(
+        f"sweeps {body['sweeps']} ({body['lost']} lost), journal {body['journal']['records']} records, "
+        f"signed through {body['journal']['signed_through']}."
+    )
+
+
+def vms(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil vms``."""
+    table = Table("VM", "mode", "level", "role", "case", "limits", "NICs", box=None, header_style="bold")
+    for vm in body["vms"]:
+        table.add_row(
+            vm["name"],
+            vm["mode"] + (" (exempt)" if vm["exempt_until"] else ""),
+            vm["level"],
+            role(vm["role"]),
+            vm["case"] or "–",
+            str(vm["limits"]),
+            ", ".join(nic["interface"] for nic in vm["nics"]) or "–",
+        )
+    console.print(table)
+
+
+def cases(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil cases``."""
+    table = Table("case", "VM", "opened", "role", "class", "decided", "closed", "cause", box=None, header_style="bold")
+    for case in body["cases"]:
+        table.add_row(
+            case["case"],
+            case["name"],
+            clock(case["opened_at"]),
+            role(case["role"]),
+            case["attack"] or "–",
+            clock(case["decided_at"]),
+            clock(case["closed_at"]),
+            case["cause"] or "under investigation",
+        )
+    console.print(table)
+
+
+def case(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil case ID``."""
+    console.print(
+        f"[bold]{body['case']}[/]: {body['name']}, opened {clock(body['opened_at'])}, role {role(body['role'])}"
+    )
+    if body["cause"]:
+        console.print(body["cause"])
+        console.print(f"[dim]{body['counterfactual']}[/]")
+    table = Table("evidence", "from", "value", "its history", "in words", box=None, header_style="bold")
+    for item in body["evidence"]:
+        baseline = "–" if item["baseline"] is None else f"{item['baseline']:,.4g}"
+        table.add_row(item["kind"], item["origin"], f"{item['value']:,.4g} {item['unit']}", baseline, item["text"])
+    console.print(table)
+    limits(console, body)
+
+
+def limits(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil limits``."""
+    table = Table("limit", "VM", "what", "classes", "direction", "from", "until", "state", "reason", box=None)
+    table.header_style = "bold"
+    for limit in body["limits"]:
+        table.add_row(
+            limit["id"],
+            limit["name"],
+            value(limit),
+            ", ".join(limit["classes"]) or "all",
+            limit["direction"],
+            clock(limit["in_force_at"] or limit["from"]),
+            clock(limit["lifted_at"] or limit["to"]),
+            limit["state"],
+            limit["reason"],
+        )
+    console.print(table)
+
+
+def topology(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil topology``."""
+    for unit in body["units"]:
+        mark = "[green]●[/]" if unit["up"] else "[red]●[/]"
+        console.print(f"{mark} {unit['unit']:<18} {unit['text']}")
+    table = Table("network", "bridge", "VM", "NIC", "MAC", "addresses", "binding", box=None, header_style="bold")
+    for port in body["ports"]:
+        table.add_row(
+            port["network"] or "–",
+            port["bridge"] or "–",
+            port["name"],
+            port["interface"],
+            port["port"],
+            ", ".join(port["addresses"]) or "–",
+            port["binding"],
+        )
+    console.print(table)
+    for note in body["notes"]:
+        console.print(f"[yellow]note:[/] {note}")
+
+
+def sentences(console: Console, body: dict[str, Any]) -> None:
+    """Anything whose answer is sentences."""
+    for line in body["sentences"]:
+        console.print(line, markup=False)

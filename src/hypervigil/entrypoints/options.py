@@ -1,0 +1,16 @@
+"""The options that every process of ours takes."""
+
+import argparse
+from pathlib import Path
+
+from hypervigil.entrypoints.layout import DEFAULT_PIN_DIR, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR, Layout
+
+
+def parse_layout(argv: list[str]) -> tuple[Layout, list[str]]:
+    """Where things lie, and the options that are left over."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--run-dir", type=Path, default=DEFAULT_RUN_DIR)
+    parser.add_argument("--state-dir", type=Path, default=DEFAULT_STATE_DIR)
+    parser.add_argument("--pin-dir", type=Path, default=DEFAULT_PIN_DIR)
+    known, rest = parser.parse_known_args(argv)
+    return Layout(known.run_dir, known.state_dir, known.pin_dir), rest

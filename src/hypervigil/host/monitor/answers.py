@@ -1,0 +1,300 @@
+"""Answers to the command line, as plain values with wall-clock times."""
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from hypervigil.host import policyfile
+from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
+from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.status import Evidence, Level
+from hypervigil.model.vm import Vm
+from hypervigil.wire import control
+
+FRESH_S = 1.5
+
+Body = dict[str, Any]
+
+
+class Answers:
+    """What an operator may ask and order, each answered in one step."""
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        *,
+        sensors_connected: Callable[[], bool],
+        journal_state: Callable[[], Body],
+        samples: Callable[[VmId], int],
+        keep_policy: Callable[[str], None],
+        export_history: Callable[[], bytes],
+        import_history: Callable[[bytes], None],
+        since_wall: float,
+    ) -> None:
+        self._conductor = conductor
+        self._sensors_connected = sensors_connected
+        self._journal_state = journal_state
+        self._samples = samples
+        self._keep_policy = keep_policy
+        self._export_history = export_history
+        self._import_history = import_history
+        self._since_wall = since_wall
+
+    def answer(self, request: control.Request, now: Instant) -> control.Response:
+        """The answer to one request."""
+        match request:
+            case control.ShowStatus():
+                return control.Answer(body=self.status(now))
+            case control.ShowVms():
+                return control.Answer(body={"vms": [self._vm(vm, now) for vm in self._sorted_vms()]})
+            case control.ShowCases(closed=closed):
+                entries = [e for e in reversed(self._conductor.ledger.cases.values()) if closed or e.closed_at is None]
+                return control.Answer(body={"cases": [self._case(e) for e in entries]})
+            case control.ShowCase(case=case):
+                entry = self._conductor.ledger.cases.get(case)
+                if entry is None:
+                    return control.Denied(reason=f"there is no case '{case}': 'hypervigil cases' lists them")
+                own = [e for e in self._conductor.ledger.limits.values() if e.limit.case == case]
+                return control.Answer(body={**self._case(entry), "limits": [self._limit(e) for e in own]})
+            case control.ShowLimits(ended=ended):
+                shown = [e for e in self._conductor.ledger.limits.values() if ended or e.standing]
+                return control.Answer(body={"limits": [self._limit(e) for e in shown]})
+            case control.ShowTopology():
+                return control.Answer(body=self._topology())
+            case control.ExportHistory():
+                return control.Answer(body={"data": self._export_history().hex()})
+            case control.SignNow():
+                return control.Answer(body=self._journal_state())
+            case _:
+                return self._order(request, now)
+
+    # --- orders ---------------------------------------------------------------------------------------------------------
+    def _order(self, request: control.Request, now: Instant) -> control.Response:
+        match request:
+            case control.ApplyPolicy():
+                return self._apply(request, now)
+            case control.ImportHistory(data=data):
+                try:
+                    self._import_history(data)
+                except ValueError as error:
+                    return control.Denied(reason=f"this is not an exported history: {error}; nothing was changed")
+                return _said(f"history of {len(data)} bytes taken over")
+            case control.Release(name=name) | control.PutLimit(name=name) | control.Exempt(name=name):
+                vm = self._conductor.find(name)
+                if vm is None:
+                    return control.Denied(reason=f"no running VM is called '{name}': 'hypervigil vms' lists them")
+                return self._order_vm(vm, request, now)
+            case _:
+                return control.Denied(reason="this request is not known here")
+
+    def _order_vm(self, vm: Vm, request: control.Request, now: Instant) -> control.Response:
+        match request:
+            case control.Release(by=by):
+                ended = self._conductor.release(vm, by, now)
+                return _said(f"{vm.name} is released: {ended} limit{'' if ended == 1 else 's'} ended")
+            case control.Exempt(for_s=for_s, by=by):
+                self._conductor.exempt(vm, for_s, by, now)
+                if for_s <= 0:
+                    return _said(f"{vm.name} is no longer exempt")
+                return _said(f"{vm.name} is judged but not limited for {for_s:,.0f} s")
+            case control.PutLimit():
+                return self._put(vm, request, now)
+            case _:
+                return control.Denied(reason="this request is not known here")
+
+    def _put(self, vm: Vm, request: control.PutLimit, now: Instant) -> control.Response:
+        try:
+            if request.peer is not None:
+                ip_address(request.peer)
+            limit = Limit(
+                id=self._conductor.next_limit(),
+                vm=vm.vm,
+                kind=request.kind,
+                since=now,
+                until=Instant(now + request.for_s),
+                reason=f"ordered by {request.by or 'the operator'}",
+                value=request.value,
+                direction=request.direction,
+                classes=request.classes,
+                peer=request.peer,
+            )
+        except ValueError as error:
+            return control.Denied(reason=f"{error}")
+        withheld = self._conductor.put(vm, limit, request.by, now)
+        if withheld is not None:
+            return _said(f"{limit.id} is withheld ({withheld}): {vm.name} is not limited; 'mode = \"enforce\"' would")
+        return _said(f"{limit.id} on {vm.name} for {request.for_s:,.0f} s; 'hypervigil limits' shows what is in force")
+
+    def _apply(self, request: control.ApplyPolicy, now: Instant) -> control.Response:
+        try:
+            policy = policyfile.parse(request.text, "the new policy")
+        except policyfile.PolicyError as error:
+            return control.Denied(reason=f"{error}; the last good policy stays in force")
+        changes = policyfile.diff(self._conductor.policy, policy)
+        if not changes:
+            return _said("nothing would change" if request.dry_run else "nothing to change")
+        if not request.dry_run:
+            try:
+                self._keep_policy(request.text)
+            except OSError as error:
+                return control.Denied(reason=f"cannot keep the policy: {error}; the last good policy stays in force")
+            self._conductor.swap_policy(policy, changes, request.by, now)
+        return _said(*changes)
+
+    # --- views ----------------------------------------------------------------------------------------------------------
+    def status(self, now: Instant) -> Body:
+        """How the system itself is; ``ready`` when every part is connected and sees."""
+        conductor = self._conductor
+        health = conductor.health
+        blind = [f"{what} (since {now - since:.0f} s)" for what, since in health.blind.items()]
+        if not self._sensors_connected():
+            blind.append("the sensors are not connected")
+        elif health.last_sweep_at is None or now - health.last_sweep_at > FRESH_S:
+            blind.append("no sweep for more than a second")
+        if not conductor.enforcer.connected:
+            blind.append("the enforcer is not connected: limits in force stay, new ones wait")
+        ports = {str(p.port) for p in conductor.compiled.ports}
+        unbound = sorted(ports - conductor.health.ports_bound)
+        blind += [f"port {p} is not bound: {health.ports_failed.get(p, 'not confirmed yet')}" for p in unbound]
+        return {
+            "ready": not blind,
+            "mode": str(conductor.policy.mode),
+            "since": self._since_wall,
+            "now": conductor.wall(now),
+            "vms": len(conductor.vms),
+            "level2": sum(conductor.hsem.level(vm) is Level.LEVEL2 for vm in conductor.vms),
+            "cases_open": sum(e.closed_at is None for e in conductor.ledger.cases.values()),
+            "limits_in_force": len(conductor.ledger.standing()),
+            "withheld": conductor.ledger.withheld,
+            "blind": blind,
+            "sweeps": health.sweeps,
+            "lost": health.lost,
+            "repairs": health.repairs,
+            "journal": self._journal_state(),
+        }
+
+    def _sorted_vms(self) -> list[Vm]:
+        return sorted(self._conductor.vms.values(), key=lambda vm: vm.name)
+
+    def name(self, vm: VmId | None) -> str | None:
+        """A VM's libvirt name where it runs, else its id."""
+        if vm is None or vm == OUTSIDE:
+            return vm
+        known = self._conductor.vms.get(vm)
+        return known.name if known else str(vm)
+
+    def _vm(self, vm: Vm, now: Instant) -> Body:
+        conductor = self._conductor
+        case = conductor.ledger.open_case(vm.vm)
+        exempt = conductor.exempt_until.get(vm.vm)
+        return {
+            "vm": vm.vm,
+            "name": vm.name,
+            "mode": str(conductor.mode(vm.vm)),
+            "level": str(conductor.hsem.level(vm.vm)),
+            "role": case.role if case else None,
+            "case": case.case if case else None,
+            "limits": len(conductor.ledger.standing(vm.vm)),
+            "exempt_until": conductor.wall(exempt) if exempt is not None and exempt > now else None,
+            "samples": self._samples(vm.vm),
+            "vcpus": vm.vcpus,
+            "memory_kib": vm.memory_kib,
+            "nics": [{"port": nic.port, "interface": nic.interface, "bridge": nic.bridge} for nic in vm.nics],
+        }
+
+    def _case(self, entry: CaseEntry) -> Body:
+        verdict = entry.verdict
+        wall = self._conductor.wall
+        return {
+            "case": entry.case,
+            "vm": entry.vm,
+            "name": self.name(entry.vm),
+            "opened_at": entry.opened_at,
+            "decided_at": entry.decided_at,
+            "closed_at": entry.closed_at,
+            "closing_reason": entry.closing_reason,
+            "role": verdict.role if verdict else None,
+            "attack": verdict.attack if verdict else None,
+            "confidence": verdict.confidence if verdict else None,
+            "cause": self._named(verdict.cause) if verdict else None,
+            "counterfactual": self._named(verdict.counterfactual) if verdict else None,
+            "target": self.name(verdict.target) if verdict else None,
+            "evidence": [self._evidence(e, wall) for e in (verdict.evidence if verdict else entry.opening)],
+        }
+
+    def _evidence(self, evidence: Evidence, wall: Callable[[Instant], float]) -> Body:
+        return {
+            "name": self.name(evidence.vm),
+            "kind": evidence.kind,
+            "origin": str(evidence.origin),
+            "at": wall(evidence.at),
+            "value": evidence.value,
+            "baseline": evidence.baseline,
+            "unit": evidence.unit,
+            "text": self._named(evidence.text),
+        }
+
+    def _named(self, text: str) -> str:
+        """A sentence of the judge's, which knows only ids, with the VMs' names instead."""
+        for vm in self._conductor.vms.values():
+            text = text.replace(vm.vm, vm.name)
+        return text
+
+    def _limit(self, entry: LimitEntry) -> Body:
+        limit = entry.limit
+        return {
+            "id": limit.id,
+            "vm": limit.vm,
+            "name": self.name(limit.vm),
+            "kind": str(limit.kind),
+            "classes": sorted(c.name.lower() for c in limit.classes),
+            "direction": limit.direction.name.lower(),
+            "value": limit.value,
+            "peer": limit.peer,
+            "case": limit.case,
+            "from": entry.ordered_at,
+            "to": entry.until_at,
+            "in_force_at": entry.in_force_at,
+            "lifted_at": entry.lifted_at,
+            "state": entry.state,
+            "detail": entry.detail,
+            "reason": self._named(limit.reason),
+        }
+
+    def _topology(self) -> Body:
+        conductor = self._conductor
+        bridges = {network.bridge: network.name for network in conductor.policy.networks}
+        nics = {nic.port: nic for vm in conductor.vms.values() for nic in vm.nics}
+        ports = []
+        for port in conductor.compiled.ports:
+            nic = nics.get(port.port)
+            bridge = nic.bridge if nic else None
+            ports.append(
+                {
+                    "network": bridges.get(bridge) if bridge else None,
+                    "bridge": bridge,
+                    "name": self.name(port.vm),
+                    "interface": port.interface,
+                    "port": port.port,
+                    "addresses": list(port.addresses),
+                    "mode": str(port.mode),
+                    "binding": "MAC and addresses" if port.addresses else "MAC only",
+                }
+            )
+        units = [
+            {"unit": "HSEM", "up": True, "text": "judges (in the monitor)"},
+            {"unit": "HREM", "up": True, "text": "observes through the sensors (in the monitor)"},
+            {"unit": "sensors", "up": self._sensors_connected(), "text": "NIC counters, libvirt statistics"},
+            {"unit": "enforcer", "up": conductor.enforcer.connected, "text": "limits and bindings"},
+        ]
+        units += [
+            {"unit": f"VSEM+VREM {vm.name}", "up": False, "text": "no agent: judged from outside"}
+            for vm in self._sorted_vms()
+        ]
+        return {"units": units, "ports": ports, "notes": list(conductor.compiled.notes)}
+
+
+def _said(*sentences: str) -> control.Answer:
+    return control.Answer(body={"sentences": list(sentences)})

@@ -1,0 +1,375 @@
+"""Routes: sweeps to HREM, its reports to HSEM, HSEM's decisions first to the journal and then to the enforcer.
+
+It decides nothing about a VM. What it does hold is the order of things: a decision is committed before it is acted on;
+in monitor mode, and for an exempt VM, an order is recorded as withheld and goes no further; after any restart the
+journal's word and the kernel's are reconciled.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hypervigil.host.inventory import AddressBook, Compiled, compile_ports
+from hypervigil.host.journal.records import RecordKind
+from hypervigil.host.monitor.ledger import Ledger
+from hypervigil.host.monitor.records import (
+    Blindness,
+    CaseFacts,
+    Exemption,
+    Gap,
+    InventoryNames,
+    LimitEnded,
+    LimitOutcome,
+    OperatorAct,
+    PolicyChange,
+    PortOutcome,
+    Repair,
+    Withheld,
+)
+from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.observation import Sweep
+from hypervigil.model.policy import Mode, Policy
+from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2, LiftLimit, OrderLimit
+from hypervigil.model.status import Level
+from hypervigil.model.vm import Inventory, Vm
+from hypervigil.wire import messages as wire
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """HREM, as the conductor needs it."""
+
+    def inventory(self, inventory: Inventory) -> None:
+        """These VMs run now."""
+
+    def observe(self, sweep: Sweep, now: Instant) -> list[HostReport]:
+        """What a sweep says."""
+
+
+class Judge(Protocol):
+    """HSEM, as the conductor needs it."""
+
+    def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
+        """These VMs run now."""
+
+    def hear(self, report: HostReport, now: Instant) -> list[Decision]:
+        """A report of HREM's."""
+
+    def tick(self, now: Instant) -> list[Decision]:
+        """Time has passed."""
+
+    def release(self, vm: VmId, now: Instant) -> list[Decision]:
+        """The operator frees the VM."""
+
+    def level(self, vm: VmId) -> Level:
+        """The VM's level."""
+
+    def facts(self, case: CaseId) -> object:
+        """Everything that the judge knows of a case: enough to judge it again."""
+
+
+class Record(Protocol):
+    """The journal, as the conductor needs it."""
+
+    def append(self, kind: RecordKind, body: object, *, case: CaseId | None, vm: VmId | None, now: Instant) -> None:
+        """Queue a record; nothing is acted on before ``commit``."""
+
+    def commit(self) -> None:
+        """Make every queued record durable in one transaction."""
+
+
+class Enforcer(Protocol):
+    """The way to the enforcer, as the conductor needs it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is there."""
+
+    def next_request(self) -> int:
+        """A request's number."""
+
+    def send(self, message: wire.ToEnforcer) -> bool:
+        """Send; false when it could not be sent."""
+
+
+@dataclass(slots=True)
+class Health:
+    """What the system knows of itself."""
+
+    sweeps: int = 0
+    lost: int = 0
+    last_sweep_at: Instant | None = None
+    blind: dict[str, Instant] = field(default_factory=dict)
+    ports_bound: frozenset[str] = frozenset()
+    ports_failed: dict[str, str] = field(default_factory=dict)
+    repairs: int = 0
+
+
+class Conductor:
+    """One host's loop, without sockets and clocks: everything comes in as a call with ``now``."""
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        hrem: Observer,
+        hsem: Judge,
+        book: AddressBook,
+        journal: Record,
+        enforcer: Enforcer,
+        next_limit: Callable[[], LimitId],
+        wall: Callable[[Instant], float],
+    ) -> None:
+        self.policy = policy
+        self.hrem = hrem
+        self.hsem = hsem
+        self.book = book
+        self.journal = journal
+        self.enforcer = enforcer
+        self.next_limit = next_limit
+        self.wall = wall
+        self.ledger = Ledger()
+        self.health = Health()
+        self.vms: dict[VmId, Vm] = {}
+        self.compiled = Compiled((), ())
+        self.exempt_until: dict[VmId, Instant] = {}
+        self._bound: dict[str, PortPolicy] = {}
+
+    # --- what the sensors say ---------------------------------------------------------------------------------------
+    def inventory(self, inventory: Inventory, now: Instant) -> None:
+        """The running domains changed: tell the engines, compile the ports, bind them."""
+        known = {vm.vm: vm for vm in inventory.vms}
+        if known != self.vms:
+            appeared = tuple(known[v].name for v in known.keys() - self.vms.keys())
+            gone = tuple(self.vms[v].name for v in self.vms.keys() - known.keys())
+            if appeared or gone:
+                self.note(RecordKind.INVENTORY, InventoryNames(appeared, gone), now)
+            self.vms = known
+            self.book.update(inventory, self.policy)
+            self.hrem.inventory(inventory)
+            self.act(self.hsem.inventory(inventory.vms, now), now)
+        self.bind(now)
+
+    def bind(self, now: Instant) -> None:
+        """Compile every port's policy and have the changed ones put into the kernel."""
+        self.compiled = compile_ports(Inventory(tuple(self.vms.values())), self.policy)
+        wanted = {str(p.port): p for p in self.compiled.ports}
+        changed = tuple(p for key, p in wanted.items() if self._bound.get(key) != p)
+        release = tuple(p.port for key, p in self._bound.items() if key not in wanted)
+        if not changed and not release:
+            return
+        if self.enforcer.send(wire.BindPorts(request=self.enforcer.next_request(), policies=changed, release=release)):
+            self._bound = dict(wanted)
+            log.info("ports.bind changed=%d released=%d at=%.3f", len(changed), len(release), now)
+
+    def swept(self, sweep: Sweep, now: Instant) -> None:
+        """A sweep: observe, judge, act."""
+        self.health.sweeps += 1
+        self.health.lost += sweep.lost
+        self.health.last_sweep_at = now
+        for report in self.hrem.observe(sweep, now):
+            self.act(self.hsem.hear(report, now), now)
+
+    def blind(self, message: wire.Blind, now: Instant) -> None:
+        """The sensors lost or regained sight of something."""
+        if message.since is None:
+            self.health.blind.pop(message.what, None)
+        else:
+            self.health.blind[message.what] = message.since
+        self.note(RecordKind.BLIND, Blindness(message.what, message.since is not None), now)
+
+    def tick(self, now: Instant) -> None:
+        """Time has passed: ends of limits, holds, calm."""
+        self.act(self.hsem.tick(now), now)
+        for vm, until in list(self.exempt_until.items()):
+            if until <= now:
+                del self.exempt_until[vm]
+        for entry in self.ledger.standing():
+            if entry.limit.case is None and entry.limit.until <= now:
+                self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+    def mode(self, vm: VmId) -> Mode:
+        """The mode in force for a VM."""
+        known = self.vms.get(vm)
+        return self.policy.mode_of(known.name) if known else self.policy.mode
+
+    def act(self, decisions: Iterable[Decision], now: Instant) -> None:
+        """Record every decision, commit, then carry out what is to be carried out."""
+        orders: list[Limit] = []
+        lifts: list[LimitId] = []
+        seen = False
+        for decision in decisions:
+            seen = True
+            match decision:
+                case EnterLevel2():
+                    self.ledger.opened(decision, self.wall(now))
+                    self.note(RecordKind.LEVEL, decision, now, decision.case, decision.vm, commit=False)
+                case Decide(verdict=verdict):
+                    self.ledger.decided(verdict, self.wall(now))
+                    facts = CaseFacts(verdict.case, self.hsem.facts(verdict.case))
+                    self.note(RecordKind.FACT, facts, now, verdict.case, verdict.vm, commit=False)
+                    self.note(RecordKind.DECISION, verdict, now, verdict.case, verdict.vm, commit=False)
+                case OrderLimit(limit=limit):
+                    reason = self._why_withheld(limit, now)
+                    self.ledger.ordered(limit, self.wall(now), withheld=reason is not None)
+                    if reason is None:
+                        orders.append(limit)
+                        self.note(RecordKind.ORDERED, limit, now, limit.case, limit.vm, commit=False)
+                    else:
+                        self.note(RecordKind.WITHHELD, Withheld(limit, reason), now, limit.case, limit.vm, commit=False)
+                case LiftLimit():
+                    entry = self.ledger.limits.get(decision.limit)
+                    standing = entry is not None and entry.standing
+                    self.ledger.lifted(decision.limit, self.wall(now), decision.reason)
+                    if standing:
+                        lifts.append(decision.limit)
+                    self.note(RecordKind.LIFTED, decision, now, None, decision.vm, commit=False)
+                case LeaveLevel2():
+                    self.ledger.closed(decision, self.wall(now))
+                    self.note(RecordKind.LEVEL, decision, now, decision.case, decision.vm, commit=False)
+        if not seen:
+            return
+        self.journal.commit()
+        if lifts:
+            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=tuple(lifts)))
+        if orders:
+            self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=tuple(orders)))
+
+    def _why_withheld(self, limit: Limit, now: Instant) -> str | None:
+        if self.mode(limit.vm) is Mode.MONITOR:
+            return "monitor mode"
+        if limit.case is not None and self.exempt_until.get(limit.vm, now) > now:
+            return "the operator exempted this VM"
+        return None
+
+    def note(
+        self,
+        kind: RecordKind,
+        body: object,
+        now: Instant,
+        case: CaseId | None = None,
+        vm: VmId | None = None,
+        *,
+        commit: bool = True,
+    ) -> None:
+        """Append one record."""
+        self.journal.append(kind, body, case=case, vm=vm, now=now)
+        if commit:
+            self.journal.commit()
+
+    # --- what the enforcer says -----------------------------------------------------------------------------------------
+    def enforced(self, message: wire.FromEnforcer, now: Instant) -> None:
+        """An answer or a notice of the enforcer's."""
+        match message:
+            case wire.Done(outcomes=outcomes):
+                for outcome in outcomes:
+                    self._outcome(outcome, now)
+                self.journal.commit()
+            case wire.Repaired():
+                self.health.repairs += 1
+                self.note(RecordKind.REPAIRED, Repair(message.subject, message.ok, message.detail), now)
+            case wire.Ended():
+                self.ledger.lifted(message.limit, self.wall(message.at), message.reason)
+                body = LimitEnded(message.limit, message.reason)
+                self.note(RecordKind.LIFTED, body, now, None, message.vm)
+            case wire.InForce():
+                self._reconcile(message, now)
+            case wire.Refused():
+                log.error("enforcer.refused request=%d reason=%s", message.request, message.reason)
+            case wire.Signed():
+                pass
+
+    def _outcome(self, outcome: wire.Outcome, now: Instant) -> None:
+        limit = self.ledger.limits.get(LimitId(outcome.subject))
+        if limit is not None:
+            if limit.standing:
+                self.ledger.enforced(limit.limit.id, self.wall(outcome.at), ok=outcome.ok, detail=outcome.detail)
+                body = LimitOutcome(limit.limit.id, outcome.ok, outcome.at, outcome.detail)
+                self.journal.append(RecordKind.ENFORCED, body, case=limit.limit.case, vm=limit.limit.vm, now=now)
+            return
+        if outcome.ok:
+            self.health.ports_bound |= {outcome.subject}
+            self.health.ports_failed.pop(outcome.subject, None)
+        else:
+            self.health.ports_failed[outcome.subject] = outcome.detail
+            self._bound.pop(outcome.subject, None)
+            body = PortOutcome(outcome.subject, outcome.ok, outcome.detail)
+            self.journal.append(RecordKind.ENFORCED, body, case=None, vm=None, now=now)
+
+    def joined(self) -> None:
+        """The enforcer is there (again): ask what is in force, then bring both in line."""
+        self.enforcer.send(wire.Ask(request=self.enforcer.next_request()))
+
+    def _reconcile(self, in_force: wire.InForce, now: Instant) -> None:
+        """Bring the kernel in line with what was decided: lift what nobody ordered, put what is missing."""
+        self._bound = {str(p.port): p for p in in_force.ports}
+        self.health.ports_bound = frozenset(self._bound)
+        there = {limit.id for limit in in_force.limits}
+        standing = {entry.limit.id: entry for entry in self.ledger.standing()}
+        stray = tuple(there - standing.keys())
+        missing = tuple(e.limit for key, e in standing.items() if key not in there and e.limit.until > now)
+        for key in there & standing.keys():
+            self.ledger.enforced(key, self.wall(now), ok=True, detail="still in force")
+        if stray:
+            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=stray))
+        if missing:
+            self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=missing))
+        if self.vms:
+            self.bind(now)
+
+    def gap(self, since: float, until: float, now: Instant) -> None:
+        """The monitor was away; wall-clock seconds."""
+        self.note(RecordKind.GAP, Gap(since, until), now)
+
+    # --- what the operator wants ------------------------------------------------------------------------------------------
+    def find(self, name: str) -> Vm | None:
+        """The VM of this libvirt name or UUID."""
+        return next((vm for vm in self.vms.values() if name in (vm.name, vm.vm)), None)
+
+    def release(self, vm: Vm, by: str, now: Instant) -> int:
+        """Free a VM; how many limits ended."""
+        self.note(RecordKind.OPERATOR, OperatorAct("release", vm.name, by), now, None, vm.vm)
+        standing = [entry.limit for entry in self.ledger.standing(vm.vm)]
+        self.act(self.hsem.release(vm.vm, now), now)
+        left = [e.limit for e in self.ledger.standing(vm.vm)]
+        self.act([LiftLimit(x.id, vm.vm, now, "released by the operator") for x in left], now)
+        return len(standing)
+
+    def put(self, vm: Vm, limit: Limit, by: str, now: Instant) -> str | None:
+        """An operator's own limit; the reason when it is withheld."""
+        self.note(RecordKind.OPERATOR, OperatorAct(f"limit {limit.kind}", vm.name, by), now, None, vm.vm)
+        reason = self._why_withheld(limit, now)
+        self.act([OrderLimit(limit)], now)
+        return reason
+
+    def exempt(self, vm: Vm, for_s: float, by: str, now: Instant) -> None:
+        """Judge but do not limit a VM for so long; 0 ends it."""
+        self.note(RecordKind.OPERATOR, Exemption(vm.name, for_s, by), now, None, vm.vm)
+        if for_s <= 0:
+            self.exempt_until.pop(vm.vm, None)
+            return
+        self.exempt_until[vm.vm] = Instant(now + for_s)
+        lifts = [
+            LiftLimit(entry.limit.id, vm.vm, now, "the operator exempted this VM")
+            for entry in self.ledger.standing(vm.vm)
+            if entry.limit.case is not None
+        ]
+        self.act(lifts, now)
+
+    def swap_policy(self, policy: Policy, changes: list[str], by: str, now: Instant) -> None:
+        """A new policy is in force from now."""
+        self.policy = policy
+        self.note(RecordKind.POLICY, PolicyChange(tuple(changes), by), now)
+        self.book.update(Inventory(tuple(self.vms.values())), policy)
+        lifts = [
+            LiftLimit(entry.limit.id, entry.limit.vm, now, "the policy put this VM in monitor mode")
+            for entry in self.ledger.standing()
+            if self.mode(entry.limit.vm) is Mode.MONITOR
+        ]
+        self.act(lifts, now)
+        self.bind(now)

@@ -1,0 +1,128 @@
+"""What people see of cases and limits: a fold over the journal's records, the same live and after a restart. Pure."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from hypervigil.model.ids import CaseId, LimitId, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.report import EnterLevel2, LeaveLevel2
+from hypervigil.model.status import Evidence, Role, Verdict
+
+MAX_CASES = 5_000
+MAX_LIMITS = 20_000
+
+
+@dataclass(slots=True)
+class CaseEntry:
+    """One case as it stands. Times are wall-clock seconds."""
+
+    case: CaseId
+    vm: VmId
+    opened_at: float
+    opening: tuple[Evidence, ...]
+    verdict: Verdict | None = None
+    first_verdict: Verdict | None = None
+    decided_at: float | None = None
+    closed_at: float | None = None
+    closing_reason: str | None = None
+
+    @property
+    def role(self) -> Role | None:
+        """The gravest thing decided: a case that ends calm is still the case of an attacker."""
+        return self.verdict.role if self.verdict else None
+
+
+@dataclass(slots=True)
+class LimitEntry:
+    """One limit as it stands. Times are wall-clock seconds."""
+
+    limit: Limit
+    state: str
+    """``ordered``, ``in-force``, ``failed``, ``withheld`` (monitor mode or exempt) or ``ended``."""
+    ordered_at: float
+    until_at: float
+    in_force_at: float | None = None
+    lifted_at: float | None = None
+    detail: str = ""
+
+    @property
+    def standing(self) -> bool:
+        """Whether it is ordered or in force now."""
+        return self.state in {"ordered", "in-force"}
+
+
+_GRAVITY = {Role.CLEARED: 0, Role.OVERLOADED: 1, Role.VICTIM: 2, Role.REFLECTOR: 2, Role.ATTACKER: 3}
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Cases and limits by id, bounded: the oldest that ended are forgotten first (the journal keeps them)."""
+
+    cases: OrderedDict[CaseId, CaseEntry] = field(default_factory=OrderedDict)
+    limits: OrderedDict[LimitId, LimitEntry] = field(default_factory=OrderedDict)
+    withheld: int = 0
+
+    def opened(self, decision: EnterLevel2, wall_at: float) -> None:
+        """A case was opened."""
+        self.cases.setdefault(decision.case, CaseEntry(decision.case, decision.vm, wall_at, decision.evidence))
+        while len(self.cases) > MAX_CASES:
+            oldest = next((key for key, entry in self.cases.items() if entry.closed_at is not None), None)
+            self.cases.pop(oldest if oldest is not None else next(iter(self.cases)))
+
+    def decided(self, verdict: Verdict, wall_at: float) -> None:
+        """A verdict fell; the gravest one of a case stays its role."""
+        entry = self.cases.get(verdict.case)
+        if entry is None:
+            entry = CaseEntry(verdict.case, verdict.vm, wall_at, verdict.evidence)
+            self.cases[verdict.case] = entry
+        if entry.verdict is None or _GRAVITY[verdict.role] > _GRAVITY[entry.verdict.role]:
+            entry.verdict = verdict
+            entry.decided_at = wall_at
+        if entry.first_verdict is None:
+            entry.first_verdict = verdict
+
+    def closed(self, decision: LeaveLevel2, wall_at: float) -> None:
+        """A case was closed."""
+        entry = self.cases.get(decision.case)
+        if entry is not None:
+            entry.closed_at = wall_at
+            entry.closing_reason = decision.reason
+
+    def ordered(self, limit: Limit, wall_at: float, *, withheld: bool) -> None:
+        """A limit was ordered, or would have been."""
+        until_at = wall_at + (limit.until - limit.since)
+        if withheld:
+            self.withheld += 1
+        self.limits[limit.id] = LimitEntry(limit, "withheld" if withheld else "ordered", wall_at, until_at)
+        while len(self.limits) > MAX_LIMITS:
+            oldest = next((key for key, entry in self.limits.items() if not entry.standing), None)
+            self.limits.pop(oldest if oldest is not None else next(iter(self.limits)))
+
+    def enforced(self, limit: LimitId, wall_at: float, *, ok: bool, detail: str) -> None:
+        """The enforcer read back what became of a limit."""
+        entry = self.limits.get(limit)
+        if entry is None or not entry.standing:
+            return
+        entry.detail = detail
+        if ok:
+            entry.state = "in-force"
+            entry.in_force_at = entry.in_force_at or wall_at
+        else:
+            entry.state = "failed"
+
+    def lifted(self, limit: LimitId, wall_at: float, reason: str) -> None:
+        """A limit ended."""
+        entry = self.limits.get(limit)
+        if entry is not None and entry.lifted_at is None:
+            entry.lifted_at = wall_at
+            entry.detail = reason
+            if entry.standing:
+                entry.state = "ended"
+
+    def standing(self, vm: VmId | None = None) -> list[LimitEntry]:
+        """Limits ordered or in force, of one VM or of all."""
+        return [e for e in self.limits.values() if e.standing and (vm is None or e.limit.vm == vm)]
+
+    def open_case(self, vm: VmId) -> CaseEntry | None:
+        """The VM's open case."""
+        return next((e for e in reversed(self.cases.values()) if e.vm == vm and e.closed_at is None), None)
