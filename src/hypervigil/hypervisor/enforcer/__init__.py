@@ -1,0 +1,1 @@
+"""The only root process: applies typed steps, reads back, expires, undoes; decides nothing."""
