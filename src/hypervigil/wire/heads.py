@@ -40,9 +40,9 @@ def encode_head(head: SignedHead) -> bytes:
     return msgspec.json.encode(head) + b"\n"
 
 
-def parse_heads(data: bytes) -> list[SignedHead]:
+def parse_heads(untrusted_bytes: bytes) -> list[SignedHead]:
     """The heads of a file, oldest first; an unfinished last line (being written, or torn by a crash) is left out."""
-    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    lines = untrusted_bytes[: untrusted_bytes.rfind(b"\n") + 1].splitlines()
     heads = []
     for number, line in enumerate(lines, start=1):
         try:
