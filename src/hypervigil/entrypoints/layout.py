@@ -47,6 +47,11 @@ class Layout:
         return self.monitor_dir / "control.sock"
 
     @property
+    def handed_policy(self) -> Path:
+        """A policy that ``hypervigil up`` hands to the monitor, which takes it away."""
+        return self.monitor_dir / "policy.toml"
+
+    @property
     def processes_file(self) -> Path:
         """Which processes run, written by the supervisor."""
         return self.run_dir / "processes.json"

@@ -58,9 +58,7 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detac
             click.echo(sentence)
         make_directories(layout)
         if policy_path is not None:
-            handed = layout.run_dir / "policy.toml"
-            handed.write_bytes(policy_path.read_bytes())
-            monitor_arguments.append(f"--policy={handed}")
+            layout.handed_policy.write_bytes(policy_path.read_bytes())
     except OSError as error:
         fail(
             f"cannot prepare {error.filename or layout.run_dir}: {error.strerror}; free space or choose other directories"
@@ -102,8 +100,8 @@ def off(context: click.Context) -> dict[str, Any]:
     _need_root("hypervigil off")
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
-    for path in (layout.stopping_file, layout.run_dir / "policy.toml"):
-        path.unlink(missing_ok=True)
+    layout.stopping_file.unlink(missing_ok=True)
+    layout.handed_policy.unlink(missing_ok=True)
     return {"sentences": done or ["nothing of Hypervigil was in force"]}
 
 

@@ -70,7 +70,7 @@ class Answers:
             case _:
                 return self._order(request, now)
 
-    # --- orders ---------------------------------------------------------------------------------------------------------
+    # --- orders ------------------------------------------------------------------------------------------
     def _order(self, request: control.Request, now: Instant) -> control.Response:
         match request:
             case control.ApplyPolicy():
@@ -109,7 +109,7 @@ class Answers:
             if request.peer is not None:
                 ip_address(request.peer)
             limit = Limit(
-                id=self._conductor.next_limit(),
+                id=self._conductor.journal.next_limit(),
                 vm=vm.vm,
                 kind=request.kind,
                 since=now,
@@ -140,10 +140,10 @@ class Answers:
                 self._keep_policy(request.text)
             except OSError as error:
                 return control.Denied(reason=f"cannot keep the policy: {error}; the last good policy stays in force")
-            self._conductor.swap_policy(policy, changes, request.by, now)
+            self._conductor.swap_policy(policy, request.text, changes, request.by, now)
         return _said(*changes)
 
-    # --- views ----------------------------------------------------------------------------------------------------------
+    # --- views ------------------------------------------------------------------------------------------
     def status(self, now: Instant) -> Body:
         """How the system itself is; ``ready`` when every part is connected and sees."""
         conductor = self._conductor

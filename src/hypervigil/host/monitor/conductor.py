@@ -11,22 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports
-from hypervigil.host.journal.records import RecordKind
+from hypervigil.host.journal import Entry, Kind
+from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor.ledger import Ledger
-from hypervigil.host.monitor.records import (
-    Blindness,
-    CaseFacts,
-    Exemption,
-    Gap,
-    InventoryNames,
-    LimitEnded,
-    LimitOutcome,
-    OperatorAct,
-    PolicyChange,
-    PortOutcome,
-    Repair,
-    Withheld,
-)
+from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.observation import Sweep
@@ -72,14 +60,17 @@ class Judge(Protocol):
         """Everything that the judge knows of a case: enough to judge it again."""
 
 
-class Record(Protocol):
+class Journal(Protocol):
     """The journal, as the conductor needs it."""
 
-    def append(self, kind: RecordKind, body: object, *, case: CaseId | None, vm: VmId | None, now: Instant) -> None:
-        """Queue a record; nothing is acted on before ``commit``."""
+    def append_many(self, entries: Iterable[Entry]) -> object:
+        """Make these records durable in one transaction."""
 
-    def commit(self) -> None:
-        """Make every queued record durable in one transaction."""
+    def next_limit(self) -> LimitId:
+        """An id never given out before."""
+
+    def never_again(self, *, case: CaseId | None = None, limit: LimitId | None = None) -> None:
+        """Never give out these ids."""
 
 
 class Enforcer(Protocol):
@@ -119,9 +110,8 @@ class Conductor:
         hrem: Observer,
         hsem: Judge,
         book: AddressBook,
-        journal: Record,
+        journal: Journal,
         enforcer: Enforcer,
-        next_limit: Callable[[], LimitId],
         wall: Callable[[Instant], float],
     ) -> None:
         self.policy = policy
@@ -130,7 +120,6 @@ class Conductor:
         self.book = book
         self.journal = journal
         self.enforcer = enforcer
-        self.next_limit = next_limit
         self.wall = wall
         self.ledger = Ledger()
         self.health = Health()
@@ -138,16 +127,15 @@ class Conductor:
         self.compiled = Compiled((), ())
         self.exempt_until: dict[VmId, Instant] = {}
         self._bound: dict[str, PortPolicy] = {}
+        self._entries: list[Entry] = []
 
     # --- what the sensors say ---------------------------------------------------------------------------------------
     def inventory(self, inventory: Inventory, now: Instant) -> None:
         """The running domains changed: tell the engines, compile the ports, bind them."""
         known = {vm.vm: vm for vm in inventory.vms}
         if known != self.vms:
-            appeared = tuple(known[v].name for v in known.keys() - self.vms.keys())
-            gone = tuple(self.vms[v].name for v in self.vms.keys() - known.keys())
-            if appeared or gone:
-                self.note(RecordKind.INVENTORY, InventoryNames(appeared, gone), now)
+            self.note(Kind.INVENTORY, inventory, now)
+            self.commit()
             self.vms = known
             self.book.update(inventory, self.policy)
             self.hrem.inventory(inventory)
@@ -180,7 +168,8 @@ class Conductor:
             self.health.blind.pop(message.what, None)
         else:
             self.health.blind[message.what] = message.since
-        self.note(RecordKind.BLIND, Blindness(message.what, message.since is not None), now)
+        self.note(Kind.BLIND, Blindness(message.what, message.since), now)
+        self.commit()
 
     def tick(self, now: Instant) -> None:
         """Time has passed: ends of limits, holds, calm."""
@@ -192,7 +181,7 @@ class Conductor:
             if entry.limit.case is None and entry.limit.until <= now:
                 self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
 
-    # --- decisions ----------------------------------------------------------------------------------------------------
+    # --- decisions ------------------------------------------------------------------------------------------
     def mode(self, vm: VmId) -> Mode:
         """The mode in force for a VM."""
         known = self.vms.get(vm)
@@ -208,33 +197,33 @@ class Conductor:
             match decision:
                 case EnterLevel2():
                     self.ledger.opened(decision, self.wall(now))
-                    self.note(RecordKind.LEVEL, decision, now, decision.case, decision.vm, commit=False)
+                    self.note(Kind.LEVEL, decision, now, decision.case, decision.vm)
                 case Decide(verdict=verdict):
                     self.ledger.decided(verdict, self.wall(now))
-                    facts = CaseFacts(verdict.case, self.hsem.facts(verdict.case))
-                    self.note(RecordKind.FACT, facts, now, verdict.case, verdict.vm, commit=False)
-                    self.note(RecordKind.DECISION, verdict, now, verdict.case, verdict.vm, commit=False)
+                    self.note(Kind.FACT, self.hsem.facts(verdict.case), now, verdict.case, verdict.vm)
+                    self.note(Kind.DECISION, verdict, now, verdict.case, verdict.vm)
                 case OrderLimit(limit=limit):
                     reason = self._why_withheld(limit, now)
                     self.ledger.ordered(limit, self.wall(now), withheld=reason is not None)
                     if reason is None:
                         orders.append(limit)
-                        self.note(RecordKind.ORDERED, limit, now, limit.case, limit.vm, commit=False)
+                        self.note(Kind.ORDERED, limit, now, limit.case, limit.vm, limit.id)
                     else:
-                        self.note(RecordKind.WITHHELD, Withheld(limit, reason), now, limit.case, limit.vm, commit=False)
+                        body = Withheld(limit, reason)
+                        self.note(Kind.WITHHELD, body, now, limit.case, limit.vm, limit.id)
                 case LiftLimit():
                     entry = self.ledger.limits.get(decision.limit)
                     standing = entry is not None and entry.standing
                     self.ledger.lifted(decision.limit, self.wall(now), decision.reason)
                     if standing:
                         lifts.append(decision.limit)
-                    self.note(RecordKind.LIFTED, decision, now, None, decision.vm, commit=False)
+                    self.note(Kind.LIFTED, decision, now, None, decision.vm, decision.limit)
                 case LeaveLevel2():
                     self.ledger.closed(decision, self.wall(now))
-                    self.note(RecordKind.LEVEL, decision, now, decision.case, decision.vm, commit=False)
+                    self.note(Kind.LEVEL, decision, now, decision.case, decision.vm)
         if not seen:
             return
-        self.journal.commit()
+        self.commit()
         if lifts:
             self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=tuple(lifts)))
         if orders:
@@ -247,20 +236,22 @@ class Conductor:
             return "the operator exempted this VM"
         return None
 
-    def note(
+    def note(  # noqa: PLR0917 - the order is that of the record
         self,
-        kind: RecordKind,
+        kind: Kind,
         body: object,
         now: Instant,
         case: CaseId | None = None,
         vm: VmId | None = None,
-        *,
-        commit: bool = True,
+        limit: LimitId | None = None,
     ) -> None:
-        """Append one record."""
-        self.journal.append(kind, body, case=case, vm=vm, now=now)
-        if commit:
-            self.journal.commit()
+        """Queue one record; nothing is acted on before ``commit``."""
+        self._entries.append(Entry(kind, body, now, self.wall(now), case, vm, limit))
+
+    def commit(self) -> None:
+        """Make every queued record durable in one transaction."""
+        entries, self._entries = self._entries, []
+        self.journal.append_many(entries)
 
     # --- what the enforcer says -----------------------------------------------------------------------------------------
     def enforced(self, message: wire.FromEnforcer, now: Instant) -> None:
@@ -269,14 +260,16 @@ class Conductor:
             case wire.Done(outcomes=outcomes):
                 for outcome in outcomes:
                     self._outcome(outcome, now)
-                self.journal.commit()
+                self.commit()
             case wire.Repaired():
                 self.health.repairs += 1
-                self.note(RecordKind.REPAIRED, Repair(message.subject, message.ok, message.detail), now)
+                self.note(Kind.REPAIRED, Repair(message.subject, message.ok, message.detail), now)
+                self.commit()
             case wire.Ended():
                 self.ledger.lifted(message.limit, self.wall(message.at), message.reason)
                 body = LimitEnded(message.limit, message.reason)
-                self.note(RecordKind.LIFTED, body, now, None, message.vm)
+                self.note(Kind.LIFTED, body, now, None, message.vm, message.limit)
+                self.commit()
             case wire.InForce():
                 self._reconcile(message, now)
             case wire.Refused():
@@ -289,8 +282,8 @@ class Conductor:
         if limit is not None:
             if limit.standing:
                 self.ledger.enforced(limit.limit.id, self.wall(outcome.at), ok=outcome.ok, detail=outcome.detail)
-                body = LimitOutcome(limit.limit.id, outcome.ok, outcome.at, outcome.detail)
-                self.journal.append(RecordKind.ENFORCED, body, case=limit.limit.case, vm=limit.limit.vm, now=now)
+                body = Enforcement(limit.limit.id, outcome.ok, outcome.detail, outcome.at)
+                self.note(Kind.ENFORCED, body, now, limit.limit.case, limit.limit.vm, limit.limit.id)
             return
         if outcome.ok:
             self.health.ports_bound |= {outcome.subject}
@@ -298,8 +291,7 @@ class Conductor:
         else:
             self.health.ports_failed[outcome.subject] = outcome.detail
             self._bound.pop(outcome.subject, None)
-            body = PortOutcome(outcome.subject, outcome.ok, outcome.detail)
-            self.journal.append(RecordKind.ENFORCED, body, case=None, vm=None, now=now)
+            self.note(Kind.REPAIRED, Repair(outcome.subject, outcome.ok, outcome.detail), now)
 
     def joined(self) -> None:
         """The enforcer is there (again): ask what is in force, then bring both in line."""
@@ -322,9 +314,10 @@ class Conductor:
         if self.vms:
             self.bind(now)
 
-    def gap(self, since: float, until: float, now: Instant) -> None:
+    def gap(self, since: float, until: float, reason: str, now: Instant) -> None:
         """The monitor was away; wall-clock seconds."""
-        self.note(RecordKind.GAP, Gap(since, until), now)
+        self.note(Kind.GAP, Gap("monitor", since, until, reason), now)
+        self.commit()
 
     # --- what the operator wants ------------------------------------------------------------------------------------------
     def find(self, name: str) -> Vm | None:
@@ -333,7 +326,7 @@ class Conductor:
 
     def release(self, vm: Vm, by: str, now: Instant) -> int:
         """Free a VM; how many limits ended."""
-        self.note(RecordKind.OPERATOR, OperatorAct("release", vm.name, by), now, None, vm.vm)
+        self.note(Kind.OPERATOR, OperatorCommand(by, "release", {"name": vm.name}), now, None, vm.vm)
         standing = [entry.limit for entry in self.ledger.standing(vm.vm)]
         self.act(self.hsem.release(vm.vm, now), now)
         left = [e.limit for e in self.ledger.standing(vm.vm)]
@@ -342,14 +335,16 @@ class Conductor:
 
     def put(self, vm: Vm, limit: Limit, by: str, now: Instant) -> str | None:
         """An operator's own limit; the reason when it is withheld."""
-        self.note(RecordKind.OPERATOR, OperatorAct(f"limit {limit.kind}", vm.name, by), now, None, vm.vm)
+        self.note(
+            Kind.OPERATOR, OperatorCommand(by, "limit", {"name": vm.name, "kind": str(limit.kind)}), now, None, vm.vm
+        )
         reason = self._why_withheld(limit, now)
         self.act([OrderLimit(limit)], now)
         return reason
 
     def exempt(self, vm: Vm, for_s: float, by: str, now: Instant) -> None:
         """Judge but do not limit a VM for so long; 0 ends it."""
-        self.note(RecordKind.OPERATOR, Exemption(vm.name, for_s, by), now, None, vm.vm)
+        self.note(Kind.OPERATOR, OperatorCommand(by, "exempt", {"name": vm.name, "for_s": for_s}), now, None, vm.vm)
         if for_s <= 0:
             self.exempt_until.pop(vm.vm, None)
             return
@@ -361,10 +356,10 @@ class Conductor:
         ]
         self.act(lifts, now)
 
-    def swap_policy(self, policy: Policy, changes: list[str], by: str, now: Instant) -> None:
+    def swap_policy(self, policy: Policy, text: str, changes: list[str], by: str, now: Instant) -> None:
         """A new policy is in force from now."""
         self.policy = policy
-        self.note(RecordKind.POLICY, PolicyChange(tuple(changes), by), now)
+        self.note(Kind.POLICY, PolicyChange(by, tuple(changes), text), now)
         self.book.update(Inventory(tuple(self.vms.values())), policy)
         lifts = [
             LiftLimit(entry.limit.id, entry.limit.vm, now, "the policy put this VM in monitor mode")

@@ -1,11 +1,15 @@
 """What people see of cases and limits: a fold over the journal's records, the same live and after a restart. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hypervigil.host.journal import Kind, Record
+from hypervigil.host.journal.records import Enforcement
+from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, LimitId, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.report import EnterLevel2, LeaveLevel2
+from hypervigil.model.report import EnterLevel2, LeaveLevel2, LiftLimit
 from hypervigil.model.status import Evidence, Role, Verdict
 
 MAX_CASES = 5_000
@@ -126,3 +130,42 @@ class Ledger:
     def open_case(self, vm: VmId) -> CaseEntry | None:
         """The VM's open case."""
         return next((e for e in reversed(self.cases.values()) if e.vm == vm and e.closed_at is None), None)
+
+    def replay(self, records: Iterable[Record], *, boot_id: str) -> None:
+        """Fold the journal's records again. What was open or in force in another run of the machine is over."""
+        current, at = boot_id, 0.0
+        for record in records:
+            at = record.wall_at
+            if record.boot_id != current:
+                self._close_all(at)
+                current = record.boot_id
+            match record.kind, record.body_type:
+                case Kind.LEVEL, "EnterLevel2":
+                    self.opened(record.read(EnterLevel2), at)
+                case Kind.LEVEL, "LeaveLevel2":
+                    self.closed(record.read(LeaveLevel2), at)
+                case Kind.DECISION, "Verdict":
+                    self.decided(record.read(Verdict), at)
+                case Kind.ORDERED, "Limit":
+                    self.ordered(record.read(Limit), at, withheld=False)
+                case Kind.WITHHELD, "Withheld":
+                    self.ordered(record.read(Withheld).limit, at, withheld=True)
+                case Kind.ENFORCED, "Enforcement":
+                    outcome = record.read(Enforcement)
+                    self.enforced(outcome.limit, at, ok=outcome.ok, detail=outcome.detail)
+                case Kind.LIFTED, "LiftLimit":
+                    lift = record.read(LiftLimit)
+                    self.lifted(lift.limit, at, lift.reason)
+                case Kind.LIFTED, "LimitEnded":
+                    end = record.read(LimitEnded)
+                    self.lifted(end.limit, at, end.reason)
+                case _:
+                    continue
+        if current != boot_id:
+            self._close_all(at)
+
+    def _close_all(self, wall_at: float) -> None:
+        for case in self.cases.values():
+            case.closed_at = case.closed_at or wall_at
+        for entry in self.standing():
+            self.lifted(entry.limit.id, wall_at, "the host was restarted")

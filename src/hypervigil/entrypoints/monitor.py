@@ -1,0 +1,289 @@
+"""The monitor's process: HSEM and HREM on one loop, the journal, the command line's answers. No rights, no collector."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hypervigil.entrypoints.confine import confine
+from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
+from hypervigil.entrypoints.options import parse_layout
+from hypervigil.host import policyfile
+from hypervigil.host.durable import replace_file
+from hypervigil.host.hrem.engine import Hrem
+from hypervigil.host.hsem.engine import Hsem
+from hypervigil.host.inventory import AddressBook
+from hypervigil.host.journal import Journal, JournalError
+from hypervigil.host.monitor.answers import Answers
+from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.links import ControlLink, EnforcerLink, SensorsLink, listen
+from hypervigil.host.monitor.tripwires import changed_tripwires
+from hypervigil.model.ids import Instant
+from hypervigil.model.policy import Mode, Policy
+from hypervigil.wire import control
+from hypervigil.wire.messages import (
+    Blind,
+    FromEnforcer,
+    FromSensors,
+    InventoryChanged,
+    SetTripwires,
+    Signed,
+    SignHead,
+    Swept,
+    Tripwire,
+)
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+ALIVE_S = 0.5
+SNAPSHOT_S = 10.0
+SIGN_S = 60.0
+TRIPWIRES_S = 5.0
+GAP_S = 1.0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """The judge's memory on disk."""
+
+    boot_id: str
+    data: bytes
+
+
+def now() -> Instant:
+    """The present, in seconds of ``CLOCK_BOOTTIME``."""
+    return Instant(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def wall(at: Instant) -> float:
+    """The wall-clock time of an instant, by today's difference of the clocks."""
+    return at + (time.time() - now())
+
+
+def boot_id() -> str:
+    """Which run of this machine it is: instants of another one mean nothing."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+class Monitor:
+    """Everything of one monitor process, wired."""
+
+    def __init__(self, layout: Layout, policy: Policy, store: policyfile.PolicyStore) -> None:
+        self._layout = layout
+        self._store = store
+        self._boot_id = boot_id()
+        self._snapshot_path = layout.monitor_state / "judge.snapshot"
+        self._alive_path = layout.monitor_state / "alive"
+        self.journal = Journal.open(layout.journal)
+        self._book = AddressBook()
+        self._hsem = Hsem(policy.bounds, next_case=self.journal.next_case, next_limit=self.journal.next_limit)
+        self._hsem.set_ladder(policy.ladder)
+        self._enforcer = EnforcerLink(
+            layout.enforcer_socket, joined=self._joined, hear=self._from_enforcer, gone=self._enforcer_gone
+        )
+        self.conductor = Conductor(
+            policy=policy,
+            hrem=Hrem(self._book),
+            hsem=self._hsem,
+            book=self._book,
+            journal=self.journal,
+            enforcer=self._enforcer,
+            wall=wall,
+        )
+        self._sensors = SensorsLink(self._from_sensors, self._sensors_gone, uids=frozenset({user_ids(SENSORS_USER)[0]}))
+        self._signed_through = 0
+        self._tripwires: dict[tuple[object, ...], Tripwire] = {}
+        self._answers = Answers(
+            self.conductor,
+            sensors_connected=lambda: self._sensors.connected,
+            journal_state=self._journal_state,
+            samples=self._hsem.samples,
+            keep_policy=self._store.apply,
+            export_history=self._hsem.snapshot,
+            import_history=lambda data: self._hsem.restore(data, same_boot=False),
+            since_wall=time.time(),
+        )
+
+    # --- coming back --------------------------------------------------------------------------------------------------
+    def recover(self) -> None:
+        """Take up where the last process left off: cases and limits from the journal, memory from the snapshot."""
+        self.conductor.ledger.replay(self.journal, boot_id=self._boot_id)
+        try:
+            snapshot = msgspec.msgpack.decode(self._snapshot_path.read_bytes(), type=Snapshot)
+            self._hsem.restore(snapshot.data, same_boot=snapshot.boot_id == self._boot_id)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            log.warning("snapshot.unreadable error=%s: the judge begins with what the policy presumes", error)
+        try:
+            last = self._alive_path.stat().st_mtime
+        except FileNotFoundError:
+            return
+        if time.time() - last > GAP_S or self.journal.count():
+            self.conductor.gap(last, time.time(), "the monitor was not running", now())
+
+    # --- what comes in ------------------------------------------------------------------------------------------------
+    def _from_sensors(self, message: FromSensors) -> None:
+        match message:
+            case Swept(sweep=sweep):
+                self.conductor.swept(sweep, now())
+            case InventoryChanged(inventory=inventory):
+                self.conductor.inventory(inventory, now())
+            case Blind():
+                self.conductor.blind(message, now())
+
+    def _sensors_gone(self) -> None:
+        self.conductor.blind(Blind(at=now(), what="sensors", since=now()), now())
+
+    def _joined(self) -> None:
+        self.conductor.blind(Blind(at=now(), what="enforcer", since=None), now())
+        self._tripwires.clear()
+        self.conductor.joined()
+
+    def _enforcer_gone(self) -> None:
+        self.conductor.blind(Blind(at=now(), what="enforcer", since=now()), now())
+
+    def _from_enforcer(self, message: FromEnforcer) -> None:
+        if isinstance(message, Signed):
+            sequence, digest = self._signing
+            self.journal.record_signature(
+                sequence, digest, message.signature, message.key_id, now=now(), wall_at=time.time()
+            )
+            self._signed_through = sequence
+            return
+        self.conductor.enforced(message, now())
+
+    # --- what recurs --------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Serve until SIGTERM."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        _, sensors_gid = user_ids(SENSORS_USER)
+        sensors_socket = listen(self._layout.sensors_socket, mode=0o666, gid=sensors_gid)
+        control_socket = listen(self._layout.control_socket, mode=0o666)
+        allowed = frozenset({0, os.getuid()})
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._sensors.serve(sensors_socket)),
+                group.create_task(ControlLink(self._answer, uids=allowed).serve(control_socket)),
+                group.create_task(self._enforcer.run()),
+                group.create_task(_every(TICK_S, self._tick)),
+                group.create_task(_every(ALIVE_S, self._alive)),
+                group.create_task(_every(SNAPSHOT_S, self.save)),
+                group.create_task(_every(TRIPWIRES_S, self._set_tripwires)),
+                group.create_task(_every(SIGN_S, self._sign)),
+            ]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+        self.save()
+        self.journal.close()
+
+    async def _answer(self, request: control.Request) -> control.Response:
+        if isinstance(request, control.SignNow):
+            self._sign()
+            await asyncio.sleep(0.2)
+        try:
+            return self._answers.answer(request, now())
+        except Exception:
+            log.exception("control.failed request=%s", type(request).__name__)
+            return control.Denied(reason="this request failed inside the monitor; its log says why")
+
+    def _tick(self) -> None:
+        self.conductor.tick(now())
+        self.journal.flush(now())
+
+    def _alive(self) -> None:
+        with contextlib.suppress(OSError):
+            self._alive_path.touch()
+
+    def save(self) -> None:
+        """Write the judge's memory to disk, whole or not at all."""
+        data = msgspec.msgpack.encode(Snapshot(self._boot_id, self._hsem.snapshot()))
+        try:
+            replace_file(self._snapshot_path, data)
+        except OSError as error:
+            log.warning("snapshot.not_written error=%s", error)
+
+    def _sign(self) -> None:
+        sequence, digest = self.journal.head()
+        if sequence > self._signed_through and self._enforcer.connected:
+            self._signing = (sequence, digest)
+            self._enforcer.send(SignHead(request=self._enforcer.next_request(), sequence=sequence, digest=digest))
+
+    def _set_tripwires(self) -> None:
+        changed = changed_tripwires(self.conductor, self._hsem, self._tripwires)
+        if changed and self._enforcer.connected:
+            self._enforcer.send(SetTripwires(request=self._enforcer.next_request(), tripwires=tuple(changed)))
+
+    def _journal_state(self) -> dict[str, Any]:
+        sequence, digest = self.journal.head()
+        return {
+            "records": sequence,
+            "head": digest.hex(),
+            "signed_through": self._signed_through,
+            "waiting": self.journal.held,
+            "trouble": self.journal.trouble,
+        }
+
+
+async def _every(period_s: float, do: Callable[[], None] | Callable[[], Awaitable[None]]) -> None:
+    """Call ``do`` each period; one failure is logged, not the end of the loop."""
+    while True:
+        try:
+            result = do()
+            if result is not None:
+                await result
+        except Exception:
+            log.exception("loop.failed what=%s", getattr(do, "__name__", do))
+        await asyncio.sleep(period_s)
+
+
+def _policy(layout: Layout, store: policyfile.PolicyStore, *, enforce: bool) -> Policy:
+    """The policy handed over by ``hypervigil up``, else the last good one, else the defaults (monitor mode).
+
+    What was handed over is consumed, so that a restart takes what ``hypervigil policy apply`` has put since.
+    """
+    try:
+        text = layout.handed_policy.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        policy = store.load() or Policy()
+    else:
+        policy = policyfile.parse(text, "the policy that 'hypervigil up' handed over")
+        store.apply(text)
+        layout.handed_policy.unlink()
+    return replace(policy, mode=Mode.ENFORCE) if enforce else policy
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``python -m hypervigil.entrypoints.monitor --run-dir=… --state-dir=… --pin-dir=… [--enforce]``."""
+    layout, rest = parse_layout(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--enforce", action="store_true")
+    arguments = parser.parse_args(rest)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    confine()
+    user_ids(MONITOR_USER)
+    store = policyfile.PolicyStore(layout.monitor_state)
+    try:
+        monitor = Monitor(layout, _policy(layout, store, enforce=arguments.enforce), store)
+    except (JournalError, policyfile.PolicyError, OSError) as error:
+        sys.exit(f"hypervigil monitor: {error}")
+    monitor.recover()
+    asyncio.run(monitor.run())
+
+
+if __name__ == "__main__":
+    main()
