@@ -1,8 +1,9 @@
 """Calls the judge again on the facts of each verdict, as the journal holds them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import TypeVar, get_type_hints
 
 from hypervigil.host.journal.journal import Journal
 from hypervigil.host.journal.records import JournalError, Kind, Record, encode_body
@@ -10,6 +11,7 @@ from hypervigil.model.ids import CaseId
 from hypervigil.model.status import Verdict
 
 F = TypeVar("F")
+_MAX_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Mismatch:
     case: CaseId | None
     recorded: Verdict
     replayed: Verdict | None
-    reason: str
+    problem: str
     """One sentence."""
 
 
@@ -28,7 +30,7 @@ class Mismatch:
 class Replay:
     """What replaying found."""
 
-    decisions: int
+    verdicts: int
     mismatches: tuple[Mismatch, ...]
 
     @property
@@ -39,32 +41,32 @@ class Replay:
 
 def replay(
     journal: Journal,
-    judge: Callable[[Sequence[F]], Verdict | None],
-    facts: type[F],
+    judge: Callable[[F], Verdict | None],
+    facts: type[F] | None = None,
     *,
     cases: Iterable[CaseId] | None = None,
 ) -> Replay:
-    """Judge again every decision (of these cases).
+    """Judge again every decision (of these cases) on the facts recorded last before it for its case and VM.
 
-    ``judge`` gets the case's FACT records that are a ``facts``, oldest first, since the case's decision before; where
-    there are none since then, all up to the decision. Two verdicts are the same if their encodings are, so that NaN
-    is equal to itself.
+    ``facts`` is the type of the judge's facts; where it is not given, the one that the judge's first parameter names.
+    Two verdicts are the same if their encodings are, so that NaN is equal to itself.
     """
-    decisions = 0
+    kind = facts if facts is not None else _facts_of(judge)
+    verdicts = 0
     mismatches = []
     for decision in _decisions(journal, cases):
-        decisions += 1
+        verdicts += 1
         recorded = decision.read(Verdict)
-        known = _facts(journal, decision, facts)
-        try:
-            replayed = judge(known) if known else None
-        except (ValueError, ArithmeticError, LookupError, TypeError) as error:
-            mismatches.append(Mismatch(decision.sequence, decision.case, recorded, None, f"the judge failed: {error}"))
-            continue
-        reason = _difference(recorded, replayed) if known else f"no {facts.__name__} is on record for it"
-        if reason is not None:
-            mismatches.append(Mismatch(decision.sequence, decision.case, recorded, replayed, reason))
-    return Replay(decisions, tuple(mismatches))
+        replayed, problem = _again(journal, decision, recorded, judge, kind)
+        if problem is not None:
+            mismatches.append(Mismatch(decision.sequence, decision.case, recorded, replayed, problem))
+    return Replay(verdicts, tuple(mismatches))
+
+
+def _facts_of(judge: Callable[[F], Verdict | None]) -> type[F]:
+    first = next(iter(inspect.signature(judge).parameters))
+    named: type[F] = get_type_hints(judge)[first]
+    return named
 
 
 def _decisions(journal: Journal, cases: Iterable[CaseId] | None) -> Iterator[Record]:
@@ -75,34 +77,35 @@ def _decisions(journal: Journal, cases: Iterable[CaseId] | None) -> Iterator[Rec
         yield from journal.records(kinds=[Kind.DECISION], case=case)
 
 
-def _facts(journal: Journal, decision: Record, facts: type[F]) -> list[F]:
+def _again(
+    journal: Journal, decision: Record, recorded: Verdict, judge: Callable[[F], Verdict | None], kind: type[F]
+) -> tuple[Verdict | None, str | None]:
+    """The judge's verdict now, and how it differs."""
     if decision.case is None:
-        raise JournalError(f"record {decision.sequence} is a decision without a case: run 'hypervigil journal verify'")
-    before = decision.sequence
-    earlier = next(
-        journal.records(kinds=[Kind.DECISION], case=decision.case, before=before, limit=1, newest_first=True), None
+        return None, "it is a decision without a case"
+    found = journal.records(
+        kinds=[Kind.FACT], case=decision.case, vm=decision.vm, before=decision.sequence, newest_first=True
     )
-    known: list[F] = []
-    for after in (earlier.sequence if earlier else 0, 0):
-        found = journal.records(kinds=[Kind.FACT], case=decision.case, after=after, before=before)
-        known = [record.read(facts) for record in found if record.body_type == facts.__name__]
-        if known or after == 0:
-            break
-    return known
+    known = next((record for record in found if record.body_type == kind.__name__), None)
+    if known is None:
+        return None, f"no {kind.__name__} is on record for it"
+    try:
+        replayed = judge(known.read(kind))
+    except (JournalError, ValueError, ArithmeticError, LookupError, TypeError) as error:
+        return None, f"it cannot be judged again: {error}"
+    return replayed, _difference(recorded, replayed)
 
 
 def _difference(recorded: Verdict, replayed: Verdict | None) -> str | None:
     if replayed is None:
         return f"the judge reaches no verdict, where it found {recorded.role}"
-    if encode_body(recorded) == encode_body(replayed):
-        return None
-    for name in Verdict.__dataclass_fields__:
-        before, now = getattr(recorded, name), getattr(replayed, name)
+    for field in fields(Verdict):
+        before, now = getattr(recorded, field.name), getattr(replayed, field.name)
         if encode_body(before) != encode_body(now):
-            return f"{name} was {_short(before)} and is now {_short(now)}"
-    return "the two are written differently"
+            return f"{field.name} was {_short(before)} and is now {_short(now)}"
+    return None
 
 
 def _short(value: object) -> str:
     text = str(value)
-    return text if len(text) <= 120 else text[:117] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"

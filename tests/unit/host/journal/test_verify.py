@@ -88,7 +88,7 @@ def test_no_journal_is_an_error(tmp_path):
 def test_heads_and_keys_that_cannot_be_read_say_so(tmp_path):
     assert read_heads(tmp_path / "none") == []
     (tmp_path / "heads.jsonl").write_bytes(b"{}\n")
-    with pytest.raises(JournalError, match="line 1 .* damaged"):
+    with pytest.raises(JournalError, match=r"line 1 .* damaged"):
         read_heads(tmp_path / "heads.jsonl")
     with pytest.raises(JournalError, match="cannot be read"):
         read_heads(tmp_path)
