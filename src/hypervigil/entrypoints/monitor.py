@@ -1,4 +1,4 @@
-"""The monitor's process: HSEM and HREM on one loop, the journal, the command line's answers. No rights, no collector."""
+"""The monitor's process: HSEM and HREM on one loop, the journal, the answers. No rights, no collector."""
 
 import argparse
 import asyncio
@@ -114,7 +114,7 @@ class Monitor:
             since_wall=time.time(),
         )
 
-    # --- coming back --------------------------------------------------------------------------------------------------
+    # --- coming back ----
     def recover(self) -> None:
         """Take up where the last process left off: cases and limits from the journal, memory from the snapshot."""
         self.conductor.ledger.replay(self.journal, boot_id=self._boot_id)
@@ -132,7 +132,7 @@ class Monitor:
         if time.time() - last > GAP_S or self.journal.count():
             self.conductor.gap(last, time.time(), "the monitor was not running", now())
 
-    # --- what comes in ------------------------------------------------------------------------------------------------
+    # --- what comes in ----
     def _from_sensors(self, message: FromSensors) -> None:
         match message:
             case Swept(sweep=sweep):
@@ -163,7 +163,7 @@ class Monitor:
             return
         self.conductor.enforced(message, now())
 
-    # --- what recurs --------------------------------------------------------------------------------------------------
+    # --- what recurs ----
     async def run(self) -> None:
         """Serve until SIGTERM."""
         stop = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The sensors' process: no rights; fetches map descriptors from the enforcer and streams what it sees to the monitor."""
+"""The sensors' process: no rights; fetches map descriptors from the enforcer and streams what it sees."""
 
 import logging
 import sys

@@ -61,7 +61,7 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detac
             layout.handed_policy.write_bytes(policy_path.read_bytes())
     except OSError as error:
         fail(
-            f"cannot prepare {error.filename or layout.run_dir}: {error.strerror}; free space or choose other directories"
+            f"cannot prepare {error.filename or layout.run_dir}: {error.strerror}; free space or use other directories"
         )
     except subprocess.CalledProcessError as error:
         fail(f"cannot make the service users: {error.stderr.decode(errors='replace').strip()}")
@@ -105,8 +105,15 @@ def off(context: click.Context) -> dict[str, Any]:
     return {"sentences": done or ["nothing of Hypervigil was in force"]}
 
 
+def _show_findings(console: Console, body: dict[str, Any]) -> None:
+    for finding in body["findings"]:
+        mark = "[green]✓[/]" if finding["good"] else ("[red]✗[/]" if finding["needed"] else "[yellow]–[/]")
+        console.print(f"{mark} {finding['what']:<28} ", end="")
+        console.print(finding["detail"], markup=False)
+
+
 @click.command()
-@printer(lambda console, body: _show_findings(console, body))
+@printer(_show_findings)
 @click.pass_context
 def doctor(context: click.Context) -> dict[str, Any]:
     """Check what Hypervigil needs of this host, and whether it runs."""
@@ -117,10 +124,3 @@ def doctor(context: click.Context) -> dict[str, Any]:
         "findings": [{"what": f.what, "good": f.good, "detail": f.detail, "needed": f.needed} for f in findings],
         "exit_code": 1 if bad else 0,
     }
-
-
-def _show_findings(console: Console, body: dict[str, Any]) -> None:
-    for finding in body["findings"]:
-        mark = "[green]✓[/]" if finding["good"] else ("[red]✗[/]" if finding["needed"] else "[yellow]–[/]")
-        console.print(f"{mark} {finding['what']:<28} ", end="")
-        console.print(finding["detail"], markup=False)

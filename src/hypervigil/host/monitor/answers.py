@@ -70,7 +70,7 @@ class Answers:
             case _:
                 return self._order(request, now)
 
-    # --- orders ------------------------------------------------------------------------------------------
+    # --- orders ----
     def _order(self, request: control.Request, now: Instant) -> control.Response:
         match request:
             case control.ApplyPolicy():
@@ -143,7 +143,7 @@ class Answers:
             self._conductor.swap_policy(policy, request.text, changes, request.by, now)
         return _said(*changes)
 
-    # --- views ------------------------------------------------------------------------------------------
+    # --- views ----
     def status(self, now: Instant) -> Body:
         """How the system itself is; ``ready`` when every part is connected and sees."""
         conductor = self._conductor

@@ -129,7 +129,7 @@ class Conductor:
         self._bound: dict[str, PortPolicy] = {}
         self._entries: list[Entry] = []
 
-    # --- what the sensors say ---------------------------------------------------------------------------------------
+    # --- what the sensors say ----
     def inventory(self, inventory: Inventory, now: Instant) -> None:
         """The running domains changed: tell the engines, compile the ports, bind them."""
         known = {vm.vm: vm for vm in inventory.vms}
@@ -181,7 +181,7 @@ class Conductor:
             if entry.limit.case is None and entry.limit.until <= now:
                 self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
 
-    # --- decisions ------------------------------------------------------------------------------------------
+    # --- decisions ----
     def mode(self, vm: VmId) -> Mode:
         """The mode in force for a VM."""
         known = self.vms.get(vm)
@@ -253,7 +253,7 @@ class Conductor:
         entries, self._entries = self._entries, []
         self.journal.append_many(entries)
 
-    # --- what the enforcer says -----------------------------------------------------------------------------------------
+    # --- what the enforcer says ----
     def enforced(self, message: wire.FromEnforcer, now: Instant) -> None:
         """An answer or a notice of the enforcer's."""
         match message:
@@ -319,7 +319,7 @@ class Conductor:
         self.note(Kind.GAP, Gap("monitor", since, until, reason), now)
         self.commit()
 
-    # --- what the operator wants ------------------------------------------------------------------------------------------
+    # --- what the operator wants ----
     def find(self, name: str) -> Vm | None:
         """The VM of this libvirt name or UUID."""
         return next((vm for vm in self.vms.values() if name in (vm.name, vm.vm)), None)

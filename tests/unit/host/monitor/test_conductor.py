@@ -1,0 +1,173 @@
+"""The order of things: recorded before acted on, withheld in monitor mode, reconciled after a restart."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import count
+
+import pytest
+
+from hypervigil.host.inventory import AddressBook
+from hypervigil.host.journal import Entry, Kind
+from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.records import Withheld
+from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
+from hypervigil.model.limits import Limit, LimitKind
+from hypervigil.model.policy import Mode, Policy, VmPolicy
+from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
+from hypervigil.model.status import Level
+from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.wire import messages as wire
+
+A = VmId("00000000-0000-0000-0000-00000000000a")
+T0 = Instant(1000.0)
+
+
+class FakeHost:
+    """Journal and enforcer in one, so that the order between them shows."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+        self.connected = True
+        self._requests = count(1)
+        self._limits = count(1)
+
+    def append_many(self, entries: Iterable[Entry]) -> None:
+        self.log += [(entry.kind, entry.value) for entry in entries]
+
+    def next_limit(self) -> LimitId:
+        return LimitId(f"l{next(self._limits)}")
+
+    def never_again(self, *, case: CaseId | None = None, limit: LimitId | None = None) -> None:
+        raise NotImplementedError
+
+    def next_request(self) -> int:
+        return next(self._requests)
+
+    def send(self, message: wire.ToEnforcer) -> bool:
+        if self.connected:
+            self.log.append(message)
+        return self.connected
+
+    def sent(self, kind: type) -> list:
+        return [entry for entry in self.log if isinstance(entry, kind)]
+
+    def recorded(self, kind: Kind) -> list:
+        return [entry[1] for entry in self.log if isinstance(entry, tuple) and entry[0] is kind]
+
+
+class FakeEngines:
+    def inventory(self, *_args):
+        return []
+
+    def observe(self, *_args):
+        return []
+
+    hear = tick = release = observe
+
+    def level(self, _vm):
+        return Level.LEVEL1
+
+    def facts(self, case):
+        return {"case": case}
+
+
+def limit(identity: str = "l1", *, until: float = 30.0, case: str | None = "c1") -> Limit:
+    return Limit(
+        LimitId(identity),
+        A,
+        LimitKind.PACKETS,
+        T0,
+        Instant(T0 + until),
+        "too much",
+        value=20.0,
+        case=CaseId(case) if case else None,
+    )
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+def conductor(host: FakeHost) -> Conductor:
+    built = Conductor(
+        policy=Policy(mode=Mode.ENFORCE),
+        hrem=FakeEngines(),
+        hsem=FakeEngines(),
+        book=AddressBook(),
+        journal=host,
+        enforcer=host,
+        wall=lambda at: at + 1_000_000,
+    )
+    nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0")
+    built.inventory(Inventory((Vm(A, "a", 1, 196608, (nic,)),)), T0)
+    return built
+
+
+def test_a_decision_is_recorded_before_it_is_acted_on(conductor: Conductor, host: FakeHost) -> None:
+    conductor.act([EnterLevel2(A, CaseId("c1"), T0, ()), OrderLimit(limit())], T0)
+    kinds = [entry[0] if isinstance(entry, tuple) else type(entry) for entry in host.log]
+    assert kinds.index(Kind.LEVEL) < kinds.index(Kind.ORDERED) < kinds.index(wire.PutLimits)
+
+
+def test_monitor_mode_withholds_and_says_so(conductor: Conductor, host: FakeHost) -> None:
+    conductor.policy = Policy(vms=(VmPolicy("a", mode=Mode.MONITOR),), mode=Mode.ENFORCE)
+    conductor.act([OrderLimit(limit())], T0)
+    assert not host.sent(wire.PutLimits)
+    assert host.recorded(Kind.WITHHELD) == [Withheld(limit(), "monitor mode")]
+    assert conductor.ledger.withheld == 1
+    conductor.act([LiftLimit(LimitId("l1"), A, T0, "calm")], T0)
+    assert not host.sent(wire.LiftLimits), "what was never in force is not lifted in the kernel"
+
+
+def test_an_exempt_vm_is_judged_but_not_limited(conductor: Conductor, host: FakeHost) -> None:
+    conductor.act([OrderLimit(limit())], T0)
+    vm = conductor.find("a")
+    assert vm is not None
+    conductor.exempt(vm, 60.0, "root", T0)
+    assert host.sent(wire.LiftLimits)[-1].limits == ("l1",)
+    conductor.act([OrderLimit(limit("l2"))], Instant(T0 + 1))
+    assert len(host.sent(wire.PutLimits)) == 1
+    conductor.tick(Instant(T0 + 61))
+    conductor.act([OrderLimit(replace(limit("l3"), since=Instant(T0 + 61), until=Instant(T0 + 90)))], Instant(T0 + 61))
+    assert host.sent(wire.PutLimits)[-1].limits[0].id == "l3"
+
+
+def test_the_kernel_is_brought_in_line_after_a_restart(conductor: Conductor, host: FakeHost) -> None:
+    conductor.act([OrderLimit(limit("l1")), OrderLimit(limit("l2"))], T0)
+    host.log.clear()
+    conductor.enforced(wire.InForce(request=9, boot_id="b", ports=(), limits=(limit("l2"), limit("l7"))), T0)
+    assert host.sent(wire.LiftLimits)[0].limits == ("l7",), "nobody ordered l7"
+    assert [one.id for one in host.sent(wire.PutLimits)[0].limits] == ["l1"], "l1 is missing in the kernel"
+    assert len(host.sent(wire.BindPorts)) == 1, "the port is not bound there either"
+
+
+def test_what_the_enforcer_could_not_do_is_seen(conductor: Conductor, host: FakeHost) -> None:
+    conductor.act([OrderLimit(limit())], T0)
+    conductor.enforced(wire.Done(request=1, outcomes=(wire.Outcome("l1", False, T0, "no such port"),)), T0)
+    assert conductor.ledger.limits[LimitId("l1")].state == "failed"
+    assert host.recorded(Kind.ENFORCED)[0].detail == "no such port"
+    port = "52:54:00:00:00:0a"
+    conductor.enforced(wire.Done(request=1, outcomes=(wire.Outcome(port, False, T0, "gone"),)), T0)
+    assert conductor.health.ports_failed == {port: "gone"}
+    host.log.clear()
+    conductor.bind(T0)
+    assert [p.port for p in host.sent(wire.BindPorts)[0].policies] == [port], "a failed port is tried again"
+
+
+def test_an_operators_limit_ends_by_itself(conductor: Conductor, host: FakeHost) -> None:
+    conductor.act([OrderLimit(limit(case=None))], T0)
+    conductor.tick(Instant(T0 + 29))
+    assert not host.sent(wire.LiftLimits)
+    conductor.tick(Instant(T0 + 31))
+    assert host.sent(wire.LiftLimits)[0].limits == ("l1",)
+
+
+def test_an_unreachable_enforcer_changes_nothing_that_was_decided(conductor: Conductor, host: FakeHost) -> None:
+    host.connected = False
+    conductor.act([OrderLimit(limit())], T0)
+    assert host.recorded(Kind.ORDERED) == [limit()]
+    host.connected = True
+    conductor.enforced(wire.InForce(request=1, boot_id="b", ports=(), limits=()), T0)
+    assert host.sent(wire.PutLimits)[0].limits == (limit(),)
