@@ -1,0 +1,267 @@
+"""The full matrix in slices: runs what is missing for this code, keeps each result, writes ``reports/verify-*.md``.
+
+``verify.py`` runs as many slices as 85 minutes hold and can be called again until all are done;
+``verify.py NAME`` runs that slice anew; ``verify.py --list`` shows them.
+Exit code 0: the slices asked for are done and right, 1: something is wrong, 2: some are still to do.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BUDGET_S = 85 * 60.0
+CODE = ("src", "lab", "bench", "tests", "scripts", "Makefile", "pyproject.toml", "requirements.lock")
+TAIL_LINES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One part of the matrix: a program that ends within ``minutes`` and exits 0 if all was right."""
+
+    name: str
+    minutes: float
+    argv: tuple[str, ...]
+    """``{json}`` stands for a file that the program may write its result to."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one slice went."""
+
+    name: str
+    ok: bool
+    seconds: float
+    finished: str
+    command: str
+    seed: int | None
+    result: Any
+    tail: tuple[str, ...]
+
+
+def slices() -> tuple[Slice, ...]:
+    """Everything, in the order in which it is run."""
+    lab = (sys.executable, "-m", "lab")
+    pulses = tuple(
+        Slice(f"pulses-{rate}", 25, (*lab, "pulses", "--rate", rate, "--count", "30", "--json", "{json}"))
+        for rate in ("100", "200", "2000", "full")
+    )
+    trials = tuple(
+        Slice(
+            f"trials-{part}",
+            35,
+            (*lab, "trials", "--count", "30", "--seed", str(1000 + part), "--json", "{json}"),
+            1000 + part,
+        )
+        for part in (1, 2, 3)
+    )
+    scenarios = tuple(
+        Slice(f"scenario-{path.stem}", 8, (*lab, "run", str(path.relative_to(ROOT)), "--json", "{json}"))
+        for path in sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
+    )
+    long = Slice("long", 80, (sys.executable, "-m", "pytest", "--complete", "-m", "long", "tests"))
+    benches = tuple(
+        Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"))
+        for path in sorted((ROOT / "bench").glob("[!_]*.py"))
+    )
+    return (*pulses, *trials, *scenarios, long, *benches)
+
+
+def run_slice(part: Slice, directory: Path) -> Outcome:
+    """Run it, show its output live, end it (and what it started) when its time is over."""
+    result_path = directory / f"{part.name}.result.json"
+    result_path.unlink(missing_ok=True)
+    argv = [word.replace("{json}", str(result_path)) for word in part.argv]
+    log_path = directory / f"{part.name}.log"
+    started = time.monotonic()
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(part.minutes * 60)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(60)  # a lab takes down its guests
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            log.write(f"\nverify: ended after {part.minutes:g} minutes\n".encode())
+            code = -1
+    try:
+        result = json.loads(result_path.read_bytes())
+    except (OSError, ValueError):
+        result = None
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return Outcome(
+        part.name,
+        code == 0,
+        round(time.monotonic() - started, 1),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        " ".join(argv).replace(sys.executable, "python").replace(f"{ROOT}/", ""),
+        part.seed,
+        result,
+        tuple(lines[-TAIL_LINES:]),
+    )
+
+
+def load(directory: Path) -> dict[str, Outcome]:
+    """What was done for this code so far."""
+    found = {}
+    for path in sorted(directory.glob("*.outcome.json")):
+        fields = json.loads(path.read_bytes())
+        found[fields["name"]] = Outcome(**{**fields, "tail": tuple(fields["tail"])})
+    return found
+
+
+def save(outcome: Outcome, directory: Path) -> None:
+    """Keep one outcome; atomic, so that an interruption leaves the last one whole."""
+    path = directory / f"{outcome.name}.outcome.json"
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(outcome), indent=1), encoding="utf-8")
+    fresh.replace(path)
+
+
+def choose(parts: Sequence[Slice], done: Mapping[str, Outcome], spent_s: float) -> Slice | None:
+    """The next slice that is not done and still fits into the budget."""
+    for part in parts:
+        if part.name not in done and spent_s + part.minutes * 60 <= BUDGET_S:
+            return part
+    return None
+
+
+def scalars(value: Any, prefix: str = "", depth: int = 3) -> Iterable[tuple[str, str]]:
+    """The numbers and words of a result, named by their path; long lists are counted only."""
+    match value:
+        case dict() if depth:
+            for key, inner in value.items():
+                yield from scalars(inner, f"{prefix}.{key}" if prefix else str(key), depth - 1)
+        case list():
+            yield prefix, f"{len(value)} entries"
+        case float():
+            yield prefix, f"{value:.4g}"
+        case str() | int() | None:
+            yield prefix, str(value)
+
+
+def machine() -> dict[str, str]:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    release = Path("/etc/debian_version").read_text(encoding="utf-8").strip()
+    model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cores": str(os.cpu_count()),
+        "CPU": model,
+        "memory": f"{pages / 2**30:.1f} GiB",
+        "kernel": platform.release(),
+        "system": f"Debian {release}",
+        "Python": platform.python_version(),
+    }
+
+
+def report(code: str, commit: str, on: Mapping[str, str], parts: Sequence[Slice], done: Mapping[str, Outcome]) -> str:
+    """The report as Markdown."""
+    lines = [f"# Verification of code {code}", ""]
+    lines += [f"- date: {max((o.finished for o in done.values()), default='nothing run')}"]
+    lines += [f"- commit: {commit}{' with uncommitted changes' if code.endswith('-changed') else ''}"]
+    lines += [f"- {key}: {value}" for key, value in on.items()]
+    right = sum(outcome.ok for outcome in done.values())
+    lines += [f"- slices: {len(parts)}, done {len(done)}, right {right}", ""]
+    lines += ["| slice | result | seconds | seed | finished |", "|---|---|---|---|---|"]
+    for part in parts:
+        outcome = done.get(part.name)
+        if outcome is None:
+            lines.append(f"| {part.name} | not run | | {part.seed or ''} | |")
+        else:
+            word = "right" if outcome.ok else "**wrong**"
+            lines.append(f"| {part.name} | {word} | {outcome.seconds:g} | {part.seed or ''} | {outcome.finished} |")
+    for part in parts:
+        outcome = done.get(part.name)
+        if outcome is None:
+            continue
+        lines += ["", f"## {part.name}", "", f"`{outcome.command}`", ""]
+        values = list(scalars(outcome.result)) if outcome.result is not None else []
+        if values:
+            lines += ["| what | value |", "|---|---|", *(f"| {what} | {value} |" for what, value in values)]
+        if not values or not outcome.ok:
+            lines += ["```", *(line.replace("```", "'''") for line in outcome.tail), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def fingerprint() -> tuple[str, bool]:
+    """A name for the code as it is in the commit, whatever its reports and documents, and whether nothing was changed."""
+    trees = _git("ls-tree", "HEAD", *CODE)
+    changed = _git("status", "--porcelain", "--", *CODE)
+    return hashlib.sha256(trees.encode()).hexdigest()[:12], not changed
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main(
+    argv: Sequence[str] | None = None, parts: Sequence[Slice] | None = None, say: Callable[[str], None] = print
+) -> int:
+    """Run what was asked for; the exit code."""
+    parser = argparse.ArgumentParser(prog="make verify", description="The full matrix, in slices.")
+    parser.add_argument("slice", nargs="*", help="run these anew, whatever was done")
+    parser.add_argument("--list", action="store_true", help="show the slices and what was done")
+    options = parser.parse_args(argv)
+    every = slices() if parts is None else tuple(parts)
+    commit, (code, clean) = _git("rev-parse", "HEAD"), fingerprint()
+    code += "" if clean else "-changed"
+    directory = ROOT / "build" / "verify" / code
+    directory.mkdir(parents=True, exist_ok=True)
+    done = load(directory)
+    if options.list:
+        for part in every:
+            state = "to do" if part.name not in done else "right" if done[part.name].ok else "wrong"
+            say(f"{part.name:<32} {state:<6} ≤ {part.minutes:g} min")
+        return 0
+    known = {part.name: part for part in every}
+    if unknown := [name for name in options.slice if name not in known]:
+        say(f"verify: there is no slice {', '.join(unknown)}; 'scripts/verify.py --list' shows them")
+        return 1
+    path = ROOT / "reports" / f"verify-{code}.md"
+    path.parent.mkdir(exist_ok=True)
+    started = time.monotonic()
+    queue = [known[name] for name in options.slice]
+    asked = set(options.slice) or set(known)
+    while True:
+        chosen = next(iter(queue), None) if options.slice else choose(every, done, time.monotonic() - started)
+        if chosen is None:
+            break
+        queue = queue[1:]
+        say(f"verify: {chosen.name} (≤ {chosen.minutes:g} min; output in {directory / chosen.name}.log)")
+        outcome = run_slice(chosen, directory)
+        save(outcome, directory)
+        done[chosen.name] = outcome
+        path.write_text(report(code, commit, machine(), every, done), encoding="utf-8")
+        say(f"verify: {chosen.name} {'right' if outcome.ok else 'WRONG'} after {outcome.seconds:g} s; {path}")
+    wrong = sorted(name for name in asked & done.keys() if not done[name].ok)
+    if wrong:
+        say(f"verify: wrong: {', '.join(wrong)}")
+        return 1
+    if missing := sorted(asked - done.keys()):
+        say(f"verify: still to do: {', '.join(missing)}; run 'make verify' again")
+        return 2
+    say("verify: all right")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
