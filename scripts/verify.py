@@ -203,7 +203,7 @@ def report(code: str, commit: str, on: Mapping[str, str], parts: Sequence[Slice]
 
 
 def fingerprint() -> tuple[str, bool]:
-    """A name for the code as it is in the commit, whatever its reports and documents, and whether nothing was changed."""
+    """A name for the code of the commit, whatever its reports and documents, and whether nothing was changed."""
     trees = _git("ls-tree", "HEAD", *CODE)
     changed = _git("status", "--porcelain", "--", *CODE)
     return hashlib.sha256(trees.encode()).hexdigest()[:12], not changed
