@@ -1,0 +1,323 @@
+"""The policy file is read strictly; every mistake is one sentence with the mend, and changes nothing."""
+
+import os
+import re
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypervigil.host import policyfile
+from hypervigil.host.policyfile import KEYS, PolicyError, PolicyStore, describe, diff, load, parse
+from hypervigil.model.policy import Bounds, Mode, NetworkPolicy, Policy, VmPolicy
+
+DOCS = Path(__file__).parents[3] / "docs" / "policy.md"
+FULL = """
+mode = "enforce"
+ladder = ["limit", "limit", "quarantine", "pause"]
+
+[bounds]
+factor = 3
+floor_pps = 10.5
+cap_pps = 900
+hold_s = 30
+hold_max_s = 600
+provisional_s = 20
+calm_s = 15
+
+[[network]]
+name = "net1"
+bridge = "br-net1"
+cidr = "10.60.0.0/24"
+trusted_dhcp_macs = ["52-54-00-AA-00-01"]
+uplinks = ["eth1", "bond0.7"]
+
+[[network]]
+name = "net2"
+bridge = "virbr1"
+
+[[vm]]
+name = "web 1"
+tenant = "blue"
+mode = "monitor"
+addresses = ["10.60.0.11", "2001:DB8:0::1"]
+quarantine_allows = ["10.60.0.1"]
+
+[[vm]]
+name = "plain"
+"""
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(PolicyError) as caught:
+        parse(text, "p.toml")
+    message = str(caught.value)
+    assert message.isprintable(), "one line"
+    assert message.startswith("p.toml")
+    assert len(message) < 400
+    return message
+
+
+def test_every_key_reaches_the_model():
+    assert parse(FULL) == Policy(
+        mode=Mode.ENFORCE,
+        networks=(
+            NetworkPolicy("net1", "br-net1", "10.60.0.0/24", ("52:54:00:aa:00:01",), ("eth1", "bond0.7")),
+            NetworkPolicy("net2", "virbr1"),
+        ),
+        vms=(
+            VmPolicy("web 1", "blue", Mode.MONITOR, ("10.60.0.11", "2001:db8::1"), ("10.60.0.1",)),
+            VmPolicy("plain"),
+        ),
+        bounds=Bounds(3.0, 10.5, 900.0, 30.0, 600.0, 20.0, 15.0),
+        ladder=("limit", "limit", "quarantine", "pause"),
+    )
+
+
+def test_an_empty_file_is_the_default():
+    assert parse("") == Policy()
+    assert parse("# nothing yet\n") == Policy()
+
+
+def test_every_field_of_the_model_has_a_key():
+    assert set(KEYS["bounds"]) == {field.name for field in fields(Bounds)}
+    assert set(KEYS["network"]) == {field.name for field in fields(NetworkPolicy)}
+    assert set(KEYS["vm"]) == {field.name for field in fields(VmPolicy)}
+    assert {key + "s" if key in {"network", "vm"} else key for key in KEYS[""]} == {f.name for f in fields(Policy)}
+
+
+NET = '[[network]]\nname = "n"\nbridge = "b"'
+VM = '[[vm]]\nname = "a"\n'
+MISTAKES = {
+    # what is written: what the sentence must say
+    'mode = "enforce': "line 1",
+    "mode = enforce": "line 1",
+    'ok = 1\nmode = "enforce"': "line 1: unknown key 'ok': known are mode, ladder",
+    'mode = "monitor"\nmode = "enforce"': "line 2",
+    'moed = "enforce"': "line 1: unknown key 'moed': did you mean 'mode'?",
+    'bridge = "br0"': "it belongs into [network]",
+    'mode = "on"': 'line 1: mode must be "monitor" or "enforce", not "on"',
+    "mode = true": "not true",
+    "mode = []": "not a list",
+    "mode = 2026-01-01": "not a date or time",
+    '# only\nx = """\nabc': "at its end",
+    "ladder = []": "ladder must hold 1 to",
+    'ladder = ["pause", "limit"]': "must not step down",
+    'ladder = ["kill"]': 'limit, quarantine, isolate, pause, not "kill"',
+    'ladder = "limit"': "a list in [ ]",
+    "[[bounds]]\nfactor = 2": "write [bounds]",
+    "bounds = 3": "bounds must be a table",
+    "[bounds]\nfactr = 2": "line 2: unknown key 'factr' in bounds: did you mean 'factor'?",
+    "[bounds]\nfactor = 0.5": "factor must be at least 1",
+    "[bounds]\nfactor = nan": "line 2: bounds: factor must be a number above 0, not nan",
+    "[bounds]\ncap_pps = inf": "not inf",
+    "[bounds]\ncalm_s = 0": "calm_s must be a number above 0",
+    "[bounds]\ncalm_s = true": "not true",
+    '[bounds]\ncalm_s = "30"': 'not "30"',
+    "[bounds]\nfloor_pps = 100\ncap_pps = 50": "floor_pps must be above 0 and at most cap_pps",
+    "[bounds]\nhold_s = 7200": "raise hold_max_s",
+    '[network]\nname = "n"': "[[network]], with two brackets",
+    "network = [3]": "network number 1 must be a table",
+    '[[network]]\nbridge = "br0"': "network number 1 has no name",
+    '[[network]]\nname = "n"': "network 'n' has no bridge: add bridge",
+    '[[network]]\nname = "n"\nbridge = "br0; flush ruleset"': "line 3: network 'n': bridge must be an interface's name",
+    '[[network]]\nname = "n"\nbridge = "a-name-that-is-too-long"': "1 to 15",
+    NET + '\ncidr = "10.60.0.1/24"': 'names a machine, not a network: write "10.60.0.0/24"',
+    NET + '\ncidr = "10.60.0.0"': 'a network like "10.60.0.0/24"',
+    NET + '\ncidr = "10.60.0.0/33"': "a network like",
+    NET + '\ntrusted_dhcp_macs = ["52:54"]': "must be a MAC address",
+    NET + "\nuplinks = [1]": "uplinks must be an interface's name",
+    NET + '\n[[network]]\nname = "n"\nbridge = "c"': "network 'n' is there twice",
+    NET + '\n[[network]]\nname = "m"\nbridge = "b"': "bridge b is claimed by network 'n' and 'm'",
+    '[[vm]]\nname = ""': "must be text in quotes, printable and not empty",
+    '[[vm]]\nname = "a\\u001b[2J"': "printable",
+    "[[vm]]\nname = 7": "must be text",
+    '[[vm]]\ntenant = "t"': "vm number 1 has no name",
+    VM + '[[vm]]\nname = "a"': "vm 'a' is there twice",
+    VM + 'adresses = ["10.0.0.1"]': "line 3: unknown key 'adresses' in vm 'a': did you mean 'addresses'?",
+    VM + 'addresses = "10.0.0.1"': "a list in [ ]",
+    VM + 'addresses = ["10.0.0.256"]': "line 3: vm 'a': addresses must be an IPv4 or IPv6 address, not \"10.0.0.256\"",
+    VM + 'addresses = ["10.0.0.0/24"]': "without a prefix length",
+    VM + "addresses = [167772161]": "not 167772161",
+    VM + 'addresses = ["224.0.0.1"]': "that one machine can have",
+    VM + 'addresses = ["0.0.0.0"]': "that one machine can have",
+    VM + 'addresses = ["fe80::1%eth0"]': "that one machine can have",
+    VM + 'addresses = ["10.0.0.1", "10.0.0.1"]': "names address 10.0.0.1 twice",
+    VM + 'addresses = ["::1:2"]\n[[vm]]\nname = "b"\naddresses = ["0::1:2"]': "claimed by vm 'a' and 'b'",
+    VM + 'mode = "enforced"': "line 3: vm 'a': mode must be",
+    'x = "\\u001b[31m"': "unknown key 'x'",
+    '"\\u001b[31mred" = 1': "unknown key '?[31mred'",
+    "x = " + "[" * 100_000: "nested far too deep",
+    "x = {" + "a" * 5000 + " = 1}": "unknown key 'x'",
+    "a" * 5000 + " = 1": "unknown key",
+}
+
+
+@pytest.mark.parametrize(("text", "says"), MISTAKES.items(), ids=range(len(MISTAKES)))
+def test_a_mistake_is_one_sentence_with_the_mend(text, says):
+    assert says in refusal(text)
+
+
+@given(
+    st.text(max_size=200)
+    | st.sampled_from(sorted(MISTAKES)).flatmap(lambda t: st.permutations(t.splitlines())).map("\n".join)
+)
+def test_any_text_is_a_policy_or_a_policy_error(text):
+    try:
+        parse(text)
+    except PolicyError:
+        pass
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+def test_files_that_cannot_be_read_say_so(tmp_path, monkeypatch):
+    def said(path: Path) -> str:
+        with pytest.raises(PolicyError) as caught:
+            load(path)
+        return str(caught.value)
+
+    assert "does not exist" in said(tmp_path / "none.toml")
+    assert "is a folder" in said(tmp_path)
+    bad = tmp_path / "bad.toml"
+    bad.write_bytes(b'# fine\nmode = "\xff"\n')
+    assert "line 2: not text in UTF-8" in said(bad)
+    bad.write_bytes(b"#" * (policyfile.MAX_BYTES + 1))
+    assert "is it the right file" in said(bad)
+    assert "cannot be read" in said(Path("/proc/self/mem"))
+
+    def denied(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert "you may not read" in said(bad)
+
+
+def test_a_file_is_read(tmp_path):
+    (tmp_path / "p.toml").write_text(FULL, encoding="utf-8")
+    assert load(tmp_path / "p.toml") == parse(FULL)
+
+
+# --- the last good one stays -----------------------------------------------------------------------------------------
+def test_the_store_keeps_the_last_good_policy_across_restarts(tmp_path):
+    store = PolicyStore(tmp_path)
+    assert store.load() is None
+    assert store.text() is None
+    assert store.apply(FULL) == parse(FULL)
+    with pytest.raises(PolicyError):
+        store.apply('mode = "enforced"')
+    again = PolicyStore(tmp_path)
+    assert again.load() == parse(FULL)
+    assert again.text() == FULL
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.toml"]
+
+
+def test_a_swap_that_fails_half_way_leaves_the_old_one_and_no_litter(tmp_path, monkeypatch):
+    store = PolicyStore(tmp_path)
+    store.apply(FULL)
+
+    def no_space(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        store.apply('mode = "monitor"')
+    assert store.text() == FULL
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.toml"]
+
+
+def test_the_kept_policy_is_its_owners_alone(tmp_path):
+    PolicyStore(tmp_path).apply(FULL)
+    assert (tmp_path / "policy.toml").stat().st_mode & 0o077 == 0
+
+
+def test_a_kept_policy_that_somebody_spoilt_says_so(tmp_path):
+    (tmp_path / "policy.toml").write_text("mode = ", encoding="utf-8")
+    with pytest.raises(PolicyError, match=r"policy\.toml"):
+        PolicyStore(tmp_path).load()
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+def test_a_policy_differs_not_from_itself():
+    assert diff(parse(FULL), parse(FULL)) == []
+
+
+def test_every_change_is_said():
+    new = FULL
+    for before, after in (
+        ('mode = "enforce"\nladder', 'mode = "monitor"\nladder'),
+        (', "pause"]', "]"),
+        ("calm_s = 15", "calm_s = 25"),
+        ('cidr = "10.60.0.0/24"\n', ""),
+        ('"net2"', '"net3"'),
+        ('tenant = "blue"', 'tenant = "red"'),
+        ('mode = "monitor"\naddresses', "addresses"),
+        ('name = "plain"', 'name = "other"\ntenant = "x"'),
+    ):
+        assert before in new
+        new = new.replace(before, after)
+    assert diff(parse(FULL), parse(new)) == [
+        "mode: enforce → monitor",
+        "ladder: limit, limit, quarantine, pause → limit, limit, quarantine",
+        "bounds, calm_s: 15 → 25",
+        "network net2: removed",
+        "network net1, cidr: 10.60.0.0/24 → none",
+        "network net3: added (bridge virbr1)",
+        "vm plain: removed",
+        "vm web 1, tenant: blue → red",
+        "vm web 1, mode: monitor → none",
+        "vm other: added (tenant x)",
+    ]
+
+
+def test_a_policy_is_described():
+    lines = describe(parse(FULL))
+    assert lines[0] == "mode enforce: acts"
+    assert "floor_pps 10.5" in lines[2]
+    assert "vm plain: as by default" in lines
+    assert any(
+        line.startswith("vm web 1: tenant blue; mode monitor; addresses 10.60.0.11, 2001:db8::1") for line in lines
+    )
+
+
+# --- documentation ---------------------------------------------------------------------------------------------------
+def sections() -> dict[str, str]:
+    """The manual's text by table: "" for the top, then bounds, network, vm."""
+    parts = re.split(r"^## (.*)$", DOCS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    found = {}
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        table = re.match(r"`\[+(\w+)\]+`", title)
+        found[table.group(1) if table else ""] = body
+    return found
+
+
+@pytest.mark.parametrize("table", KEYS)
+def test_the_manual_documents_exactly_the_keys_there_are(table):
+    documented = re.findall(r"^`(\w+)`\n: ", sections()[table], flags=re.MULTILINE)
+    wanted = [key for key in KEYS[table] if key not in KEYS]
+    assert sorted(documented) == sorted(wanted)
+
+
+def test_the_manuals_defaults_are_the_models():
+    told = {
+        key: float(value)
+        for key, value in re.findall(r"^`(\w+)`\n: .*?Default (\d+)", sections()["bounds"], re.MULTILINE | re.DOTALL)
+    }
+    assert told == {field.name: field.default for field in fields(Bounds)}
+
+
+def test_the_manuals_example_is_sound():
+    (example,) = re.findall(r"```toml\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert parse(example).mode_of("web-1") is Mode.ENFORCE
+
+
+def test_a_policy_of_five_thousand_vms_is_read_in_a_second():
+    text = "".join(
+        f'[[vm]]\nname = "vm-{n}"\ntenant = "t{n % 9}"\naddresses = ["10.{n >> 8 & 255}.{n & 255}.1"]\n'
+        for n in range(5000)
+    )
+    began = time.process_time()
+    assert len(parse(text).vms) == 5000
+    assert time.process_time() - began < 2.0
