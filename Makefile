@@ -15,7 +15,7 @@ CODE := $(wildcard src lab bench tests scripts/*.py)
 FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
 BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
 
-.PHONY: help setup lab editable wheel format lint check test verify demo bench lock clean root
+.PHONY: help setup lab editable wheel format lint check test verify demo bench reference lock clean root
 
 help: ## list what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -59,6 +59,9 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 		echo "== bench/$$name.py"
 		$(PYTHON) -m "bench.$$name"
 	done
+
+reference: setup ## write docs/commands.md anew from the program's own help
+	@$(PYTHON) scripts/command_reference.py
 
 lock: setup ## pin the dependencies anew; UPGRADE=1 takes newer versions
 	@scripts/lock "$(VENV)" $(if $(UPGRADE),--upgrade)

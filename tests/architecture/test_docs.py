@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -124,11 +125,27 @@ def test_requirements_that_tests_claim_are_in_the_specification() -> None:
     assert unknown == set()
 
 
+def test_policies_shown_are_policies() -> None:
+    from hypervigil.host import policyfile
+
+    shown = [block for document in DOCUMENTS for block in re.findall(r"```toml\n(.*?)```", text(document), re.DOTALL)]
+    assert shown
+    for block in shown:
+        policyfile.parse(block)
+
+
 def test_decisions_are_listed_and_numbered() -> None:
     pages = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
     listed = re.findall(r"\]\((\d{4}-[\w-]+\.md)\)", text(ROOT / "docs" / "decisions" / "README.md"))
     assert listed == pages
     assert [page[:4] for page in pages] == [f"{number:04d}" for number in range(1, len(pages) + 1)]
+
+
+def test_every_dependency_has_a_reason() -> None:
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))["project"]
+    reasons = text(ROOT / "docs" / "decisions" / "0005-dependencies.md").lower()
+    named = [re.split(r"[<>=\[; ]", dependency)[0].lower() for dependency in project["dependencies"]]
+    assert [dependency for dependency in named if f"| {dependency}" not in reasons] == []
 
 
 def test_the_changelog_knows_this_version() -> None:
@@ -151,6 +168,13 @@ def _commands(prefix: list[str]) -> list[list[str]]:
         else:
             found.append(words)
     return sorted(found)
+
+
+def test_the_command_reference_is_what_the_program_prints() -> None:
+    """Made by ``make reference``."""
+    shown = text(ROOT / "docs" / "commands.md")
+    for words in _commands(["hypervigil"]):
+        assert f"$ {' '.join(words)} --help" in shown
 
 
 def test_the_readme_shows_every_command_and_none_that_is_not_there() -> None:
