@@ -1,4 +1,5 @@
 # Everything a person or CI does here. `make help` lists it.
+.NOTPARALLEL:
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
@@ -23,7 +24,7 @@ help: ## list what can be done
 setup: ## install what is missing: system packages, environment, data plane, the package
 	@scripts/setup
 
-lab: setup root ## install what the lab needs besides: libvirt, QEMU, attack tools
+lab: root setup ## install what the lab needs besides: libvirt, QEMU, attack tools
 	@scripts/install-lab-packages
 
 editable: ## install the package so that edits in src count at once (for development)
