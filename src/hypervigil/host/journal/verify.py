@@ -97,12 +97,12 @@ def _walk(
         raise JournalError(f"there is no journal at {path}: start Hypervigil here, or name the right state directory")
     connection = connect(path, read_only=True)
     try:
-        for *row, found in connection.execute(_QUERY):
+        for row in connection.execute(_QUERY):
             sequence = row[0]
             if sequence != checked + 1:
                 return checked, proved, checked + 1, _misplaced(checked, sequence)
-            digest = chained(digest, tuple(row))
-            if digest != found:
+            digest = chained(digest, row[:-1])
+            if digest != row[-1]:
                 problem = (
                     f"record {sequence} does not match its digest: it was altered, or put where it was not written"
                 )
