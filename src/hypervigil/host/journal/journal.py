@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from sqlalchemy import Row as SqlRow
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from hypervigil.host.durable import replace_file
 from hypervigil.host.journal import tables
 from hypervigil.host.journal.records import (
     GENESIS,
@@ -33,7 +35,10 @@ from hypervigil.host.journal.records import (
 from hypervigil.host.journal.spill import MAX_HELD, MAX_HELD_BYTES, Encoded, Spill
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 
+log = logging.getLogger(__name__)
+
 BUSY_TIMEOUT_S = 0.5
+RESERVE_BYTES = 512 * 1024
 RETRY_S = 1.0
 _PAGE = 1000
 _T = tables.record.c
@@ -43,7 +48,7 @@ class Journal:
     """Append-only records in a chain; ``open`` one to write (there is only one writer) or to read.
 
     What cannot be written (no space, a locked or failing file) waits in bounded memory and is appended later, behind
-    a ``Gap`` that says how many waited and how many were lost: nobody who judges or limits ever waits for a disk.
+    a ``Gap`` that says how many waited and how many were lost: judging and limiting go on. (A slow disk is waited for.)
     Methods may be called from any thread.
     """
 
@@ -83,18 +88,16 @@ class Journal:
         spill = Spill(max_held=max_held, max_bytes=max_held_bytes)
         engine = _engine(path, read_only=read_only)
         try:
-            if not read_only:
-                tables.metadata.create_all(engine)
+            if lock_file is not None:
+                _prepare(path, engine)
             _check_version(path, engine, write=not read_only)
             return cls(path, engine, boot_id, lock_file, spill)
-        except DBAPIError as error:
+        except (DBAPIError, JournalError) as error:
             if lock_file is not None:
                 os.close(lock_file)
+            if isinstance(error, JournalError):
+                raise
             raise JournalError(_sentence(path, error)) from error
-        except JournalError:
-            if lock_file is not None:
-                os.close(lock_file)
-            raise
 
     def close(self) -> None:
         """Try once more to write what waits, then let go."""
@@ -437,6 +440,26 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def _prepare(path: Path, engine: Engine) -> None:
+    """Make the tables if need be. SQLite cannot even open a file in WAL mode where no space at all is left, and the
+    monitor must start there too: so some space is kept in reserve and given up for that.
+    """
+    reserve = path.with_name(path.name + ".reserve")
+    try:
+        tables.metadata.create_all(engine)
+    except DBAPIError:
+        if not reserve.exists():
+            raise
+        reserve.unlink()
+        tables.metadata.create_all(engine)
+        return
+    if not reserve.exists():
+        try:
+            replace_file(reserve, bytes(RESERVE_BYTES))
+        except OSError as error:
+            log.warning("journal.no_reserve path=%s error=%s", reserve, error.strerror)
+
+
 def _check_version(path: Path, engine: Engine, *, write: bool) -> None:
     with engine.begin() as connection:
         version = connection.scalar(select(tables.about.c.version))
@@ -451,7 +474,7 @@ def _sentence(path: Path, error: DBAPIError | sqlite3.Error) -> str:
     reason = error.orig if isinstance(error, DBAPIError) else error
     name = getattr(reason, "sqlite_errorname", "")
     match name.split("_")[1] if "_" in name else "":
-        case "FULL":
+        case "FULL" | "IOERR" | "CANTOPEN" if "_FULL" in name or _no_space(path):
             return f"no space is left for the journal {path}: free some on its file system"
         case "BUSY" | "LOCKED":
             return f"another process holds the journal {path} locked: close it (a sqlite3 shell?)"
@@ -465,3 +488,11 @@ def _sentence(path: Path, error: DBAPIError | sqlite3.Error) -> str:
             return f"the disk failed under the journal {path}: check the disk ({reason})"
         case _:
             return f"the journal {path} cannot be used: {reason}"
+
+
+def _no_space(path: Path) -> bool:
+    try:
+        there = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return there.f_bavail * there.f_frsize < RESERVE_BYTES or there.f_files > 0 == there.f_favail
