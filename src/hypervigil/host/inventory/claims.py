@@ -1,0 +1,105 @@
+"""Who may use which address: claims of policy and of libvirt's XML, joined so that no address has two owners."""
+
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from hypervigil.model.ids import PortId, VmId
+from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.vm import Inventory, Nic, Vm
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 link-local address that follows from a MAC (RFC 4291, modified EUI-64)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:])))
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Addresses granted to each port, and one sentence for each that was refused or goes nowhere."""
+
+    nics: dict[VmId, tuple[Nic, ...]]
+    """Each VM's NICs that are nobody else's."""
+    granted: dict[PortId, tuple[str, ...]]
+    """A port that is absent has no known address: only its MAC can be bound."""
+    notes: tuple[str, ...]
+
+
+def settle(inventory: Inventory, policy: Policy) -> Claims:
+    """Grant every address to one VM: policy's word first, also for VMs that do not run, then XML in order of start."""
+    networks = {network.bridge: network for network in policy.networks}
+    reserved = {str(ip_address(a)): vm.name for vm in policy.vms for a in vm.addresses}
+    names = {vm.vm: vm.name for vm in inventory.vms}
+    entries = {entry.name: entry for entry in policy.vms}
+    owners: dict[str, VmId] = {}
+    granted: dict[PortId, tuple[str, ...]] = {}
+    nics, notes = _distinct(inventory)
+    for vm in inventory.vms:
+        own = entries.get(vm.name, VmPolicy(vm.name))
+        notes += [
+            f"{vm.name}: the policy's address {address} is in no network that the VM has a NIC in; "
+            "correct the address or the network's cidr"
+            for address in own.addresses
+            if vm.nics and not any(_fits(address, nic, networks) for nic in vm.nics)
+        ]
+        for nic in nics[vm.vm]:
+            wanted = [*nic.addresses, *(a for a in own.addresses if _fits(a, nic, networks))]
+            mine: list[str] = []
+            for address in dict.fromkeys(str(ip_address(a)) for a in wanted):
+                holder = _holder(address, vm, reserved, owners, names)
+                if holder is None:
+                    owners[address] = vm.vm
+                    mine.append(address)
+                else:
+                    notes.append(
+                        f"{vm.name}: {address} belongs to {holder} already and is refused here; "
+                        "give each VM an address of its own"
+                    )
+            if wanted:
+                # The derived address keeps the list from being empty: a refused address must not loosen the binding.
+                granted[nic.port] = tuple(dict.fromkeys([*mine, link_local(nic.port)]))
+    return Claims(nics, granted, tuple(notes))
+
+
+def _distinct(inventory: Inventory) -> tuple[dict[VmId, tuple[Nic, ...]], list[str]]:
+    """Each VM's NICs but for those whose MAC or device an earlier one has, and a sentence for each left out."""
+    kept: dict[VmId, tuple[Nic, ...]] = {}
+    macs: dict[str, str] = {}
+    devices: dict[int, str] = {}
+    notes = []
+    for vm in inventory.vms:
+        mine = []
+        for nic in vm.nics:
+            if nic.port in macs:
+                notes.append(
+                    f"{vm.name}: the MAC {nic.port} belongs to {macs[nic.port]} already; {nic.interface} gets no "
+                    "binding (on a protected bridge: no traffic) until it has a MAC of its own"
+                )
+            elif nic.ifindex in devices:
+                notes.append(f"{vm.name}: {nic.interface} is the device of {devices[nic.ifindex]} already; left out")
+            else:
+                macs[nic.port] = devices[nic.ifindex] = vm.name
+                mine.append(nic)
+        kept[vm.vm] = tuple(mine)
+    return kept, notes
+
+
+def _holder(
+    address: str, vm: Vm, reserved: dict[str, str], owners: dict[str, VmId], names: dict[VmId, str]
+) -> str | None:
+    """The name of another VM that has the address, if one has."""
+    by_policy = reserved.get(address)
+    if by_policy is not None and by_policy != vm.name:
+        return f"{by_policy} (by policy)"
+    other = owners.get(address, vm.vm)
+    return None if other == vm.vm else names[other]
+
+
+def _fits(address: str, nic: Nic, networks: dict[str, NetworkPolicy]) -> bool:
+    """Whether a VM's address can be this NIC's: its network has no range of that kind, or the address is in it."""
+    network = networks.get(nic.bridge) if nic.bridge is not None else None
+    if network is None or network.cidr is None:
+        return True
+    net, one = ip_network(network.cidr, strict=False), ip_address(address)
+    return net.version != one.version or one in net

@@ -1,0 +1,169 @@
+"""Bindings come from policy and libvirt's XML alone; no address and no MAC has two owners; nothing is widened."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypervigil.host.inventory import AddressBook, compile_ports, protected_networks
+from hypervigil.host.inventory.claims import link_local
+from hypervigil.model.ids import OUTSIDE, PortId, VmId
+from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.vm import Inventory, Nic, Vm
+
+A, B = VmId("a" * 8), VmId("b" * 8)
+MAC_A, MAC_B = PortId("52:54:00:00:00:0a"), PortId("52:54:00:00:00:0b")
+NET = NetworkPolicy("net1", "br0", "10.60.0.0/24")
+
+
+def vm(identity: VmId, name: str, mac: PortId, ifindex: int, *addresses: str, bridge: str | None = "br0") -> Vm:
+    return Vm(identity, name, 1, 1024, (Nic(mac, f"vnet{ifindex}", ifindex, bridge, addresses),))
+
+
+def test_addresses_of_xml_and_policy_are_bound_with_the_derived_link_local() -> None:
+    policy = Policy(networks=(NET,), vms=(VmPolicy("a", addresses=("10.60.0.3", "FD00::3")),))
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"),)), policy)
+    [port] = compiled.ports
+    assert port.addresses == ("10.60.0.2", "10.60.0.3", "fd00::3", "fe80::5054:ff:fe00:a")
+    assert compiled.notes == ()
+    assert port.mode is Mode.MONITOR
+
+
+def test_link_local_is_rfc_4291s() -> None:
+    assert link_local("34:56:78:9a:bc:de") == "fe80::3656:78ff:fe9a:bcde"
+
+
+def test_without_any_address_only_the_mac_is_bound_and_that_is_said() -> None:
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5),)), Policy(networks=(NET,)))
+    assert compiled.ports[0].addresses == ()
+    assert "only its MAC is bound" in compiled.notes[0]
+
+
+def test_a_second_vm_with_the_same_mac_gets_no_port_and_a_sentence() -> None:
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_A, 6, "10.60.0.3")))
+    compiled = compile_ports(both, Policy(networks=(NET,)))
+    assert [port.vm for port in compiled.ports] == [A], "who started first keeps its MAC"
+    assert any("b: the MAC 52:54:00:00:00:0a belongs to a already" in note for note in compiled.notes)
+
+
+def test_a_vm_cannot_rob_another_of_its_binding_by_taking_its_mac() -> None:
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_A, 6, "10.60.0.3")))
+    [port] = compile_ports(both, Policy(networks=(NET,))).ports
+    assert port.addresses[0] == "10.60.0.2"
+    book = AddressBook()
+    book.update(both, Policy(networks=(NET,)))
+    assert book.owner("10.60.0.3", MAC_A) == A
+    assert book.owner("10.60.0.3") == OUTSIDE, "B has no port, so nothing can be B's"
+
+
+def test_an_address_of_two_vms_is_refused_to_the_second_and_does_not_loosen_its_binding() -> None:
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_B, 6, "10.60.0.2")))
+    compiled = compile_ports(both, Policy(networks=(NET,)))
+    assert compiled.ports[0].addresses[0] == "10.60.0.2"
+    assert compiled.ports[1].addresses == (link_local(MAC_B),), "not empty: empty would mean any address"
+    assert any("b: 10.60.0.2 belongs to a already" in note for note in compiled.notes)
+
+
+def test_policy_reserves_an_address_also_for_a_vm_that_does_not_run() -> None:
+    policy = Policy(networks=(NET,), vms=(VmPolicy("b", addresses=("10.60.0.2",)),))
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"),)), policy)
+    assert "10.60.0.2" not in compiled.ports[0].addresses
+    assert "belongs to b (by policy)" in compiled.notes[0]
+
+
+def test_a_vm_may_share_its_own_address_between_its_nics() -> None:
+    two = Vm(
+        A, "a", 1, 1024, (Nic(MAC_A, "vnet5", 5, "br0", ("10.60.0.2",)), Nic(MAC_B, "vnet6", 6, "br0", ("10.60.0.2",)))
+    )
+    compiled = compile_ports(Inventory((two,)), Policy(networks=(NET,)))
+    assert [port.addresses[0] for port in compiled.ports] == ["10.60.0.2", "10.60.0.2"]
+
+
+def test_a_policys_address_goes_only_to_the_nic_whose_network_has_it() -> None:
+    other = NetworkPolicy("net2", "br1", "10.61.0.0/24")
+    nics = (Nic(MAC_A, "vnet5", 5, "br0"), Nic(MAC_B, "vnet6", 6, "br1"))
+    policy = Policy(networks=(NET, other), vms=(VmPolicy("a", addresses=("10.61.0.9", "10.99.0.1")),))
+    compiled = compile_ports(Inventory((Vm(A, "a", 1, 1024, nics),)), policy)
+    assert compiled.ports[0].addresses == ()
+    assert compiled.ports[1].addresses == ("10.61.0.9", link_local(MAC_B))
+    assert any("10.99.0.1 is in no network" in note for note in compiled.notes)
+
+
+def test_dhcp_servers_and_modes_are_the_policys_word() -> None:
+    net = NetworkPolicy("net1", "br0", trusted_dhcp_macs=(MAC_A.upper(),))
+    policy = Policy(
+        mode=Mode.ENFORCE, networks=(net,), vms=(VmPolicy("b", mode=Mode.MONITOR, quarantine_allows=("10.60.0.1",)),)
+    )
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_B, 6, "10.60.0.3")))
+    first, second = compile_ports(both, policy).ports
+    assert (first.may_serve_dhcp, second.may_serve_dhcp) == (True, False)
+    assert (first.mode, second.mode) == (Mode.ENFORCE, Mode.MONITOR)
+    assert second.quarantine_allows == ("10.60.0.1",)
+    assert protected_networks(policy) == (net,)
+    assert protected_networks(Policy(networks=(net,))) == (), "monitor mode drops nothing"
+
+
+def test_an_enforced_nic_on_an_unnamed_bridge_is_watched_and_said_to_be_weaker() -> None:
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, "10.0.0.1", bridge="virbr9"),)), Policy(mode=Mode.ENFORCE))
+    assert len(compiled.ports) == 1
+    assert "bridge virbr9, which the policy does not name" in compiled.notes[0]
+
+
+def test_the_book_names_the_other_end() -> None:
+    book = AddressBook()
+    assert book.owner("10.60.0.2", MAC_A) == OUTSIDE
+    book.update(
+        Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2", "fd00::2"), vm(B, "b", MAC_B, 6))), Policy(networks=(NET,))
+    )
+    assert book.owner("10.60.0.2") == A
+    assert book.owner("fd00:0::2", "aa:aa:aa:aa:aa:aa") == A, "routed: the address decides"
+    assert book.owner("203.0.113.9", MAC_B) == B, "forged address, own MAC: the MAC decides"
+    assert book.owner("203.0.113.9", "aa:aa:aa:aa:aa:aa") == OUTSIDE
+    assert book.owner(MAC_B, MAC_B) == B
+    book.update(Inventory(()), Policy())
+    assert book.owner("10.60.0.2", MAC_A) == OUTSIDE, "a VM that ended owns nothing"
+
+
+_ADDRESSES = st.sampled_from(["10.60.0.2", "10.60.0.3", "10.61.0.4", "fd00::5", "fd00::6"])
+_VMS = st.builds(
+    lambda number, nics: Vm(
+        VmId(f"vm{number}"),
+        f"v{number}",
+        1,
+        1024,
+        tuple(Nic(PortId(f"52:54:00:00:00:{m:02x}"), f"t{i}", i, b, tuple(x)) for m, i, b, x in nics),
+    ),
+    st.integers(0, 4),
+    st.lists(
+        st.tuples(
+            st.integers(1, 6),
+            st.integers(1, 9),
+            st.sampled_from(["br0", "br1", None]),
+            st.lists(_ADDRESSES, max_size=3),
+        ),
+        max_size=3,
+        unique_by=lambda n: n[1],
+    ),
+)
+
+
+@given(
+    st.lists(_VMS, max_size=5, unique_by=lambda v: v.vm),
+    st.dictionaries(_ADDRESSES, st.integers(0, 4), max_size=3),
+)
+def test_no_inventory_makes_two_owners_or_an_open_port(vms: list[Vm], reserved: dict[str, int]) -> None:
+    policy = Policy(
+        networks=(NET,),
+        vms=tuple(
+            VmPolicy(f"v{n}", addresses=tuple(a for a, owner in reserved.items() if owner == n)) for n in range(5)
+        ),
+    )
+    compiled = compile_ports(Inventory(tuple(vms)), policy)
+    assert len({port.port for port in compiled.ports}) == len(compiled.ports)
+    assert len({port.ifindex for port in compiled.ports}) == len(compiled.ports)
+    owners: dict[str, VmId] = {}
+    for port in compiled.ports:
+        for address in port.addresses[:-1]:
+            assert owners.setdefault(address, port.vm) == port.vm
+    asked = {(one.vm, nic.ifindex) for one in vms for nic in one.nics if nic.addresses}
+    for port in compiled.ports:
+        if (port.vm, port.ifindex) in asked:
+            assert port.addresses, "a port whose addresses are known is never left open"
