@@ -410,13 +410,16 @@ def test_an_empty_journal_has_the_first_head(journal):
 
 
 def test_nothing_stays_open(path):
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
+    def still_open() -> list[Path]:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return [target for link in links if (target := link.readlink()).is_relative_to(path.parent)]
 
-    before = descriptors()
     for _ in range(3):
         with Journal.open(path) as journal:
             journal.append(Kind.FACT, {}, **at(0))
             list(journal.records())
+            assert still_open()
         verify(path)
-    assert descriptors() == before
+        with Journal.open(path, read_only=True) as journal:
+            list(journal.records())
+        assert still_open() == []
