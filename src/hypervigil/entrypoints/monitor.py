@@ -23,9 +23,10 @@ from hypervigil.host.durable import replace_file
 from hypervigil.host.hrem.engine import Hrem
 from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.inventory import AddressBook
-from hypervigil.host.journal import Journal, JournalError
+from hypervigil.host.journal import Journal, JournalError, Kind
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.links import ControlLink, EnforcerLink, SensorsLink, listen
 from hypervigil.host.monitor.tripwires import changed_tripwires
 from hypervigil.model.ids import Instant
@@ -102,6 +103,7 @@ class Monitor:
         )
         self._sensors = SensorsLink(self._from_sensors, self._sensors_gone, uids=frozenset({user_ids(SENSORS_USER)[0]}))
         self._signed_through = 0
+        self._signing: tuple[int, bytes] = (0, b"")
         self._tripwires: dict[tuple[object, ...], Tripwire] = {}
         self._answers = Answers(
             self.conductor,
@@ -117,7 +119,7 @@ class Monitor:
     # --- coming back ----
     def recover(self) -> None:
         """Take up where the last process left off: cases and limits from the journal, memory from the snapshot."""
-        self.conductor.ledger.replay(self.journal, boot_id=self._boot_id)
+        self.conductor.ledger.replay(self.journal.records(kinds=FOLDED), boot_id=self._boot_id)
         try:
             snapshot = msgspec.msgpack.decode(self._snapshot_path.read_bytes(), type=Snapshot)
             self._hsem.restore(snapshot.data, same_boot=snapshot.boot_id == self._boot_id)
@@ -184,6 +186,7 @@ class Monitor:
                 group.create_task(_every(SNAPSHOT_S, self.save)),
                 group.create_task(_every(TRIPWIRES_S, self._set_tripwires)),
                 group.create_task(_every(SIGN_S, self._sign)),
+                group.create_task(_every(1.0, self._sign_verdicts)),
             ]
             await stop.wait()
             for task in tasks:
@@ -222,6 +225,12 @@ class Monitor:
         if sequence > self._signed_through and self._enforcer.connected:
             self._signing = (sequence, digest)
             self._enforcer.send(SignHead(request=self._enforcer.next_request(), sequence=sequence, digest=digest))
+
+    def _sign_verdicts(self) -> None:
+        """A verdict is not left unsigned for longer than a second."""
+        newest = self.journal.last(Kind.DECISION)
+        if newest is not None and newest.sequence > self._signed_through:
+            self._sign()
 
     def _set_tripwires(self) -> None:
         changed = changed_tripwires(self.conductor, self._hsem, self._tripwires)

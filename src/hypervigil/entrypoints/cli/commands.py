@@ -131,7 +131,7 @@ def _limit_options(command: Any) -> Any:
 @click.option("--for", "duration", required=True, metavar="TIME", help="How long: 90s, 10m, 1h30m.")
 @printer(show.sentences)
 @click.pass_context
-def limit(context: click.Context, name: str, duration: str, **options: Any) -> dict[str, Any]:
+def limit(context: click.Context, /, name: str, duration: str, **options: Any) -> dict[str, Any]:
     """Put a limit of your own on a VM."""
     chosen = [(kind, options[key.replace("-", "_")]) for key, (kind, _) in _VALUED.items()]
     wanted = [(kind, value) for kind, value in chosen if value is not None]

@@ -28,7 +28,7 @@ class Answers:
         sensors_connected: Callable[[], bool],
         journal_state: Callable[[], Body],
         samples: Callable[[VmId], int],
-        keep_policy: Callable[[str], None],
+        keep_policy: Callable[[str], object],
         export_history: Callable[[], bytes],
         import_history: Callable[[bytes], None],
         since_wall: float,

@@ -302,6 +302,8 @@ class Conductor:
         self._bound = {str(p.port): p for p in in_force.ports}
         self.health.ports_bound = frozenset(self._bound)
         there = {limit.id for limit in in_force.limits}
+        for limit in in_force.limits:
+            self.journal.never_again(limit=limit.id, case=limit.case)
         standing = {entry.limit.id: entry for entry in self.ledger.standing()}
         stray = tuple(there - standing.keys())
         missing = tuple(e.limit for key, e in standing.items() if key not in there and e.limit.until > now)

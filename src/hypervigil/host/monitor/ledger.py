@@ -14,6 +14,8 @@ from hypervigil.model.status import Evidence, Role, Verdict
 
 MAX_CASES = 5_000
 MAX_LIMITS = 20_000
+FOLDED = (Kind.LEVEL, Kind.DECISION, Kind.ORDERED, Kind.WITHHELD, Kind.ENFORCED, Kind.LIFTED)
+"""The kinds of record that tell of cases and limits."""
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ class FakeHost:
         return LimitId(f"l{next(self._limits)}")
 
     def never_again(self, *, case: CaseId | None = None, limit: LimitId | None = None) -> None:
-        raise NotImplementedError
+        self.known = (case, limit)
 
     def next_request(self) -> int:
         return next(self._requests)
