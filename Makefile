@@ -38,7 +38,7 @@ format: setup ## format the code
 	ruff check --fix $(CODE)
 
 lint: setup ## format, lint, types and import contracts, checked and not changed
-	@ruff format --check --quiet $(CODE) || { echo "run 'make format'"; exit 1; }
+	@ruff format --check --quiet --output-format concise $(CODE) || { echo "run 'make format'"; exit 1; }
 	ruff check $(CODE)
 	mypy
 	lint-imports --no-logo
