@@ -28,9 +28,9 @@ class PeerCount:
     octets: int
     syns: int
     answers: int
-    """Packets from the other end in the same interval, as this NIC saw them."""
+    """Packets the other way in the same interval, as this NIC saw them: of OUT what came back, of IN what it sent back."""
     resets: int
-    """RST and ICMP unreachable that came back from it."""
+    """RST among ``answers``."""
     ports: int
     """Distinct destination ports, estimated, at most 64."""
     new: bool
@@ -50,6 +50,10 @@ class PortSample:
     new_destinations: int
     failures: int
     peers: tuple[PeerCount, ...] = ()
+    fan_out: int = 0
+    """Distinct destinations tried in the last second, however few of them ``peers`` has room for."""
+    fan_in: int = 0
+    """Distinct sources that tried this NIC in the last second."""
 
 
 @dataclass(frozen=True, slots=True)
