@@ -1,10 +1,50 @@
 """Real guests under libvirt: defined, restored from saved RAM or booted, spoken to, and destroyed."""
 
+import base64
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import threading
+import time
+import uuid
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import libvirt
+
+from lab.accelerator import choose, qemu_version
+from lab.commands import call
+from lab.errors import LabError
+from lab.image import image
+from lab.libvirtd import connection
 from lab.network import Network
+from lab.paths import RUN, SAVED, make
 from lab.place import CommandResult, JobId, WorkSample
+from lab.runner import GoneError, Runner, UnansweredError
+from lab.scratch import only_lab, say
+
+DOMAIN_PREFIX = "hvl-"
+PORT = "org.hypervigil.lab.0"
+_IDENTITIES = uuid.UUID("5b1f4c1e-62f0-4ad4-9f0c-1f5a30a4d3b0")  # a namespace of our own
+_BOOT_S = 90.0  # two boots at once on two busy cores take 14 s
+_RESTORE_S = 20.0
+_SAVED_BYTES = 3 << 30
+_COMMAND_LINE_BYTES = 2000  # x86 Linux takes 2048
+_KERNEL_OPTIONS = (
+    "console=ttyS0 quiet loglevel=3 panic=-1 net.ifnames=0 audit=0 apparmor=0 nowatchdog "
+    # What makes emulation slow and means nothing there:
+    "mitigations=off init_on_alloc=0 tsc=reliable random.trust_cpu=on"
+)
+_boots_at_once = threading.Semaphore(os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -23,17 +63,20 @@ class GuestSpec:
 class Guest:
     """A `lab.place.Place` in a virtual machine. The domain is called ``hvl-NAME``; name, MAC and UUID never change."""
 
-    spec: GuestSpec
-    name: str  # the scenario's name for it: "a"
-    domain: str  # libvirt's name for it: "hvl-a"
-    uuid: str
-    mac: str
-    address: str
-    restored: bool  # whether the last start took saved RAM
-    start_s: float  # how long the last start took
-
     def __init__(self, spec: GuestSpec, network: Network) -> None:
-        raise NotImplementedError
+        self.spec = spec
+        self.name = spec.name
+        self.network = network
+        self.domain = DOMAIN_PREFIX + spec.name
+        self.uuid = str(uuid.uuid5(_IDENTITIES, spec.name))
+        self.mac = "52:54:00:" + hashlib.sha256(spec.name.encode()).digest()[:3].hex(":")
+        self.address = network.address(spec.index)
+        self.restored = False
+        self.start_s = 0.0
+        self._directory = RUN / spec.name
+        self._runner: Runner | None = None
+        self._interface: str | None = None
+        self._boot_job: JobId | None = None
 
     def start(
         self,
@@ -48,51 +91,318 @@ class Guest:
         its network is up, before anybody can talk to it. ``on_created`` is called while the guest is still paused:
         its tap exists, no frame has passed yet.
         """
-        raise NotImplementedError
+        if on_boot is not None and not cold:
+            raise LabError(f"{self.name}: only a cold start can act during boot")
+        began = time.monotonic()
+        self.destroy()
+        try:
+            if cold:
+                with _boots_at_once:
+                    self._boot(self._xml(self._boot_config(on_boot)), on_created)
+                self._boot_job = JobId(1) if on_boot is not None else None
+            else:
+                self._restore_or_boot(on_created)
+                self._call("configure", **self._configuration())
+        except BaseException:
+            self.destroy()
+            raise
+        self.start_s = time.monotonic() - began
 
     @property
     def interface(self) -> str:
         """The tap's name on the host, e.g. ``vnet3``; only while it runs."""
-        raise NotImplementedError
+        if self._interface is None:
+            raise LabError(f"{self.name} does not run")
+        return self._interface
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
-        raise NotImplementedError
+        """QEMU's process; only while it runs."""
+        try:
+            return int(Path(f"/run/libvirt/qemu/{self.domain}.pid").read_text())
+        except FileNotFoundError:
+            raise LabError(f"{self.name} does not run") from None
 
     @property
     def boot_job(self) -> JobId | None:
         """The job that ``on_boot`` became."""
-        raise NotImplementedError
+        return self._boot_job
 
     def run(self, command: str, timeout_s: float = 30.0) -> CommandResult:
-        raise NotImplementedError
+        """See `lab.place.Place.run`."""
+        return self._reached().run(command, timeout_s)
 
     def spawn(self, command: str) -> JobId:
-        raise NotImplementedError
+        """See `lab.place.Place.spawn`."""
+        return self._reached().spawn(command)
 
     def stop(self, job: JobId) -> CommandResult | None:
-        raise NotImplementedError
+        """See `lab.place.Place.stop`."""
+        return self._reached().stop(job)
 
     def work_start(self, kind: str) -> None:
-        raise NotImplementedError
+        """See `lab.place.Place.work_start`."""
+        self._reached().work_start(kind)
 
     def work_stop(self) -> None:
-        raise NotImplementedError
+        """See `lab.place.Place.work_stop`."""
+        self._reached().work_start("idle")
 
     def work_read(self) -> Sequence[WorkSample]:
-        raise NotImplementedError
+        """See `lab.place.Place.work_read`."""
+        return self._reached().work_read()
 
     def destroy(self) -> None:
         """Power off and undefine; nothing of it stays but the saved RAM in the cache. Works in any state."""
-        raise NotImplementedError
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+        self._interface = self._boot_job = None
+        _remove_domain(self.domain)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _reached(self) -> Runner:
+        if self._runner is None:
+            raise GoneError(f"{self.name} does not run")
+        return self._runner
+
+    def _call(self, do: str, **fields: Any) -> None:
+        self._reached().call(do, 30.0, **fields)
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "prefix": self.network.prefix,
+            "gateway": self.network.gateway,
+            "address6": self.network.address6(self.spec.index),
+            "prefix6": self.network.prefix6,
+            "hostname": self.name,
+            "wall_s": time.time(),
+        }
+
+    def _boot_config(self, on_boot: str | None) -> str:
+        """Kernel options by which the guest configures itself and perhaps acts at once."""
+        config = json.dumps({**self._configuration(), "on_boot": on_boot}, separators=(",", ":"))
+        option = " hv.config=" + base64.b64encode(config.encode()).decode()
+        if len(_KERNEL_OPTIONS) + len(option) > _COMMAND_LINE_BYTES:
+            raise LabError(f"{self.name}: the command to run on boot is too long, shorten it to 900 characters")
+        return option
+
+    def _restore_or_boot(self, on_created: Callable[["Guest"], None] | None) -> None:
+        xml = self._xml()
+        saved = SAVED / f"{self._fingerprint(xml)}.ram"
+        if not saved.exists():
+            # Restored even now, so that every start of a guest is like every other.
+            with _boots_at_once:
+                self._boot(xml, None)
+                self._save(saved)
+        try:
+            self._restore(xml, saved, on_created)
+        except (libvirt.libvirtError, UnansweredError, GoneError) as error:
+            say(f"the saved RAM of {self.name} is of no use ({error}): booting it")
+            saved.unlink(missing_ok=True)
+            self.destroy()
+            with _boots_at_once:
+                self._boot(xml, on_created)
+
+    def _prepare(self) -> None:
+        """Its directory, which QEMU's user must enter, and its scratch disk."""
+        make(self._directory)
+        # QEMU makes its socket here, as libvirt's user and not as root.
+        self._directory.chmod(0o777)
+        call(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image().scratch),
+             str(self._directory / "scratch.qcow2")]
+        )  # fmt: skip
+
+    def _boot(self, xml: str, on_created: Callable[["Guest"], None] | None) -> None:
+        self._prepare()
+        try:
+            domain = connection().defineXML(xml)
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        except libvirt.libvirtError as error:
+            raise LabError(f"libvirt could not start {self.name}: {error}") from None
+        self._go(domain, on_created)
+        try:
+            self._greet(_BOOT_S)
+        except LabError as error:
+            raise LabError(f"{error}; its console said: {self._console()}") from None
+
+    def _restore(self, xml: str, saved: Path, on_created: Callable[["Guest"], None] | None) -> None:
+        self._prepare()
+        domain = connection().defineXML(xml)
+        connection().restoreFlags(str(saved), xml, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+        os.utime(saved)
+        self._go(domain, on_created)
+        self._greet(_RESTORE_S)
+        self.restored = True
+
+    def _go(self, domain: libvirt.virDomain, on_created: Callable[["Guest"], None] | None) -> None:
+        """Let a domain that was made paused begin."""
+        self.restored = False
+        target = ET.fromstring(domain.XMLDesc()).find("./devices/interface/target")  # noqa: S314 - it is libvirt's
+        if target is None:
+            raise LabError(f"{self.name} has no network interface")
+        self._interface = target.attrib["dev"]
+        if on_created is not None:
+            on_created(self)
+        domain.resume()
+
+    def _greet(self, timeout_s: float) -> None:
+        channel = socket.socket(socket.AF_UNIX)
+        channel.settimeout(10)
+        channel.connect(str(self._directory / "lab.sock"))
+        self._runner = Runner(self.name, channel)
+        self._runner.greet(timeout_s)
+
+    def _save(self, saved: Path) -> None:
+        """Keep the RAM of the booted guest, which ends it."""
+        make(SAVED)
+        self._reached().run("sync; echo 3 >/proc/sys/vm/drop_caches")
+        self._reached().close()
+        self._runner = None
+        unfinished = saved.with_suffix(".new")
+        try:
+            connection().lookupByName(self.domain).save(str(unfinished))
+        except libvirt.libvirtError as error:
+            unfinished.unlink(missing_ok=True)
+            raise LabError(f"libvirt could not save {self.name}: {error}") from None
+        unfinished.rename(saved)
+        _evict_saved(keep=saved)
+
+    def _fingerprint(self, xml: str) -> str:
+        """What saved RAM depends on: the whole definition (with the image in it), QEMU, accelerator and processor."""
+        processor = "" if "type='qemu'" in xml else platform.release() + Path("/proc/cpuinfo").read_text()[:400]
+        return hashlib.sha256(f"{xml}{qemu_version()}{processor}".encode()).hexdigest()[:24]
+
+    def _console(self) -> str:
+        try:
+            return (self._directory / "console.log").read_text(errors="replace")[-1500:].strip() or "nothing"
+        except OSError:
+            return "nothing"
+
+    def _xml(self, options: str = "") -> str:
+        disks = image()
+        accelerator = choose(disks)
+        return f"""<domain type='{accelerator.value}'>
+  <name>{self.domain}</name>
+  <uuid>{self.uuid}</uuid>
+  <memory unit='MiB'>{self.spec.memory_mib}</memory>
+  <vcpu>{self.spec.vcpus}</vcpu>
+  <os>
+    <type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{disks.kernel}</kernel>
+    <initrd>{disks.initrd}</initrd>
+    <cmdline>{_KERNEL_OPTIONS}{options}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <cpu mode='{accelerator.cpu_mode}'/>
+  <clock offset='utc'/>
+  <on_reboot>destroy</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='{disks.base}'/>
+      <target dev='vda' bus='virtio'/>
+      <readonly/>
+      <shareable/>
+    </disk>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='qcow2'/>
+      <source file='{self._directory}/scratch.qcow2'/>
+      <target dev='vdb' bus='virtio'/>
+    </disk>
+    <controller type='usb' model='none'/>
+    <interface type='bridge'>
+      <mac address='{self.mac}'/>
+      <source bridge='{self.network.bridge}'/>
+      <model type='virtio'/>
+    </interface>
+    <serial type='file'><source path='{self._directory}/console.log'/><target port='0'/></serial>
+    <channel type='unix'>
+      <source mode='bind' path='{self._directory}/lab.sock'/>
+      <target type='virtio' name='{PORT}'/>
+    </channel>
+    <memballoon model='virtio'><stats period='1'/></memballoon>
+    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+  </devices>
+  {_security_labels()}
+</domain>
+"""
 
 
 def start_all(guests: Sequence[Guest]) -> None:
     """Start guests in parallel; on any failure all are destroyed and the first error is raised."""
-    raise NotImplementedError
+    if not guests:
+        return
+    choose(image())
+    with ThreadPoolExecutor(len(guests), thread_name_prefix="start") as pool:
+        starts = [pool.submit(guest.start) for guest in guests]
+    errors = [error for start in starts if (error := start.exception()) is not None]
+    if errors:
+        for guest in guests:
+            guest.destroy()
+        raise errors[0]
 
 
 def clean_all() -> list[str]:
     """Remove every domain, process and file that any earlier run left; what was removed, in words."""
-    raise NotImplementedError
+    removed = []
+    with only_lab():
+        with suppress(LabError):
+            for domain in connection().listAllDomains():
+                if domain.name().startswith(DOMAIN_PREFIX):
+                    _remove_domain(domain.name())
+                    removed.append(f"domain {domain.name()}")
+        for pid in _emulators():
+            os.kill(pid, signal.SIGKILL)
+            removed.append(f"process {pid}")
+        if RUN.exists() and any(RUN.iterdir()):
+            shutil.rmtree(RUN)
+            removed.append(f"files in {RUN}")
+        for unfinished in SAVED.glob("*.new"):
+            unfinished.unlink()
+    return removed
+
+
+def _emulators() -> list[int]:
+    """QEMU processes of lab guests that libvirt does not know (any more)."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if b"qemu-system" in words[0] and any(word.startswith(b"guest=hvl-") for word in words):
+                    found.append(int(process.name))
+    return found
+
+
+def _remove_domain(name: str) -> None:
+    """Power off and undefine a domain, if it is there."""
+    try:
+        domain = connection().lookupByName(name)
+    except libvirt.libvirtError:
+        return
+    with suppress(libvirt.libvirtError):  # it is off already
+        domain.destroy()
+    with suppress(libvirt.libvirtError):  # it was transient
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA)
+
+
+def _evict_saved(*, keep: Path) -> None:
+    """Hold the saved RAM below 3 GiB; the one unused for longest goes first."""
+    files = sorted((path for path in SAVED.glob("*.ram") if path != keep), key=lambda path: path.stat().st_mtime)
+    total = keep.stat().st_size + sum(path.stat().st_size for path in files)
+    for path in files:
+        if total <= _SAVED_BYTES:
+            break
+        total -= path.stat().st_size
+        path.unlink()
+
+
+def _security_labels() -> str:
+    """No confinement by a security module, whose profiles do not know our files; QEMU's user stays libvirt's choice."""
+    capabilities = ET.fromstring(connection().getCapabilities())  # noqa: S314 - it is libvirt's
+    models = [element.text for element in capabilities.iterfind("./host/secmodel/model")]
+    return "".join(f"<seclabel type='none' model='{model}'/>" for model in models if model in ("apparmor", "selinux"))

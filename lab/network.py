@@ -1,7 +1,36 @@
 """The scenario's virtual networks on the host: bridges, and the namespace ``ext`` reached by routing."""
 
+import hashlib
+import ipaddress
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from lab.commands import call, works
+from lab.errors import LabError
+from lab.ext import ADDRESS as EXT_ADDRESS
+from lab.ext import GATEWAY as EXT_GATEWAY
+from lab.ext import INTERFACE as EXT_INTERFACE
+from lab.ext import NAMESPACE as EXT_NAMESPACE
+from lab.ext import PREFIX as EXT_PREFIX
+from lab.paths import STATE, make
+from lab.scratch import drop_lock, only_lab, take_lock
+
+_BRIDGE_PREFIX = "hvl-"
+_SETTINGS = STATE / "settings.json"
+_PROC = Path("/proc/sys")
+_WANTED = {
+    # Bridged frames must meet the product's rules only, not what else is on the host's routed layer.
+    "net/bridge/bridge-nf-call-iptables": "0",
+    "net/bridge/bridge-nf-call-ip6tables": "0",
+    "net/bridge/bridge-nf-call-arptables": "0",
+    "net/ipv4/ip_forward": "1",
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_INTERFACE_LENGTH = 15
 
 
 @dataclass(frozen=True)
@@ -19,35 +48,165 @@ class Network:
     ``bridge`` is its device's name, ``gateway`` the host's address, ``prefix`` the prefix length.
     """
 
-    spec: NetworkSpec
-    bridge: str
-    gateway: str
-    prefix: int
+    def __init__(self, spec: NetworkSpec) -> None:
+        if not _NAME.fullmatch(spec.name):
+            raise LabError(f"network name {spec.name!r}: use at most 32 of a-z, 0-9 and -")
+        try:
+            self._range = ipaddress.IPv4Network(spec.cidr)
+            self._range6 = ipaddress.IPv6Network(spec.cidr6) if spec.cidr6 else None
+        except ValueError as error:
+            raise LabError(f"network {spec.name!r}: {error}") from None
+        if self._range.prefixlen > 29:
+            raise LabError(f"network {spec.name!r}: {spec.cidr} has no room for guests, take /29 or wider")
+        self.spec = spec
+        self.gateway = str(self._range[1])
+        self.prefix = self._range.prefixlen
+        self.prefix6 = self._range6.prefixlen if self._range6 else None
+        self.bridge = _bridge_name(spec.name)
 
     def address(self, index: int) -> str:
         """The IPv4 address of the guest numbered ``index`` from 0 on: the host is .1, the guests begin at .2."""
-        raise NotImplementedError
+        if not 0 <= index < self._range.num_addresses - 3:
+            raise LabError(f"network {self.spec.name!r}: {self.spec.cidr} has no address for guest {index}")
+        return str(self._range[index + 2])
+
+    def address6(self, index: int) -> str | None:
+        """Its IPv6 address, if the network has IPv6."""
+        return str(self._range6[index + 2]) if self._range6 else None
+
+    def overlaps(self, other: str) -> bool:
+        """Whether an IPv4 range has addresses in common with this network."""
+        return self._range.overlaps(ipaddress.IPv4Network(other))
+
+    def up(self) -> None:
+        """Make the bridge."""
+        lines = [
+            f"link add {self.bridge} type bridge stp_state 0 forward_delay 0",
+            f"link set {self.bridge} addrgenmode none",
+            f"addr add {self.gateway}/{self.prefix} broadcast + dev {self.bridge}",
+            f"link set {self.bridge} up",
+        ]
+        if self._range6:
+            lines.append(f"addr add {self._range6[1]}/{self.prefix6} dev {self.bridge} nodad")
+        call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+    def down(self) -> None:
+        """Remove the bridge, if it is there."""
+        works(["ip", "link", "del", self.bridge])
 
 
 class Networks:
     """All networks of one run, ``ext`` and the kernel settings they need; a context manager, undone in reverse.
 
-    ``with Networks([NetworkSpec("net1", "10.60.0.0/24")]) as networks: networks["net1"].bridge``
+    ``with Networks([NetworkSpec("net1", "10.60.0.0/24")]) as networks: networks["net1"].bridge``. While it is entered
+    no other lab runs on this machine; what a crashed one left is removed first.
     """
 
     def __init__(self, specs: Sequence[NetworkSpec]) -> None:
-        raise NotImplementedError
+        self._networks = {spec.name: Network(spec) for spec in specs}
+        if len(self._networks) != len(specs):
+            raise LabError("two networks have the same name")
+        taken = [f"{EXT_ADDRESS}/32"]
+        for network in self._networks.values():
+            if any(network.overlaps(other) for other in taken):
+                raise LabError(f"network {network.spec.name!r}: {network.spec.cidr} is used twice")
+            taken.append(network.spec.cidr)
 
-    def __enter__(self) -> "Networks":
-        raise NotImplementedError
+    def __enter__(self) -> Self:
+        take_lock()
+        try:
+            clean_all()
+            _set_and_remember()
+            for network in self._networks.values():
+                network.up()
+            _make_ext()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
 
     def __exit__(self, *_: object) -> None:
-        raise NotImplementedError
+        _remove_ext()
+        for network in reversed(self._networks.values()):
+            network.down()
+        _restore()
+        drop_lock()
 
     def __getitem__(self, name: str) -> Network:
-        raise NotImplementedError
+        try:
+            return self._networks[name]
+        except KeyError:
+            raise LabError(f"there is no network {name!r}") from None
+
+
+def _bridge_name(name: str) -> str:
+    whole = _BRIDGE_PREFIX + name
+    if len(whole) <= _INTERFACE_LENGTH and whole != EXT_INTERFACE:
+        return whole
+    return _BRIDGE_PREFIX + "x" + hashlib.sha256(name.encode()).hexdigest()[:10]
+
+
+def _make_ext() -> None:
+    call(["ip", "netns", "add", EXT_NAMESPACE])
+    outside = [
+        f"link add {EXT_INTERFACE} type veth peer name eth0 netns {EXT_NAMESPACE}",
+        f"link set {EXT_INTERFACE} addrgenmode none",
+        f"addr add {EXT_GATEWAY}/{EXT_PREFIX} dev {EXT_INTERFACE}",
+        f"link set {EXT_INTERFACE} up",
+    ]
+    inside = [
+        "link set lo up",
+        "link set eth0 addrgenmode none",
+        f"addr add {EXT_ADDRESS}/{EXT_PREFIX} dev eth0",
+        "link set eth0 up",
+        f"route add default via {EXT_GATEWAY}",
+    ]
+    call(["ip", "-batch", "-"], stdin="\n".join(outside) + "\n")
+    call(["ip", "-n", EXT_NAMESPACE, "-batch", "-"], stdin="\n".join(inside) + "\n")
+
+
+def _remove_ext() -> list[str]:
+    removed = []
+    if works(["ip", "link", "del", EXT_INTERFACE]):
+        removed.append(f"link {EXT_INTERFACE}")
+    if Path("/run/netns", EXT_NAMESPACE).exists() and works(["ip", "netns", "del", EXT_NAMESPACE]):
+        removed.append(f"namespace {EXT_NAMESPACE}")
+    return removed
+
+
+def _set_and_remember() -> None:
+    """Set what the lab needs of the kernel, after writing down what it was."""
+    there = {name: _PROC / name for name in _WANTED if (_PROC / name).exists()}
+    make(STATE)
+    fresh = _SETTINGS.with_suffix(".new")
+    fresh.write_text(json.dumps({name: path.read_text().strip() for name, path in there.items()}))
+    fresh.rename(_SETTINGS)
+    for name, path in there.items():
+        path.write_text(_WANTED[name])
+
+
+def _restore() -> list[str]:
+    """Set the kernel back to what was written down; what changed by that."""
+    if not _SETTINGS.exists():
+        return []
+    restored = []
+    for name, value in json.loads(_SETTINGS.read_text()).items():
+        path = _PROC / name
+        if name in _WANTED and path.exists() and path.read_text().strip() != value:
+            path.write_text(value)
+            restored.append(f"setting {name}")
+    _SETTINGS.unlink()
+    return restored
 
 
 def clean_all() -> list[str]:
-    """Remove what any earlier run left of networks and settings, crashed ones too; what was removed, in words."""
-    raise NotImplementedError
+    """Remove what any earlier run left of networks and settings, crashed ones too; what was removed, in words.
+
+    LabError when a lab runs right now, in another process.
+    """
+    with only_lab():
+        removed = _remove_ext()
+        for link in sorted(Path("/sys/class/net").glob(f"{_BRIDGE_PREFIX}*")):
+            if works(["ip", "link", "del", link.name]):
+                removed.append(f"link {link.name}")
+        return removed + _restore()

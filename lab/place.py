@@ -35,7 +35,9 @@ class Place(Protocol):
     """Where steps run and work is done."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The scenario's name for it."""
+        ...
 
     @property
     def address(self) -> str:

@@ -1,0 +1,280 @@
+"""The ordinary work of a place: a web server, an open-loop web client, batch computing. Standard library only.
+
+Each kind prints one JSON line a second on standard output: ``{"t": boottime, "ok": n, "failed": n, "latencies": [s]}``.
+Runs in guests under slow emulation, so one thread, one epoll, few allocations.
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import time
+
+LATENCIES_KEPT = 200
+PAGE = b"<!doctype html><title>lab</title>" + b"<p>All is well here." * 40
+RESPONSE = b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (
+    len(PAGE),
+    PAGE,
+)
+REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
+REQUEST_TIMEOUT_S = 3.0
+OPEN_AT_ONCE = 256
+
+
+def now() -> float:
+    """Seconds since boot, running on through suspension."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Seconds:
+    """Counts results and prints them second by second (unless told to be quiet), also the empty seconds."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.ends = now() + 1.0
+        self.ok = self.failed = 0
+        self.latencies: list[float] = []
+        self.all_ok = self.all_failed = 0
+        self.all_latencies: list[float] = []
+
+    def succeeded(self, latency: float) -> None:
+        """Count a request or a unit that went well."""
+        self.ok += 1
+        if len(self.latencies) < LATENCIES_KEPT:
+            self.latencies.append(round(latency, 6))
+
+    def fell(self) -> None:
+        """Count one that did not."""
+        self.failed += 1
+
+    def tick(self) -> None:
+        """Print each second that is over. Results that come late belong to the second in which they are noticed."""
+        at = now()
+        while at >= self.ends:
+            self._print()
+            self.all_ok += self.ok
+            self.all_failed += self.failed
+            if len(self.all_latencies) < 100_000:
+                self.all_latencies += self.latencies
+            self.ok = self.failed = 0
+            self.latencies = []
+            self.ends += 1.0
+
+    def _print(self) -> None:
+        if self.quiet:
+            return
+        line = {"t": round(self.ends, 4), "ok": self.ok, "failed": self.failed, "latencies": self.latencies}
+        try:
+            os.write(1, json.dumps(line).encode() + b"\n")
+        except BlockingIOError:
+            pass  # nobody reads: this second is lost, the work goes on
+
+    def left(self) -> float:
+        """Seconds until the next line is due."""
+        return max(0.0, self.ends - now())
+
+
+def web_server(options: argparse.Namespace) -> None:
+    """Serve one small page to whoever asks, for ever."""
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("", options.port))
+    listening.listen(512)
+    listening.setblocking(False)
+    poll = select.epoll()
+    poll.register(listening.fileno(), select.EPOLLIN)
+    waiting: dict[int, tuple[socket.socket, float]] = {}
+    seconds = Seconds()
+    while True:
+        for descriptor, _ in poll.poll(seconds.left(), 64):
+            if descriptor == listening.fileno():
+                for _ in range(64):
+                    try:
+                        connection, _ = listening.accept()
+                    except BlockingIOError:
+                        break
+                    except OSError:  # the client went away, or too many files: the next second may be better
+                        seconds.fell()
+                        break
+                    connection.setblocking(False)
+                    began = now()
+                    if not _answer(connection, began, seconds):
+                        waiting[connection.fileno()] = (connection, began)
+                        poll.register(connection.fileno(), select.EPOLLIN)
+            else:
+                connection, began = waiting[descriptor]
+                if _answer(connection, began, seconds):
+                    del waiting[descriptor]
+        if seconds.left() == 0.0:
+            seconds.tick()
+            stale = now() - 10.0
+            for descriptor in [number for number, (_, began) in waiting.items() if began < stale]:
+                waiting.pop(descriptor)[0].close()
+                seconds.fell()
+
+
+def _answer(connection: socket.socket, began: float, seconds: Seconds) -> bool:
+    """Answer if the request is there; whether this connection is done with."""
+    try:
+        if connection.recv(4096):
+            connection.send(RESPONSE)
+            seconds.succeeded(now() - began)
+    except BlockingIOError:
+        return False
+    except OSError:
+        seconds.fell()
+    connection.close()
+    return True
+
+
+class _Request:
+    __slots__ = ("began", "got", "sent", "socket")
+
+    def __init__(self, connection: socket.socket, began: float) -> None:
+        self.socket = connection
+        self.began = began
+        self.sent = False
+        self.got = False
+
+
+def web_client(options: argparse.Namespace) -> None:
+    """Ask at a fixed mean rate whatever the answers do (open loop), each time on a new connection."""
+    target = _address(options.url)
+    dice = random.Random(options.seed)
+    poll = select.epoll()
+    running: dict[int, _Request] = {}
+    seconds = Seconds(quiet=options.summary)
+    end = now() + options.seconds if options.seconds else float("inf")
+    due = now()
+    while now() < end or (running and now() < end + REQUEST_TIMEOUT_S):
+        while due <= now() < end:
+            if len(running) >= OPEN_AT_ONCE:
+                seconds.fell()
+            else:
+                _ask(target, due, poll, running, seconds)
+            due += dice.uniform(0.5, 1.5) / options.rate
+        wait = min(seconds.left(), max(0.0, due - now()) if now() < end else 0.1)
+        for descriptor, events in poll.poll(wait, 64):
+            _go_on(descriptor, events, poll, running, seconds)
+        if seconds.left() == 0.0:
+            late = now() - REQUEST_TIMEOUT_S
+            for descriptor in [number for number, request in running.items() if request.began < late]:
+                running.pop(descriptor).socket.close()
+                seconds.fell()
+            seconds.tick()
+    for request in running.values():
+        request.socket.close()
+        seconds.fell()
+    seconds.ends = now()
+    seconds.tick()
+    if options.summary:
+        _summarize(seconds)
+
+
+def _address(url: str) -> tuple[str, int]:
+    host = url.removeprefix("http://").split("/")[0]
+    name, _, port = host.partition(":")
+    return name, int(port or 80)
+
+
+def _ask(
+    target: tuple[str, int], due: float, poll: select.epoll, running: dict[int, _Request], seconds: Seconds
+) -> None:
+    connection = socket.socket()
+    connection.setblocking(False)
+    problem = connection.connect_ex(target)
+    if problem not in (0, errno.EINPROGRESS):
+        connection.close()
+        seconds.fell()
+        return
+    running[connection.fileno()] = _Request(connection, due)
+    poll.register(connection.fileno(), select.EPOLLOUT)
+
+
+def _go_on(descriptor: int, events: int, poll: select.epoll, running: dict[int, _Request], seconds: Seconds) -> None:
+    request = running.get(descriptor)
+    if request is None:
+        return
+    try:
+        if not request.sent and events & select.EPOLLOUT and not events & select.EPOLLERR:
+            request.socket.send(REQUEST)
+            request.sent = True
+            poll.modify(descriptor, select.EPOLLIN)
+            return
+        if request.socket.recv(65536):
+            request.got = True
+            return
+    except BlockingIOError:
+        return
+    except OSError:
+        request.got = False
+    del running[descriptor]
+    request.socket.close()
+    if request.got:
+        seconds.succeeded(now() - request.began)
+    else:
+        seconds.fell()
+
+
+def _summarize(seconds: Seconds) -> None:
+    ordered = sorted(seconds.all_latencies)
+    line: dict[str, float] = {"requests": seconds.all_ok + seconds.all_failed, "failed": seconds.all_failed}
+    for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95)):
+        if ordered:
+            line[name] = round(1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
+    print(json.dumps(line), flush=True)
+    sys.exit(0 if seconds.all_ok else 1)
+
+
+def batch(options: argparse.Namespace) -> None:
+    """Compute units of equal size at a fixed rate, each at its time; a unit that comes late shows in its latency."""
+    seconds = Seconds()
+    block = bytes(16384)
+    due = now()
+    while True:
+        digest = hashlib.sha256()
+        for _ in range(options.size):
+            digest.update(block)
+        at = now()
+        seconds.succeeded(at - due)
+        seconds.tick()
+        due = max(due + 1.0 / options.rate, at - 1.0)  # never more than a second behind
+        if due > at:
+            time.sleep(due - at)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="work.py", description="The ordinary work of a place of the lab.")
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    server = kinds.add_parser("web-server", help="serve a small page")
+    server.add_argument("--port", type=int, default=80)
+    for name, summary in (("web-client", False), ("load", True)):
+        client = kinds.add_parser(name, help="ask a web server at a fixed rate, open loop")
+        client.add_argument("url", help="http://10.60.0.3/ or 10.60.0.3")
+        client.add_argument("--rate", type=float, default=8.0, help="requests a second")
+        client.add_argument("--seconds", type=float, default=0.0, help="0: for ever")
+        client.add_argument("--seed", type=int, default=0)
+        client.set_defaults(summary=summary)
+    units = kinds.add_parser("batch", help="compute units of equal size")
+    units.add_argument("--rate", type=float, default=5.0, help="units a second, at most")
+    units.add_argument("--size", type=int, default=8, help="blocks of 16 KiB hashed per unit")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Do one kind of work until killed."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    options = _options()
+    if options.kind != "load":
+        os.set_blocking(1, False)
+    {"web-server": web_server, "web-client": web_client, "load": web_client, "batch": batch}[options.kind](options)
+
+
+if __name__ == "__main__":
+    main()
