@@ -1,0 +1,612 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/*
+ * One program for what a VM sends (ingress of its tap) and one for what it receives (egress of its tap).
+ * Headers only, read by copy: a guest chooses how much of a frame is linear. What cannot be read is dropped.
+ * Everything is counted before any limit acts, so that the judge sees what was attempted.
+ */
+#include <linux/bpf.h>
+#include <linux/types.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#include "hypervigil.h"
+
+#define PASS -1			/* TCX_NEXT: on to the next program and the bridge */
+#define DROP 2			/* TCX_DROP */
+#define ETH_HLEN 14
+#define ETH_IPV4 0x0800
+#define ETH_ARP 0x0806
+#define ETH_IPV6 0x86dd
+#define WINDOW_NS 100000000ULL
+#define SECOND_NS 1000000000ULL
+#define MAX_EXTENSIONS 6
+/* Keep a checked value in a register: the verifier forgets what it knew of memory. */
+#define KEEP(x) asm volatile("" : "+r"(x))
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_port); } hv_ports SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_counters); } hv_counters SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_limits); } hv_limits SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_buckets); } hv_buckets SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_LRU_HASH); __uint(max_entries, 65536); __type(key, struct hv_peer_key); __type(value, struct hv_peer); } hv_peers SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 4096); __type(key, struct hv_source_key); __type(value, struct hv_source); } hv_sources SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_tripwires); } hv_tripwires SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_windows); } hv_windows SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 65536); } hv_events SEC(".maps");
+
+struct frame {
+	struct hv_address source, destination;
+	__u32 traffic;
+	__u32 forged;		/* HV_FORGED_KINDS: not forged */
+	__u32 packets;
+	__u32 l4;		/* offset of the transport header; 0: there is none to read */
+	__u16 ethertype;
+	__u16 source_port, destination_port;
+	__u8 protocol;
+	__u8 icmp_type;
+	__u8 fragment;
+	__u8 multicast;
+	__u8 source_mac[6], destination_mac[6];
+};
+
+struct ipv4 { __u8 version_ihl, tos; __be16 length, id, fragment; __u8 ttl, protocol; __be16 checksum; __u8 source[4], destination[4]; };
+struct ipv6 { __be32 version; __be16 length; __u8 next, hops; __u8 source[16], destination[16]; };
+struct arp { __be16 hardware, protocol; __u8 hardware_length, protocol_length; __be16 operation; __u8 sender_mac[6], sender[4], target_mac[6], target[4]; } __attribute__((packed));
+
+/* Kept off the stack, which is 512 bytes for everything. */
+struct scratch {
+	struct frame frame;
+	struct hv_peer peer;
+	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
+};
+struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, struct scratch); } hv_scratch SEC(".maps");
+
+static __always_inline void from_ipv4(struct hv_address *to, const __u8 *four)
+{
+	__builtin_memset(to, 0, sizeof(*to));
+	to->bytes[10] = 0xff;
+	to->bytes[11] = 0xff;
+	__builtin_memcpy(&to->bytes[12], four, 4);
+}
+
+static __always_inline int same_mac(const __u8 *a, const __u8 *b)
+{
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+}
+
+static __always_inline int same_address(const struct hv_address *a, const struct hv_address *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline int is_zero(const struct hv_address *a, int from)
+{
+	__u8 any = 0;
+#pragma unroll
+	for (int i = 0; i < 16; i++)
+		if (i >= from)
+			any |= a->bytes[i];
+	return !any;
+}
+
+static __always_inline int among(const struct hv_address *set, __u32 count, const struct hv_address *one)
+{
+#pragma unroll
+	for (int i = 0; i < HV_ADDRESSES; i++)
+		if (i < count && same_address(&set[i], one))
+			return 1;
+	return 0;
+}
+
+/* Read the transport header that begins at f->l4. Returns 0 when it cannot be read. */
+static __always_inline int read_transport(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
+{
+	struct frame *f = &s->frame;
+	__u8 *b = s->raw.bytes;
+
+	switch (f->protocol) {
+	case 6:
+		if (bpf_skb_load_bytes(skb, f->l4, b, 14))
+			return 0;
+		f->source_port = b[0] << 8 | b[1];
+		f->destination_port = b[2] << 8 | b[3];
+		if (b[13] & 0x04)
+			f->traffic = HV_RST;
+		else if ((b[13] & 0x12) == 0x12)
+			f->traffic = HV_SYNACK;
+		else if (b[13] & 0x02)
+			f->traffic = HV_SYN;
+		else
+			f->traffic = HV_TCP;
+		*header_end = f->l4 + (b[12] >> 4) * 4;
+		return 1;
+	case 17:
+		if (bpf_skb_load_bytes(skb, f->l4, b, 8))
+			return 0;
+		f->source_port = b[0] << 8 | b[1];
+		f->destination_port = b[2] << 8 | b[3];
+		f->traffic = f->source_port == 53 || f->destination_port == 53 ? HV_DNS : HV_UDP;
+		*header_end = f->l4 + 8;
+		return 1;
+	case 1:
+	case 58:
+		if (bpf_skb_load_bytes(skb, f->l4, b, 4))
+			return 0;
+		f->icmp_type = b[0];
+		f->traffic = HV_ICMP;
+		if (f->protocol == 58 && f->icmp_type >= 133 && f->icmp_type <= 137)
+			f->traffic = HV_ARP;
+		return 1;
+	}
+	f->traffic = HV_OTHER;
+	return 1;
+}
+
+static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
+{
+	struct frame *f = &s->frame;
+	struct ipv4 *ip = &s->raw.ipv4;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
+		return 0;
+	if ((ip->version_ihl >> 4) != 4 || (ip->version_ihl & 15) < 5)
+		return 0;
+	from_ipv4(&f->source, ip->source);
+	from_ipv4(&f->destination, ip->destination);
+	f->protocol = ip->protocol;
+	f->fragment = (ip->fragment & bpf_htons(0x3fff)) != 0;
+	f->l4 = ETH_HLEN + (ip->version_ihl & 15) * 4;
+	*header_end = f->l4;
+	if (ip->fragment & bpf_htons(0x1fff)) {
+		f->l4 = 0;
+		return 1;
+	}
+	return read_transport(skb, s, header_end) || f->fragment;
+}
+
+static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
+{
+	struct frame *f = &s->frame;
+	struct ipv6 *ip = &s->raw.ipv6;
+	__u32 at = ETH_HLEN + sizeof(*ip);
+	__u8 next, *b = s->raw.bytes;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
+		return 0;
+	if ((b[0] >> 4) != 6)
+		return 0;
+	__builtin_memcpy(f->source.bytes, ip->source, 16);
+	__builtin_memcpy(f->destination.bytes, ip->destination, 16);
+	next = ip->next;
+#pragma unroll
+	for (int i = 0; i < MAX_EXTENSIONS; i++) {
+		if (next != 0 && next != 43 && next != 60 && next != 44 && next != 51)
+			break;
+		if (bpf_skb_load_bytes(skb, at, b, 4))
+			return 0;
+		if (next == 44) {
+			f->fragment = 1;
+			if ((b[2] << 8 | b[3]) & 0xfff8) {
+				*header_end = at + 8;
+				return 1;
+			}
+			at += 8;
+		} else if (next == 51) {
+			at += (b[1] + 2) * 4;
+		} else {
+			at += (b[1] + 1) * 8;
+		}
+		next = b[0];
+	}
+	if (next == 0 || next == 43 || next == 60 || next == 44 || next == 51)
+		return 0;	/* more extension headers than anybody honest sends */
+	f->protocol = next;
+	f->l4 = at;
+	*header_end = at;
+	return read_transport(skb, s, header_end) || f->fragment;
+}
+
+/* Fill ``f``. Returns 0 when a header that we must know cannot be read. */
+static __always_inline int read_frame(struct __sk_buff *skb, struct scratch *s)
+{
+	struct frame *f = &s->frame;
+	__u8 *ethernet = s->raw.bytes;
+	__u32 header_end = 0;
+
+	f->packets = 1;
+	f->traffic = HV_OTHER;
+	f->forged = HV_FORGED_KINDS;
+	if (bpf_skb_load_bytes(skb, 0, ethernet, ETH_HLEN))
+		return 0;
+	__builtin_memcpy(f->destination_mac, ethernet, 6);
+	__builtin_memcpy(f->source_mac, ethernet + 6, 6);
+	f->ethertype = ethernet[12] << 8 | ethernet[13];
+	f->multicast = ethernet[0] & 1;
+	if (f->multicast)
+		f->traffic = HV_MULTICAST;
+	__builtin_memcpy(&f->destination.bytes[10], ethernet, 6);
+	__builtin_memcpy(&f->source.bytes[10], ethernet + 6, 6);
+	switch (f->ethertype) {
+	case ETH_ARP:
+		f->traffic = HV_ARP;
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &s->raw.arp, sizeof(s->raw.arp)))
+			return 0;
+		from_ipv4(&f->source, s->raw.arp.sender);
+		from_ipv4(&f->destination, s->raw.arp.target);
+		return 1;
+	case ETH_IPV4:
+		if (!read_ipv4(skb, s, &header_end))
+			return 0;
+		break;
+	case ETH_IPV6:
+		if (!read_ipv6(skb, s, &header_end))
+			return 0;
+		break;
+	default:
+		return 1;
+	}
+	if (f->traffic != HV_ARP) {
+		if (f->multicast)
+			f->traffic = HV_MULTICAST;
+		else if (f->fragment)
+			f->traffic = HV_FRAGMENT;
+	}
+	if (skb->gso_size && skb->len > header_end)
+		f->packets = (skb->len - header_end + skb->gso_size - 1) / skb->gso_size;
+	return 1;
+}
+
+static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+{
+	struct frame *f = &s->frame;
+	struct arp *arp = &s->raw.arp;
+
+	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)))
+		return HV_F_UNREADABLE;
+	if (arp->hardware != bpf_htons(1) || arp->protocol != bpf_htons(ETH_IPV4) || !same_mac(arp->sender_mac, port->mac))
+		return HV_F_ARP;
+	if (port->addresses && !is_zero(&f->source, 12) && !among(port->address, port->addresses, &f->source))
+		return HV_F_ARP;
+	return HV_FORGED_KINDS;
+}
+
+static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+{
+	struct frame *f = &s->frame;
+	struct hv_address *target = &s->raw.address;
+	__u8 *option = s->raw.bytes;
+
+	if (f->icmp_type == 134 || f->icmp_type == 137)
+		return port->flags & HV_MAY_ADVERTISE_ROUTES ? HV_FORGED_KINDS : HV_F_ROUTER_ADVERTISEMENT;
+	if (f->icmp_type == 136) {
+		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
+			return HV_F_UNREADABLE;
+		if (port->addresses && !(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) &&
+		    !among(port->address, port->addresses, target))
+			return HV_F_ND;
+	}
+	if (f->icmp_type == 135 || f->icmp_type == 136) {
+		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
+		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac))
+			return HV_F_ND;
+	}
+	return HV_FORGED_KINDS;
+}
+
+/* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */
+static __always_inline __u32 forged(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+{
+	struct frame *f = &s->frame;
+
+	if (skb->vlan_present || f->ethertype == 0x8100 || f->ethertype == 0x88a8)
+		return HV_F_VLAN;
+	if (!same_mac(f->source_mac, port->mac))
+		return HV_F_MAC;
+	switch (f->ethertype) {
+	case ETH_ARP:
+		return forged_arp(skb, s, port);
+	case ETH_IPV4:
+		if (is_zero(&f->source, 12)) {
+			if (!(f->protocol == 17 && f->l4 && f->source_port == 68 && f->destination_port == 67))
+				return HV_F_IPV4;
+		} else if (port->addresses && !among(port->address, port->addresses, &f->source)) {
+			return HV_F_IPV4;
+		}
+		if (f->protocol == 17 && f->l4 && f->source_port == 67 && !(port->flags & HV_MAY_SERVE_DHCP))
+			return HV_F_DHCP_SERVER;
+		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
+			return HV_F_ROUTER_ADVERTISEMENT;
+		return HV_FORGED_KINDS;
+	case ETH_IPV6:
+		if (f->protocol == 58 && f->l4 && f->icmp_type >= 133 && f->icmp_type <= 137) {
+			__u32 kind = forged_nd(skb, s, port);
+			if (kind != HV_FORGED_KINDS)
+				return kind;
+		}
+		if (f->protocol == 17 && f->l4 && f->source_port == 547 && !(port->flags & HV_MAY_SERVE_DHCP))
+			return HV_F_DHCP_SERVER;
+		if (is_zero(&f->source, 0))
+			return f->protocol == 58 ? HV_FORGED_KINDS : HV_F_IPV6;
+		if (f->source.bytes[0] == 0xfe && (f->source.bytes[1] & 0xc0) == 0x80)
+			return HV_FORGED_KINDS;
+		if (port->addresses && !among(port->address, port->addresses, &f->source))
+			return HV_F_IPV6;
+		return HV_FORGED_KINDS;
+	}
+	return HV_F_ETHERTYPE;
+}
+
+static __always_inline int in_force(const struct hv_rate *rate, __u64 now)
+{
+	return rate->end_ns > now && (rate->packets_per_s_x1000 || rate->octets_per_s);
+}
+
+/*
+ * Tokens may go into debt by one frame, so that a frame larger than the burst (GSO) can pass and the mean stays right.
+ * Burst: a tenth of a second's worth.
+ */
+static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *rate, __u64 now)
+{
+	__u64 elapsed = now - b->last_ns;
+	__s64 burst;
+
+	if (elapsed > SECOND_NS)
+		elapsed = SECOND_NS;
+	b->last_ns = now;
+	burst = rate->packets_per_s_x1000 * 100;
+	if (burst < 1000000)
+		burst = 1000000;
+	b->packets += rate->packets_per_s_x1000 * elapsed / 1000000;
+	if (b->packets > burst)
+		b->packets = burst;
+	burst = rate->octets_per_s * 100;
+	if (burst < 1600000)
+		burst = 1600000;
+	b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
+	if (b->octets > burst)
+		b->octets = burst;
+}
+
+static __always_inline int covers(const struct hv_bucket *b, const struct hv_rate *rate)
+{
+	return (!rate->packets_per_s_x1000 || b->packets >= 1000000) && (!rate->octets_per_s || b->octets > 0);
+}
+
+static __always_inline void spend(struct hv_bucket *b, const struct hv_rate *rate, __u32 packets, __u32 octets)
+{
+	if (rate->packets_per_s_x1000)
+		b->packets -= (__s64)packets * 1000000;
+	if (rate->octets_per_s)
+		b->octets -= (__s64)octets * 1000;
+}
+
+/* A limit of class, of all classes, or of new destinations: 1 when the frame is beyond it. */
+static __always_inline int beyond_limits(__u32 slot, __u32 direction, const struct frame *f, __u32 octets, int fresh, __u64 now)
+{
+	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
+	struct hv_buckets *buckets;
+	int by_class, by_all, by_fresh, beyond = 0;
+	__u32 traffic = f->traffic;
+
+	KEEP(traffic);
+	if (!limits || traffic >= HV_CLASSES || direction > 1)
+		return 0;
+	by_class = in_force(&limits->rate[direction][traffic], now);
+	by_all = in_force(&limits->rate[direction][HV_ALL], now);
+	by_fresh = fresh && in_force(&limits->new_destinations, now);
+	if (!by_class && !by_all && !by_fresh)
+		return 0;
+	buckets = bpf_map_lookup_elem(&hv_buckets, &slot);
+	if (!buckets)
+		return 0;
+	bpf_spin_lock(&buckets->lock);
+	if (by_class) {
+		refill(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic], now);
+		beyond |= !covers(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic]);
+	}
+	if (by_all) {
+		refill(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], now);
+		beyond |= !covers(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL]);
+	}
+	if (by_fresh) {
+		refill(&buckets->new_destinations, &limits->new_destinations, now);
+		beyond |= !covers(&buckets->new_destinations, &limits->new_destinations);
+	}
+	if (!beyond) {
+		if (by_class)
+			spend(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic], f->packets, octets);
+		if (by_all)
+			spend(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], f->packets, octets);
+		if (by_fresh)
+			spend(&buckets->new_destinations, &limits->new_destinations, 1, 0);
+	}
+	bpf_spin_unlock(&buckets->lock);
+	return beyond;
+}
+
+static __always_inline int beyond_source(__u32 slot, const struct frame *f, __u32 octets, __u64 now)
+{
+	struct hv_source_key key = { .slot = slot, .address = f->source };
+	struct hv_source *source = bpf_map_lookup_elem(&hv_sources, &key);
+	int beyond;
+
+	if (!source)
+		return 0;
+	bpf_spin_lock(&source->lock);
+	if (!(source->rate.end_ns > now)) {
+		bpf_spin_unlock(&source->lock);
+		return 0;
+	}
+	refill(&source->bucket, &source->rate, now);
+	beyond = !source->rate.packets_per_s_x1000 || source->bucket.packets < 1000000;
+	if (!beyond)
+		source->bucket.packets -= (__s64)f->packets * 1000000;
+	bpf_spin_unlock(&source->lock);
+	return beyond;
+}
+
+static __always_inline int gated(__u32 slot, const struct hv_port *port, __u32 direction, const struct frame *f, __u64 now)
+{
+	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
+
+	if (!limits || limits->gate == HV_OPEN || limits->gate_end_ns <= now)
+		return 0;
+	if (limits->gate == HV_ISOLATE)
+		return 1;
+	return !among(port->allow, port->allows, direction == HV_OUT ? &f->destination : &f->source);
+}
+
+static __always_inline void trip(__u32 slot, __u32 direction, const struct frame *f, struct hv_counters *counters, __u64 now)
+{
+	struct hv_tripwires *wires = bpf_map_lookup_elem(&hv_tripwires, &slot);
+	struct hv_windows *windows;
+	struct hv_event *event;
+	__u32 traffic = f->traffic, threshold, before;
+	__u64 window = now / WINDOW_NS;
+
+	KEEP(traffic);
+	if (!wires || traffic >= HV_CLASSES || direction > 1)
+		return;
+	threshold = wires->packets_per_100ms[direction][traffic];
+	if (!threshold)
+		return;
+	windows = bpf_map_lookup_elem(&hv_windows, &slot);
+	if (!windows)
+		return;
+	if (windows->window[direction][traffic] != window) {
+		windows->window[direction][traffic] = window;
+		windows->count[direction][traffic] = 0;
+	}
+	before = windows->count[direction][traffic];
+	windows->count[direction][traffic] = before + f->packets;
+	if (before >= threshold || before + f->packets < threshold)
+		return;
+	event = bpf_ringbuf_reserve(&hv_events, sizeof(*event), 0);
+	if (!event) {
+		counters->events_lost++;
+		return;
+	}
+	event->at_ns = now;
+	event->slot = slot;
+	event->direction = direction;
+	event->traffic = traffic;
+	event->count = before + f->packets;
+	bpf_ringbuf_submit(event, 0);
+}
+
+/* Remember who is talked to; 1 when the data plane had never seen this peer (or has forgotten it). */
+static __always_inline int remember(__u32 slot, __u32 direction, struct scratch *s, __u32 octets, __u64 now)
+{
+	struct frame *f = &s->frame;
+	struct hv_peer_key key = { .slot = slot, .direction = direction };
+	struct hv_peer *peer, *fresh = &s->peer;
+	__u64 port = 0;
+	__u32 second = now / SECOND_NS;
+
+	key.address = direction == HV_OUT ? f->destination : f->source;
+	if (f->destination_port)
+		port = 1ULL << ((f->destination_port * 2654435761U) >> 26);
+	peer = bpf_map_lookup_elem(&hv_peers, &key);
+	if (!peer) {
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->first_ns = now;
+		fresh->last_ns = now;
+		fresh->packets = f->packets;
+		fresh->octets = octets;
+		fresh->syns = f->traffic == HV_SYN ? f->packets : 0;
+		fresh->resets = f->traffic == HV_RST ? f->packets : 0;
+		fresh->second = second;
+		fresh->ports_now = port;
+		__builtin_memcpy(fresh->mac, direction == HV_OUT ? f->destination_mac : f->source_mac, 6);
+		bpf_map_update_elem(&hv_peers, &key, fresh, BPF_ANY);
+		return 1;
+	}
+	peer->last_ns = now;
+	__sync_fetch_and_add(&peer->packets, f->packets);
+	__sync_fetch_and_add(&peer->octets, octets);
+	if (f->traffic == HV_SYN)
+		__sync_fetch_and_add(&peer->syns, f->packets);
+	if (f->traffic == HV_RST)
+		__sync_fetch_and_add(&peer->resets, f->packets);
+	if (peer->second != second) {
+		peer->ports_before = peer->second + 1 == second ? peer->ports_now : 0;
+		peer->ports_now = 0;
+		peer->second = second;
+	}
+	peer->ports_now |= port;
+	return 0;
+}
+
+static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
+{
+	struct scratch *s;
+	struct frame *f;
+	__u32 ifindex = skb->ifindex, slot, octets = skb->len, zero = 0, traffic;
+	struct hv_port *port = bpf_map_lookup_elem(&hv_ports, &ifindex);
+	struct hv_counters *counters;
+	__u64 now;
+	int readable, fresh = 0, enforce;
+
+	if (!port)
+		return PASS;
+	slot = port->slot;
+	counters = bpf_map_lookup_elem(&hv_counters, &slot);
+	s = bpf_map_lookup_elem(&hv_scratch, &zero);
+	if (!counters || !s)
+		return PASS;
+	f = &s->frame;
+	__builtin_memset(f, 0, sizeof(*f));
+	enforce = port->mode == HV_ENFORCE;
+	now = bpf_ktime_get_boot_ns();
+	readable = read_frame(skb, s);
+	traffic = f->traffic;
+	KEEP(traffic);
+	if (traffic >= HV_CLASSES)
+		return DROP;
+	counters->by_class[direction][traffic].packets += f->packets;
+	counters->by_class[direction][traffic].octets += octets;
+	trip(slot, direction, f, counters, now);
+	if (direction == HV_OUT) {
+		__u32 kind = readable ? forged(skb, s, port) : HV_F_UNREADABLE;
+		if (kind < HV_FORGED_KINDS) {
+			KEEP(kind);
+			if (kind < HV_FORGED_KINDS)
+				counters->forged[kind]++;
+			if (enforce)
+				return DROP;
+		}
+	} else if (f->traffic == HV_RST || (f->traffic == HV_ICMP && ((f->protocol == 1 && f->icmp_type == 3) ||
+								    (f->protocol == 58 && f->icmp_type == 1)))) {
+		counters->failures++;
+	}
+	if (readable && !(direction == HV_OUT && f->multicast && f->traffic != HV_ARP)) {
+		fresh = remember(slot, direction, s, octets, now);
+		if (fresh) {
+			counters->peers_created++;
+			if (direction == HV_OUT)
+				counters->new_destinations++;
+		}
+	}
+	if (gated(slot, port, direction, f, now) ||
+	    beyond_limits(slot, direction, f, octets, fresh && direction == HV_OUT, now) ||
+	    (direction == HV_IN && beyond_source(slot, f, octets, now))) {
+		counters->by_class[direction][traffic].limited += f->packets;
+		if (enforce)
+			return DROP;
+	}
+	return PASS;
+}
+
+SEC("tc")
+int hv_from_vm(struct __sk_buff *skb)
+{
+	return handle(skb, HV_OUT);
+}
+
+SEC("tc")
+int hv_to_vm(struct __sk_buff *skb)
+{
+	return handle(skb, HV_IN);
+}
