@@ -28,7 +28,7 @@ class PeerCount:
     octets: int
     syns: int
     answers: int
-    """Packets the other way in the same interval, as this NIC saw them: of OUT what came back, of IN what it sent back."""
+    """Packets the other way in the same interval as this NIC saw them: of OUT what came back, of IN what it sent."""
     resets: int
     """RST among ``answers``."""
     ports: int

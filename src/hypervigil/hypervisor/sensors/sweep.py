@@ -1,0 +1,232 @@
+"""Two snapshots of the data plane's counters to what each NIC did in between. Pure; arrays, not packets.
+
+Counters only grow, so a smaller value means that they began anew. A slot of a port that was not there before counts
+from the slot's last value: nothing of a VM's first frames is lost, and nothing of a former owner is blamed on it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+import numpy as np
+import numpy.typing as npt
+
+from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.observation import ClassCounts, PeerCount, PortSample
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+
+TOP_PEERS = 16
+"""The busiest peers told per port and direction."""
+MAX_PEERS = 32
+"""Peers told per port in all: the busiest, then those that are new."""
+
+_DIRECTIONS, _CLASSES, _KINDS = len(Direction), len(TrafficClass), len(ForgedKind)
+_BY_CLASS = _DIRECTIONS * _CLASSES * 3
+_FAN_NS = 1_000_000_000
+_V4_MAPPED = b"\0" * 10 + b"\xff\xff"
+_AMOUNTS = ("packets", "octets", "syns", "resets")
+
+Records = npt.NDArray[np.void]
+Words = npt.NDArray[np.uint64]
+Whole = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Snapshot:
+    """Everything the data plane counted until ``at``, indexed for comparison with a later one of the same ``seed``.
+
+    ``ports``, ``counters`` and ``peers`` are as ``DataPlaneReader`` gives them. ``at`` is from before they were read.
+    ``seed`` is 64 bits that no guest knows: who could make addresses collide could mix up others' counts.
+    """
+
+    def __init__(self, at: Instant, ports: Records, counters: Records, peers: Records, seed: int) -> None:
+        self.at = at
+        self.at_ns = np.uint64(int(at * 1e9))
+        self.ports = ports
+        self.counters: Words = np.ascontiguousarray(counters).view(np.uint64).reshape(len(counters), -1)
+        self.peers = peers
+        self.seed = seed
+        self.peer_hashes = hash_keys(peers["key"], seed)
+        self._index = _Index(self.peer_hashes)
+
+    def find(self, hashes: Words) -> tuple[Whole, Flags]:
+        """Rows of ``peers`` with these hashes, and which of them were found."""
+        return self._index.find(hashes)
+
+
+class _Index:
+    """Rows by hash."""
+
+    def __init__(self, hashes: Words) -> None:
+        self._order: Whole = np.argsort(hashes, kind="stable").astype(np.int64)
+        self._sorted: Words = hashes[self._order]
+
+    def find(self, wanted: Words) -> tuple[Whole, Flags]:
+        if not len(self._sorted):
+            return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return self._order[at], self._sorted[at] == wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """Peers that were active in the interval; every array has one element per peer."""
+
+    rows: Whole
+    slot: Whole
+    direction: Whole
+    amounts: dict[str, Words]
+    answers: Words
+    resets: Words
+    ports: Whole
+    new: Flags
+
+
+def port_ids(snapshot: Snapshot) -> dict[int, PortId]:
+    """The port that each used slot belongs to."""
+    port = snapshot.ports["port"]
+    macs = np.ascontiguousarray(port["mac"])
+    return {int(slot): PortId(bytes(mac).hex(":")) for slot, mac in zip(port["slot"], macs, strict=True)}
+
+
+def compare(before: Snapshot, after: Snapshot, owners: Mapping[PortId, VmId]) -> tuple[PortSample, ...]:
+    """What every NIC with an owner did between the two; silent ones are left out."""
+    slots = {slot: port for slot, port in port_ids(after).items() if port in owners and slot < len(after.counters)}
+    if not slots:
+        return ()
+    index = np.fromiter(slots, np.int64, len(slots))
+    grown = _grown(before.counters[index], after.counters[index])
+    fans = _fans(after)
+    traffic = _traffic(before, after)
+    chosen = _choose(traffic)
+    samples = []
+    for row in np.flatnonzero(grown.any(axis=1)).tolist():
+        slot = int(index[row])
+        port = slots[slot]
+        counts = grown[row].tolist()
+        forged_end = _BY_CLASS + _KINDS
+        samples.append(
+            PortSample(
+                vm=owners[port],
+                port=port,
+                out=_class_counts(counts, Direction.OUT),
+                into=_class_counts(counts, Direction.IN),
+                forged=tuple(counts[_BY_CLASS:forged_end]),
+                new_destinations=counts[forged_end],
+                failures=counts[forged_end + 1],
+                peers=tuple(_peer(after.peers, traffic, at) for at in chosen.get(slot, ())),
+                fan_out=fans.get((slot, Direction.OUT), 0),
+                fan_in=fans.get((slot, Direction.IN), 0),
+            )
+        )
+    return tuple(samples)
+
+
+def _class_counts(counts: list[int], direction: Direction) -> ClassCounts:
+    words = counts[direction * _CLASSES * 3 : (direction + 1) * _CLASSES * 3]
+    return ClassCounts(tuple(words[0::3]), tuple(words[1::3]), tuple(words[2::3]))
+
+
+def _grown(old: Words, new: Words) -> Words:
+    return np.where(new >= old, new - old, new)
+
+
+def _fans(after: Snapshot) -> dict[tuple[int, int], int]:
+    """How many addresses each port exchanged frames with in the last second, by slot and direction."""
+    since = max(0, int(after.at_ns) - _FAN_NS)
+    key = after.peers["key"][after.peers["peer"]["last_ns"] > since]
+    fans, counts = np.unique(key["slot"].astype(np.int64) * 2 + key["direction"], return_counts=True)
+    return {divmod(fan, 2): count for fan, count in zip(fans.tolist(), counts.tolist(), strict=True)}
+
+
+def _traffic(before: Snapshot, after: Snapshot) -> _Traffic:
+    rows: Whole = np.flatnonzero(after.peers["peer"]["last_ns"] > before.at_ns).astype(np.int64)
+    new = after.peers["peer"][rows]
+    at, known = before.find(after.peer_hashes[rows])
+    old = before.peers["peer"][at] if len(before.peers) else np.zeros(len(rows), new.dtype)
+    fresh = new["first_ns"] > before.at_ns
+    same = known & (old["first_ns"] == new["first_ns"])
+    amounts = {name: np.where(same, _grown(old[name], new[name]), new[name]) for name in _AMOUNTS}
+    # Of an old entry that the earlier reading missed nothing is known for this interval; the next one will tell.
+    keep = (same | fresh) & (amounts["packets"] > 0)
+    rows = rows[keep]
+    amounts = {name: values[keep] for name, values in amounts.items()}
+    key, peer = after.peers["key"][rows], after.peers["peer"][rows]
+    opposite = key.copy()
+    opposite["direction"] ^= 1
+    at, answered = _Index(after.peer_hashes[rows]).find(hash_keys(opposite, after.seed))
+    tried = np.ascontiguousarray(peer["ports_now"] | peer["ports_before"])
+    return _Traffic(
+        rows=rows,
+        slot=key["slot"].astype(np.int64),
+        direction=key["direction"].astype(np.int64),
+        amounts=amounts,
+        answers=np.where(answered, amounts["packets"][at], np.uint64(0)),
+        resets=np.where(answered, amounts["resets"][at], np.uint64(0)),
+        ports=np.unpackbits(tried.view(np.uint8)).reshape(len(rows), 64).sum(axis=1, dtype=np.int64),
+        new=fresh[keep],
+    )
+
+
+def _choose(traffic: _Traffic) -> dict[int, list[int]]:
+    """Which peers to tell of, by slot: the busiest of each direction, then new ones while there is room."""
+    quiet = ~traffic.amounts["packets"]
+    order = np.lexsort((quiet, traffic.direction, traffic.slot))
+    busiest = order[_rank(traffic.slot[order] * 2 + traffic.direction[order]) < TOP_PEERS]
+    left = traffic.new.copy()
+    left[busiest] = False
+    others = np.flatnonzero(left)
+    others = others[np.lexsort((quiet[others], traffic.slot[others]))]
+    told = np.concatenate([busiest, others])
+    told = told[np.argsort(traffic.slot[told], kind="stable")]
+    told = told[_rank(traffic.slot[told]) < MAX_PEERS]
+    chosen: dict[int, list[int]] = {}
+    for slot, at in zip(traffic.slot[told].tolist(), told.tolist(), strict=True):
+        chosen.setdefault(slot, []).append(at)
+    return chosen
+
+
+def _rank(groups: Whole) -> Whole:
+    """The place of each element in its run of equal values."""
+    starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
+    lengths = np.diff(starts, append=len(groups))
+    return np.arange(len(groups), dtype=np.int64) - np.repeat(starts, lengths)
+
+
+def _peer(peers: Records, traffic: _Traffic, at: int) -> PeerCount:
+    row = int(traffic.rows[at])
+    return PeerCount(
+        direction=Direction(int(traffic.direction[at])),
+        address=_address(bytes(peers["key"]["address"][row])),
+        mac=bytes(peers["peer"]["mac"][row]).hex(":"),
+        packets=int(traffic.amounts["packets"][at]),
+        octets=int(traffic.amounts["octets"][at]),
+        syns=int(traffic.amounts["syns"][at]),
+        answers=int(traffic.answers[at]),
+        resets=int(traffic.resets[at]),
+        ports=int(traffic.ports[at]),
+        new=bool(traffic.new[at]),
+    )
+
+
+def _address(packed: bytes) -> str:
+    """The data plane's 16 bytes as text: IPv4 (mapped), a MAC (10 zeros before it) or IPv6."""
+    if packed.startswith(_V4_MAPPED):
+        return str(IPv4Address(packed[12:]))
+    if not any(packed[:10]) and any(packed[10:]):
+        return packed[10:].hex(":")
+    return str(IPv6Address(packed))
+
+
+_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+
+
+def hash_keys(keys: Records, seed: int) -> Words:
+    """64 bits of each peer key (slot, direction, address)."""
+    words = np.ascontiguousarray(keys).view(np.uint64).reshape(len(keys), 3)
+    factors = [np.uint64((odd * (seed | 1) + (odd & seed) * 2) & 0xFFFFFFFFFFFFFFFF) for odd in _ODD]
+    mixed: Words = words[:, 0] * factors[0]
+    for column in (1, 2):
+        mixed ^= mixed >> np.uint64(29)
+        mixed = (mixed + words[:, column]) * factors[column]
+    return mixed ^ (mixed >> np.uint64(32))
