@@ -1,4 +1,8 @@
-"""The guests' image: Debian with attack tools and the lab's runner, built once per recipe and kept in the cache."""
+"""The guests' image: Debian with attack tools and the lab's runner, built once per recipe and kept in the cache.
+
+Two layers: Debian (a minute to build, named by its packages) and the initial RAM disk, which carries the lab's own
+files and is made anew in a moment when one of them changes.
+"""
 
 import fcntl
 import hashlib
@@ -18,7 +22,7 @@ from lab.errors import LabError
 from lab.paths import GUEST_FILES, IMAGES, make
 from lab.scratch import say, told
 
-RECIPE = 1  # raise it when what is built changes and nothing below does
+RECIPE = 2  # raise it when what is built changes and nothing below does
 PACKAGES = (
     "linux-image-cloud-amd64", "busybox-static", "kmod", "python3", "procps", "util-linux",
     "iproute2", "iputils-ping", "iputils-arping", "curl",
@@ -31,6 +35,8 @@ DROPPED = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info
 IMAGE_MIB = 640
 SCRATCH_MIB = 512
 IMAGES_KEPT = 2
+INITRDS_KEPT = 4
+_NEEDED_MIB = 2048
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,15 @@ class Image:
     scratch: Path
 
 
+def debian_hash() -> str:
+    """What names the layer of Debian: packages and recipe."""
+    recipe = json.dumps([RECIPE, PACKAGES, MODULES, DROPPED, IMAGE_MIB, SCRATCH_MIB])
+    return hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
 def image_hash() -> str:
-    """What names the image: a hash of packages, guest files and recipe."""
-    recipe = hashlib.sha256(json.dumps([RECIPE, PACKAGES, MODULES, IMAGE_MIB, SCRATCH_MIB]).encode())
+    """What names the image: a hash of packages, recipe and guest files."""
+    recipe = hashlib.sha256(debian_hash().encode())
     for path in _guest_files():
         recipe.update(f"{path.relative_to(GUEST_FILES)} {path.stat().st_mode & 0o111}\n".encode())
         recipe.update(path.read_bytes())
@@ -54,16 +66,22 @@ def image_hash() -> str:
 
 
 def image() -> Image:
-    """The image of this recipe; built now if it is not in the cache (one to two minutes, needs root and a mirror)."""
+    """The image of this recipe; built now if it is not in the cache (about a minute, needs root and a mirror)."""
+    debian = IMAGES / debian_hash()
     name = image_hash()
-    place = IMAGES / name
-    if not place.is_dir():
+    initrd = debian / f"initrd-{name}"
+    if not initrd.exists():
         make(IMAGES)
         with _only_builder():
-            if not place.is_dir():
-                _build(place)
-                _evict(keep=place)
-    return Image(name, place / "vmlinuz", place / "initrd", place / "base.img", place / "scratch.img")
+            if not debian.is_dir():
+                _build(debian)
+                _evict((path for path in IMAGES.iterdir() if path.is_dir()), IMAGES_KEPT)
+            if not initrd.exists():
+                fresh = debian / f".initrd-{name}"
+                fresh.write_bytes((debian / "drivers.cpio").read_bytes() + _lab_files())
+                fresh.rename(initrd)
+                _evict(debian.glob("initrd-*"), INITRDS_KEPT)
+    return Image(name, debian / "vmlinuz", initrd, debian / "base.img", debian / "scratch.img")
 
 
 def _guest_files() -> list[Path]:
@@ -87,19 +105,21 @@ def _build(place: Path) -> None:
     for unfinished in IMAGES.glob(".building-*"):
         shutil.rmtree(unfinished)
     free_mib = shutil.disk_usage(IMAGES).free >> 20
-    if free_mib < 2048:
-        raise LabError(f"{IMAGES} has {free_mib} MiB left, the image needs 2048: make room or set HYPERVIGIL_CACHE")
+    if free_mib < _NEEDED_MIB:
+        raise LabError(
+            f"{IMAGES} has {free_mib} MiB left and the image needs {_NEEDED_MIB}: make room or set HYPERVIGIL_CACHE"
+        )
     work = Path(tempfile.mkdtemp(prefix=".building-", dir=IMAGES))
-    work.chmod(0o755)
+    work.chmod(0o755)  # QEMU runs as another user
     try:
         root = work / "root"
-        with told("installing Debian into the guests' image"):
+        with told("installing Debian into the guests' image, once"):
             _install(root)
         with told("making the image's file systems"):
             _furnish(root)
             version = next((root / "lib/modules").iterdir()).name
             shutil.copy(root / f"boot/vmlinuz-{version}", work / "vmlinuz")
-            (work / "initrd").write_bytes(_initrd(root, version))
+            (work / "drivers.cpio").write_bytes(_drivers(root, version))
             _make_file_system(work / "base.img", IMAGE_MIB, root)
             _make_file_system(work / "scratch.img", SCRATCH_MIB)
         shutil.rmtree(root)
@@ -109,13 +129,13 @@ def _build(place: Path) -> None:
         raise
 
 
-def _evict(*, keep: Path) -> None:
-    others = sorted((path for path in IMAGES.iterdir() if path.is_dir() and path != keep), key=_age)
-    for place in others[: -(IMAGES_KEPT - 1)]:
-        shutil.rmtree(place)
+def _evict(kin: Iterable[Path], kept: int) -> None:
+    """Keep the newest so many."""
+    for path in sorted(kin, key=_made_at, reverse=True)[kept:]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _age(path: Path) -> float:
+def _made_at(path: Path) -> float:
     return path.stat().st_mtime
 
 
@@ -155,16 +175,11 @@ def _install(root: Path) -> None:
 
 
 def _furnish(root: Path) -> None:
-    """Put the lab's files in, take out what no guest needs."""
-    target = root / "usr/lib/hv-lab"
-    for path in _guest_files():
-        copy = target / path.relative_to(GUEST_FILES)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
+    """Name it, make its mount points, take out what no guest needs."""
     (root / "etc/hostname").write_text("guest\n")
     (root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     (root / "etc/resolv.conf").write_text("")
-    for name in ("scratch", "root", "proc", "sys", "dev", "run", "tmp"):
+    for name in ("scratch", "usr/lib/hv-lab", "root", "proc", "sys", "dev", "run", "tmp"):
         (root / name).mkdir(exist_ok=True)
     for name in DROPPED:
         shutil.rmtree(root / name, ignore_errors=True)
@@ -182,17 +197,33 @@ def _make_file_system(path: Path, size_mib: int, source: Path | None = None) -> 
     path.chmod(0o644)
 
 
-def _initrd(root: Path, version: str) -> bytes:
-    """An initial RAM disk: busybox, the drivers in the order of their needs, the lab's init. Not compressed."""
+def _drivers(root: Path, version: str) -> bytes:
+    """The initial RAM disk's part from Debian: busybox, and the drivers in the order of their needs."""
     modules = _in_order(root / "lib/modules" / version)
-    files: list[tuple[str, int, bytes]] = [
-        *((name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "modules")),
-        ("bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes()),
-        ("init", stat.S_IFREG | 0o755, (GUEST_FILES / "init").read_bytes()),
-        ("modules/order", stat.S_IFREG | 0o644, "".join(f"{path.name}\n" for path in modules).encode()),
-        *((f"modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()) for path in modules),
-    ]
-    return _newc(files)
+    return _newc(
+        [
+            *((name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "modules")),
+            ("bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes()),
+            ("modules/order", stat.S_IFREG | 0o644, "".join(f"{path.name}\n" for path in modules).encode()),
+            *((f"modules/{path.name}", stat.S_IFREG | 0o644, path.read_bytes()) for path in modules),
+        ]
+    )
+
+
+def _lab_files() -> bytes:
+    """The initial RAM disk's part from the lab: init, and below ``lab`` what it copies into the guest."""
+    directories = {GUEST_FILES} | {path.parent for path in _guest_files()}
+    names = sorted(str(Path("lab", path.relative_to(GUEST_FILES))) for path in directories)
+    return _newc(
+        [
+            ("init", stat.S_IFREG | 0o755, (GUEST_FILES / "init").read_bytes()),
+            *((name, stat.S_IFDIR | 0o755, b"") for name in names),
+            *(
+                (str(Path("lab", path.relative_to(GUEST_FILES))), path.stat().st_mode & 0o100755, path.read_bytes())
+                for path in _guest_files()
+            ),
+        ]
+    )
 
 
 def _in_order(modules: Path) -> list[Path]:
@@ -211,7 +242,10 @@ def _in_order(modules: Path) -> list[Path]:
 
 
 def _newc(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A cpio archive in the form that the kernel unpacks (Documentation/driver-api/early-userspace)."""
+    """A cpio archive in the form that the kernel unpacks, one after the other if there are several.
+
+    Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
+    """
     archive = bytearray()
     for number, (name, mode, content) in enumerate([*files, ("TRAILER!!!", 0, b"")], 1):
         fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0)

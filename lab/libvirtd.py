@@ -1,10 +1,12 @@
 """libvirt's daemon: used as it runs; started where none does, and then stopped again."""
 
+import grp
 import json
 import os
 import shutil
 import signal
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +21,9 @@ from lab.paths import STATE, make
 from lab.scratch import say
 
 _URI = "qemu:///system"
-_STARTED = STATE / "libvirt.json"  # [[pid, start time]], the last started first
+_STARTED = STATE / "libvirt.json"  # [[name, pid, start time]] in the order of their starts
+_KVM = Path("/dev/kvm")
+_KVM_WAS = STATE / "kvm.json"  # its owner's group and its mode
 _LOG_SOCKET = Path("/run/libvirt/virtlogd-sock")
 _WAIT_S = 20.0
 
@@ -30,9 +34,11 @@ libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; nothin
 def running() -> Iterator[None]:
     """See to it that libvirt answers; at the end stop only what was started here."""
     started = start()
+    _open_kvm()
     try:
         yield
     finally:
+        close_kvm()
         if started:
             stop()
 
@@ -61,17 +67,17 @@ def start() -> bool:
 
 def stop() -> list[str]:
     """Stop the daemons that `start` started, also in another process; their names."""
-    with suppress(FileNotFoundError):
-        ended = []
-        for name, pid, began in reversed(json.loads(_STARTED.read_text())):
-            if _began(pid) == began:
-                os.kill(pid, signal.SIGTERM)
-                _await(partial(_ended, pid), f"the end of {name}")
-                ended.append(str(name))
-        _STARTED.unlink()
-        connection.cache_clear()
-        return ended
-    return []
+    if not _STARTED.exists():
+        return []
+    connection.cache_clear()
+    ended = []
+    for name, pid, began in reversed(json.loads(_STARTED.read_text())):
+        if _began(pid) == began:
+            os.kill(pid, signal.SIGTERM)
+            _await(partial(_ended, pid), f"the end of {name}")
+            ended.append(str(name))
+    _STARTED.unlink()
+    return ended
 
 
 @cache
@@ -81,6 +87,37 @@ def connection() -> libvirt.virConnect:
         return libvirt.open(_URI)
     except libvirt.libvirtError as error:
         raise LabError(f"libvirt does not answer: {error}") from None
+
+
+def _open_kvm() -> None:
+    """Let libvirt's user open /dev/kvm, as udev does where it runs.
+
+    Where only root may, libvirt 9 probes QEMU as root, finds KVM, later sees that QEMU's user may not use it, and
+    throws away what it learned: it probes anew, 12 to 27 s long, each time that a guest starts.
+    """
+    try:
+        now = _KVM.stat()
+        group = grp.getgrnam("kvm").gr_gid
+    except (FileNotFoundError, KeyError):
+        return
+    mode = stat.S_IMODE(now.st_mode)
+    if mode & 0o006 == 0o006 or (now.st_gid == group and mode & 0o060 == 0o060):
+        return
+    make(STATE)
+    _KVM_WAS.write_text(json.dumps([now.st_gid, mode]))
+    os.chown(_KVM, -1, group)
+    _KVM.chmod(mode | 0o060)
+
+
+def close_kvm() -> list[str]:
+    """Give /dev/kvm back the access it had, if the lab widened it; what was undone."""
+    if not _KVM_WAS.exists():
+        return []
+    group, mode = json.loads(_KVM_WAS.read_text())
+    os.chown(_KVM, -1, group)
+    _KVM.chmod(mode)
+    _KVM_WAS.unlink()
+    return [f"access to {_KVM}"]
 
 
 def _answers() -> bool:

@@ -53,7 +53,7 @@ class Runner:
                 return
 
     def call(self, do: str, within_s: float = _SLACK_S, **fields: Any) -> dict[str, Any]:
-        """Ask for one thing and wait for its reply; UnansweredError, GoneError, or LabError in the runner's own words."""
+        """Ask for one thing and wait for its reply; LabError in the runner's own words where it refuses."""
         number = next(self._numbers)
         reply: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         with self._lock:
