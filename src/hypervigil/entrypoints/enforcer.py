@@ -12,7 +12,7 @@ from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
 from hypervigil.entrypoints.supervise import read_processes, start_detached
-from hypervigil.hypervisor.enforcer import EnforcerConfig, run
+from hypervigil.hypervisor.enforcer.process import EnforcerConfig, run
 
 log = logging.getLogger(__name__)
 

@@ -49,12 +49,23 @@ class Tripwire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
     packets_per_100ms: int
 
 
+class Guarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which bridges pass only ports with compiled policy, whether or not a process of ours is alive."""
+
+    bridges: tuple[str, ...] = ()
+    """Empty: every bridge."""
+    exempt: tuple[str, ...] = ()
+    """Interfaces that may pass anything: uplinks."""
+
+
 class BindPorts(_Message, frozen=True, kw_only=True, tag="bind"):
     """Compile these ports' policies into the kernel; ``release`` names ports whose policy ends. All or nothing."""
 
     request: int
     policies: tuple[PortPolicy, ...]
     release: tuple[PortId, ...] = ()
+    guarding: Guarding | None = None
+    """``None``: nothing is dropped for lack of a policy (monitor mode)."""
 
 
 class PutLimits(_Message, frozen=True, kw_only=True, tag="put"):

@@ -1,0 +1,58 @@
+"""CPU, block I/O, memory and pause: what was before is written down before anything changes, and put back after."""
+
+from collections.abc import Callable
+
+from hypervigil.hypervisor.adapters.libvirt.limits import DomainGoneError
+from hypervigil.hypervisor.enforcer.ports import Domains
+from hypervigil.hypervisor.enforcer.state import Original, State
+from hypervigil.hypervisor.plan import strictest_value
+from hypervigil.model.ids import VmId
+from hypervigil.model.limits import LimitKind
+
+DOMAIN_KINDS = (
+    LimitKind.CPU,
+    LimitKind.BLOCK_OPERATIONS,
+    LimitKind.BLOCK_OCTETS,
+    LimitKind.MEMORY,
+    LimitKind.PAUSE,
+)
+
+
+class DomainSteps:
+    """Steps through libvirt, run in a worker thread: a domain's lock may hold one for seconds."""
+
+    def __init__(self, domains: Domains, keep: Callable[[], None]) -> None:
+        self._domains = domains
+        self._keep = keep
+
+    def settle(self, state: State, vm: VmId, kind: LimitKind) -> str:
+        """Bring one domain in line with its limits of one kind; what libvirt then says. Raises ``DomainError``."""
+        wanted = strictest_value(state.of(vm), kind)
+        original = state.original(vm, kind)
+        if wanted is None:
+            if original is not None:
+                try:
+                    self._domains.restore(vm, kind, original)
+                except DomainGoneError:
+                    pass  # what is gone has no limit any more
+                state.forget(vm, kind)
+                self._keep()
+            return "as before"
+        if original is None:
+            state.originals.append(Original(vm, kind, self._domains.original(vm, kind)))
+            self._keep()
+        return self._domains.put(vm, kind, wanted)
+
+    def repair(self, state: State) -> list[tuple[str, bool, str]]:
+        """Find what somebody else changed and put it back."""
+        repaired = []
+        for vm, kind in {(limit.vm, limit.kind) for limit in state.limits.values() if limit.kind in DOMAIN_KINDS}:
+            wanted = strictest_value(state.of(vm), kind)
+            try:
+                if wanted is not None and not self._domains.holds(vm, kind, wanted):
+                    repaired.append(
+                        (f"{vm} {kind}", True, f"it was changed; now {self._domains.put(vm, kind, wanted)}")
+                    )
+            except DomainGoneError:
+                continue
+        return repaired
