@@ -4,7 +4,8 @@ Counters only grow, so a smaller value means that they began anew. A slot of a p
 from the slot's last value: nothing of a VM's first frames is lost, and nothing of a former owner is blamed on it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
@@ -40,18 +41,29 @@ class Snapshot:
     """
 
     def __init__(self, at: Instant, ports: Records, counters: Records, peers: Records, seed: int) -> None:
-        self.at = at
-        self.at_ns = np.uint64(int(at * 1e9))
         self.ports = ports
         self.counters: Words = np.ascontiguousarray(counters).view(np.uint64).reshape(len(counters), -1)
-        self.peers = peers
+        self.at_ns: Words = np.full(len(counters), int(at * 1e9), np.uint64)
+        """By slot."""
         self.seed = seed
-        self.peer_hashes = hash_keys(peers["key"], seed)
-        self._index = _Index(self.peer_hashes)
+        self.index(peers)
 
-    def find(self, hashes: Words) -> tuple[Whole, Flags]:
-        """Rows of ``peers`` with these hashes, and which of them were found."""
-        return self._index.find(hashes)
+    def index(self, peers: Records) -> None:
+        """Take these peers."""
+        self.peers = peers
+        self.peer_hashes = hash_keys(peers["key"], self.seed)
+        self.by_hash = _Index(self.peer_hashes)
+
+    def advanced(self, after: "Snapshot", slots: Collection[int]) -> "Snapshot":
+        """The same, but as ``after`` has it for these slots."""
+        mixed = copy(self)
+        chosen = np.zeros(len(self.counters), np.bool_)
+        chosen[np.fromiter(slots, np.int64, len(slots))] = True
+        mixed.counters = np.where(chosen[:, None], after.counters, self.counters)
+        mixed.at_ns = np.where(chosen, after.at_ns, self.at_ns)
+        old, new = self.peers["key"]["slot"], after.peers["key"]["slot"]
+        mixed.index(np.concatenate([self.peers[~chosen[old]], after.peers[chosen[new]]]))
+        return mixed
 
 
 class _Index:
@@ -89,9 +101,11 @@ def port_ids(snapshot: Snapshot) -> dict[int, PortId]:
     return {int(slot): PortId(bytes(mac).hex(":")) for slot, mac in zip(port["slot"], macs, strict=True)}
 
 
-def compare(before: Snapshot, after: Snapshot, owners: Mapping[PortId, VmId]) -> tuple[PortSample, ...]:
-    """What every NIC with an owner did between the two; silent ones are left out."""
-    slots = {slot: port for slot, port in port_ids(after).items() if port in owners and slot < len(after.counters)}
+def compare(
+    before: Snapshot, after: Snapshot, owners: Mapping[PortId, VmId], only: Collection[int] | None = None
+) -> tuple[PortSample, ...]:
+    """What every NIC with an owner (and with one of the slots ``only``) did in between; silent ones are left out."""
+    slots = {slot: port for slot, port in port_ids(after).items() if port in owners and (only is None or slot in only)}
     if not slots:
         return ()
     index = np.fromiter(slots, np.int64, len(slots))
@@ -133,18 +147,19 @@ def _grown(old: Words, new: Words) -> Words:
 
 def _fans(after: Snapshot) -> dict[tuple[int, int], int]:
     """How many addresses each port exchanged frames with in the last second, by slot and direction."""
-    since = max(0, int(after.at_ns) - _FAN_NS)
-    key = after.peers["key"][after.peers["peer"]["last_ns"] > since]
+    slot = after.peers["key"]["slot"]
+    key = after.peers["key"][after.peers["peer"]["last_ns"] + np.uint64(_FAN_NS) > after.at_ns[slot]]
     fans, counts = np.unique(key["slot"].astype(np.int64) * 2 + key["direction"], return_counts=True)
     return {divmod(fan, 2): count for fan, count in zip(fans.tolist(), counts.tolist(), strict=True)}
 
 
 def _traffic(before: Snapshot, after: Snapshot) -> _Traffic:
-    rows: Whole = np.flatnonzero(after.peers["peer"]["last_ns"] > before.at_ns).astype(np.int64)
+    since = before.at_ns[after.peers["key"]["slot"]]
+    rows: Whole = np.flatnonzero(after.peers["peer"]["last_ns"] > since).astype(np.int64)
     new = after.peers["peer"][rows]
-    at, known = before.find(after.peer_hashes[rows])
+    at, known = before.by_hash.find(after.peer_hashes[rows])
     old = before.peers["peer"][at] if len(before.peers) else np.zeros(len(rows), new.dtype)
-    fresh = new["first_ns"] > before.at_ns
+    fresh = new["first_ns"] > since[rows]
     same = known & (old["first_ns"] == new["first_ns"])
     amounts = {name: np.where(same, _grown(old[name], new[name]), new[name]) for name in _AMOUNTS}
     # Of an old entry that the earlier reading missed nothing is known for this interval; the next one will tell.

@@ -21,18 +21,31 @@ def connect(uri: str = DEFAULT_URI) -> libvirt.virConnect:
     try:
         connection = libvirt.openReadOnly(uri)
     except libvirt.libvirtError as error:
-        raise LibvirtUnreachableError(
-            f"libvirt does not answer at {uri} ({told(error)}); start it with 'systemctl start libvirtd', "
-            "or without systemd 'virtlogd -d; libvirtd -d'"
-        ) from error
+        raise LibvirtUnreachableError(f"libvirt does not answer at {uri} ({told(error)}); {_mend(error)}") from error
     with contextlib.suppress(libvirt.libvirtError):  # the test driver has none
         connection.setKeepAlive(_KEEPALIVE_S, _KEEPALIVE_TRIES)
     return connection
 
 
+def disconnect(connection: libvirt.virConnect) -> None:
+    """Let a connection go, also one that broke."""
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.close()
+
+
 def told(error: libvirt.libvirtError) -> str:
     """What libvirt says of an error, on one line."""
     return " ".join((error.get_error_message() or str(error)).split())
+
+
+def _mend(error: libvirt.libvirtError) -> str:
+    text = told(error).lower()
+    if "system bus" in text or "polkit" in text or "authentication" in text:
+        return (
+            'its read-only socket asks polkit, which does not run here: set auth_unix_ro = "none" in '
+            "/etc/libvirt/libvirtd.conf and restart libvirtd"
+        )
+    return "start it with 'systemctl start libvirtd', or without systemd 'virtlogd -d; libvirtd -d'"
 
 
 @cache

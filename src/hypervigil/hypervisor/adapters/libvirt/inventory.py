@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
-from hypervigil.hypervisor.adapters.libvirt.connection import LibvirtUnreachableError, told
+from hypervigil.hypervisor.adapters.libvirt.connection import LibvirtUnreachableError, disconnect, told
 from hypervigil.hypervisor.adapters.links import Link
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -227,7 +227,7 @@ class DomainReader:
         with contextlib.suppress(libvirt.libvirtError):
             for callback in self._callbacks:
                 self._connection.domainEventDeregisterAny(callback)
-            self._connection.close()
+        disconnect(self._connection)
 
     def __enter__(self) -> Self:
         return self
