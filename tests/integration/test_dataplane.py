@@ -304,7 +304,7 @@ def test_peers_tell_who_talks_to_whom(rig: Rig) -> None:
         if p["key"]["slot"] == slot and p["key"]["direction"] == 0 and bytes(p["key"]["address"]) == packed
     ]
     assert len(mine) == 1
-    assert mine[0]["peer"]["syns"] == mine[0]["peer"]["packets"] == 40
+    assert mine[0]["peer"]["openings"] == mine[0]["peer"]["packets"] == 40
     ports = int(mine[0]["peer"]["ports_now"]) | int(mine[0]["peer"]["ports_before"])
     assert 20 <= ports.bit_count() <= 40
 

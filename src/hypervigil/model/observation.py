@@ -26,7 +26,8 @@ class PeerCount:
     mac: str
     packets: int
     octets: int
-    syns: int
+    openings: int
+    """Packets among them that begin something: SYN, echo request, UDP towards the lower port, fragments."""
     answers: int
     """Packets the other way in the same interval as this NIC saw them: of OUT what came back, of IN what it sent."""
     resets: int

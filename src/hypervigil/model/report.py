@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Role, Verdict
-from hypervigil.model.traffic import Direction
+from hypervigil.model.traffic import Direction, ForgedKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,21 @@ class PairRate:
     address: str
     packets: float
     octets: float
-    syns: float
+    openings: float
+    """Packets among them that begin something (see ``PeerCount.openings``)."""
     answers: float
     resets: float
     ports: int
     new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgedCount:
+    """Frames of one kind that a VM forged in the interval."""
+
+    vm: VmId
+    kind: ForgedKind
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,9 @@ class HostReport:
     pairs: tuple[PairRate, ...] = ()
     notices: tuple[Evidence, ...] = ()
     """Overload, overflow and noisy-neighbour findings of HREM's own (the paper's "overflow attack" notification)."""
+    forged: tuple[ForgedCount, ...] = ()
+    whole: bool = False
+    """The values are those of a whole second, made for the history; the windows between tell the same frames finer."""
     partial: bool = False
     """Only the listed VMs were looked at (a tripwire asked); the others are not silent, just not looked at."""
 

@@ -496,6 +496,26 @@ static __always_inline void trip(__u32 slot, __u32 direction, const struct frame
 	bpf_ringbuf_submit(event, 0);
 }
 
+/* Whether the sender begins something: SYN, echo request, or UDP towards the lower port, where services live. */
+static __always_inline int opens(const struct frame *f)
+{
+	switch (f->traffic) {
+	case HV_SYN:
+		return 1;
+	case HV_ICMP:
+		return (f->protocol == 1 && f->icmp_type == 8) || (f->protocol == 58 && f->icmp_type == 128);
+	case HV_UDP:
+		return f->destination_port < f->source_port;
+	case HV_DNS:
+		return f->destination_port == 53;
+	case HV_FRAGMENT:
+	case HV_OTHER:
+	case HV_MULTICAST:
+		return 1;
+	}
+	return 0;
+}
+
 /* Remember who is talked to; 1 when the data plane had never seen this peer (or has forgotten it). */
 static __always_inline int remember(__u32 slot, __u32 direction, struct scratch *s, __u32 octets, __u64 now)
 {
@@ -515,7 +535,7 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 		fresh->last_ns = now;
 		fresh->packets = f->packets;
 		fresh->octets = octets;
-		fresh->syns = f->traffic == HV_SYN ? f->packets : 0;
+		fresh->openings = opens(f) ? f->packets : 0;
 		fresh->resets = f->traffic == HV_RST ? f->packets : 0;
 		fresh->second = second;
 		fresh->ports_now = port;
@@ -526,8 +546,8 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 	peer->last_ns = now;
 	__sync_fetch_and_add(&peer->packets, f->packets);
 	__sync_fetch_and_add(&peer->octets, octets);
-	if (f->traffic == HV_SYN)
-		__sync_fetch_and_add(&peer->syns, f->packets);
+	if (opens(f))
+		__sync_fetch_and_add(&peer->openings, f->packets);
 	if (f->traffic == HV_RST)
 		__sync_fetch_and_add(&peer->resets, f->packets);
 	if (peer->second != second) {

@@ -68,7 +68,7 @@ struct hv_peer_key { __u32 slot; __u32 direction; struct hv_address address; };
 
 struct hv_peer {
 	__u64 first_ns, last_ns;
-	__u64 packets, octets, syns, resets;
+	__u64 packets, octets, openings, resets;
 	__u64 ports_now, ports_before;	/* which of 64 hashed destination ports were tried in this second and the last */
 	__u32 second;
 	__u8 mac[6];

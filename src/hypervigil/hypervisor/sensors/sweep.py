@@ -25,7 +25,7 @@ _DIRECTIONS, _CLASSES, _KINDS = len(Direction), len(TrafficClass), len(ForgedKin
 _BY_CLASS = _DIRECTIONS * _CLASSES * 3
 _FAN_NS = 1_000_000_000
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
-_AMOUNTS = ("packets", "octets", "syns", "resets")
+_AMOUNTS = ("packets", "octets", "openings", "resets")
 
 Records = npt.NDArray[np.void]
 Words = npt.NDArray[np.uint64]
@@ -216,7 +216,7 @@ def _peer(peers: Records, traffic: _Traffic, at: int) -> PeerCount:
         mac=bytes(peers["peer"]["mac"][row]).hex(":"),
         packets=int(traffic.amounts["packets"][at]),
         octets=int(traffic.amounts["octets"][at]),
-        syns=int(traffic.amounts["syns"][at]),
+        openings=int(traffic.amounts["openings"][at]),
         answers=int(traffic.answers[at]),
         resets=int(traffic.resets[at]),
         ports=int(traffic.ports[at]),

@@ -34,12 +34,12 @@ class World:
         cell["octets"] += packets * 100
         peer = self.peers.setdefault(
             (slot, direction, address),
-            {"first_ns": int(at * 1e9), "packets": 0, "octets": 0, "syns": 0, "resets": 0, "ports_now": 0},
+            {"first_ns": int(at * 1e9), "packets": 0, "octets": 0, "openings": 0, "resets": 0, "ports_now": 0},
         )
         peer["last_ns"] = int(at * 1e9)
         peer["packets"] += packets
         peer["octets"] += packets * 100
-        peer["syns"] += packets if traffic is TrafficClass.SYN else 0
+        peer["openings"] += packets if traffic is TrafficClass.SYN else 0
         peer["resets"] += packets if traffic is TrafficClass.RST else 0
         peer["ports_now"] |= more.get("ports", 1)
 
@@ -91,8 +91,8 @@ def test_counts_of_the_interval_by_class_and_direction(world: World) -> None:
     assert sample.forged == tuple(5 * (k is ForgedKind.ARP) for k in ForgedKind)
     assert (sample.new_destinations, sample.failures) == (2, 4)
     out, into = sample.peers
-    assert (out.direction, out.packets, out.syns, out.answers, out.resets, out.new) == (OUT, 7, 7, 3, 3, False)
-    assert (into.direction, into.packets, into.syns, into.answers, into.resets, into.new) == (IN, 3, 0, 7, 0, True)
+    assert (out.direction, out.packets, out.openings, out.answers, out.resets, out.new) == (OUT, 7, 7, 3, 3, False)
+    assert (into.direction, into.packets, into.openings, into.answers, into.resets, into.new) == (IN, 3, 0, 7, 0, True)
     assert out.mac == "02:00:00:00:00:09"
 
 
@@ -186,6 +186,20 @@ def test_addresses_are_told_as_people_write_them(world: World) -> None:
     assert {p.address for p in sample.peers} == {"10.0.0.1", "fe80::1", "52:54:00:aa:bb:cc"}
 
 
+def test_a_partial_look_and_the_whole_one_after_it_count_everything_once(world: World) -> None:
+    before = world.snapshot(1.0)
+    world.send(0, OUT, "10.0.0.1", 1.05, packets=10)
+    world.send(3, OUT, "10.0.0.2", 1.05, packets=20)
+    tripped = world.snapshot(1.1)
+    [sample] = compare(before, tripped, owners([0, 3]), only={0})
+    assert (sample.vm, sample.out.packets[TrafficClass.UDP], sample.peers[0].new) == ("vm0", 10, True)
+    world.send(0, OUT, "10.0.0.1", 1.15, packets=1)
+    world.send(3, OUT, "10.0.0.2", 1.15, packets=2)
+    samples = compare(before.advanced(tripped, {0}), world.snapshot(1.2), owners([0, 3]))
+    assert {s.vm: s.out.packets[TrafficClass.UDP] for s in samples} == {"vm0": 1, "vm3": 22}
+    assert {s.vm: (s.peers[0].packets, s.peers[0].new) for s in samples} == {"vm0": (1, False), "vm3": (22, True)}
+
+
 _FRAME = st.tuples(
     st.integers(0, 3),
     st.sampled_from([OUT, IN]),
@@ -220,7 +234,7 @@ def test_every_frame_is_counted_once_and_at_its_own_port(earlier: list, later: l
             there = [f for f in mine if f[1] == peer.direction and f[2] == peer.address]
             back = [f for f in mine if f[1] != peer.direction and f[2] == peer.address]
             assert peer.packets == sum(f[3] for f in there)
-            assert peer.syns == sum(f[3] for f in there if f[4] is TrafficClass.SYN)
+            assert peer.openings == sum(f[3] for f in there if f[4] is TrafficClass.SYN)
             assert peer.answers == sum(f[3] for f in back)
             assert peer.resets == sum(f[3] for f in back if f[4] is TrafficClass.RST)
             assert peer.new == all((f[0], f[1], f[2]) != (slot, peer.direction, peer.address) for f in earlier)

@@ -101,7 +101,7 @@ class Peer(ctypes.Structure):
         ("last_ns", c_uint64),
         ("packets", c_uint64),
         ("octets", c_uint64),
-        ("syns", c_uint64),
+        ("openings", c_uint64),
         ("resets", c_uint64),
         ("ports_now", c_uint64),
         ("ports_before", c_uint64),

@@ -79,7 +79,7 @@ class DataPlaneReader:
         return out.view(COUNTERS).reshape(self._max_ports)
 
     def peers(self) -> Records:
-        """Everybody talked to: ``key`` (slot, direction, address) and ``peer`` (packets, octets, syns …)."""
+        """Everybody talked to: ``key`` (slot, direction, address) and ``peer`` (packets, octets, openings …)."""
         count, keys, values = self._peers.read()
         found = np.empty(count, PEERS)
         found["key"] = np.frombuffer(keys, PEERS["key"], count)
