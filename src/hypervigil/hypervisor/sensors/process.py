@@ -27,6 +27,7 @@ NIC_COUNTERS = "NIC counters"
 LATE = "NIC counters in time"
 STATISTICS = "libvirt statistics"
 LATE_S = 1.0
+DARK_S = 0.5
 STATISTICS_LATE_S = 4.0
 
 
@@ -112,6 +113,7 @@ class Sensors:
         self._eyes = Eyes(int.from_bytes(os.urandom(8)))
         self._tripped = Tripped()
         self._sequence = 0
+        self._dark_since: Instant | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Until stopped."""
@@ -156,10 +158,13 @@ class Sensors:
         except OSError as error:
             self._broken(error)
             at, interval = now(), self._config.period_s
-        if self._eyes.event_fd is None:
-            self._outbox.blind(NIC_COUNTERS)
-        else:
+        if self._eyes.event_fd is not None:
+            self._dark_since = None
             self._outbox.sees(NIC_COUNTERS)
+        elif self._dark_since is None:
+            self._dark_since = at
+        elif at - self._dark_since >= DARK_S:
+            self._outbox.blind(NIC_COUNTERS, since=self._dark_since)
         if at - self._resources.seen_at > STATISTICS_LATE_S:
             self._outbox.blind(STATISTICS, since=self._resources.seen_at)
         else:

@@ -60,9 +60,9 @@ class InventoryWatch:
         while not stop.is_set():
             look = reader.look(links())
             self._take(look)
-            patience = min(patience * 2, LOOK_ANYWAY_S) if look.awaited else _AWAIT_S
+            patience = min(patience * 2, LOOK_ANYWAY_S) if look.expects_more else _AWAIT_S
             woken, _, _ = select.select(
-                [watch.fileno(), self._wake], [], [], patience if look.awaited else LOOK_ANYWAY_S
+                [watch.fileno(), self._wake], [], [], patience if look.expects_more else LOOK_ANYWAY_S
             )
             if woken:
                 stop.wait(_SETTLE_S)  # a device that comes up changes several times at once

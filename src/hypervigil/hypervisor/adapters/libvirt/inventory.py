@@ -146,7 +146,7 @@ class Look:
 
     inventory: Inventory
     unseen: tuple[str, ...]
-    awaited: bool
+    expects_more: bool
     """A NIC's device is still to come: look again soon."""
 
 
@@ -193,7 +193,7 @@ class DomainReader:
         keyed = sorted(((domain.UUIDString(), domain.ID()), domain) for domain in running if domain.ID() >= 0)
         again = {key for key, _ in self._in_turn(keyed)}
         known, self._domains = self._domains, {}
-        vms, unseen, awaited = [], [], False
+        vms, unseen, expects_more = [], [], False
         for key, domain in sorted(keyed, key=lambda one: one[0][1]):
             parsed = known.get(key)
             if (
@@ -213,9 +213,9 @@ class DomainReader:
             vm, missing = place(parsed, links, paused=key[0] in still)
             vms.append(vm)
             for nic in missing:
-                awaited |= nic.kind in {"bridge", "network", "ethernet", "direct"}
+                expects_more |= nic.kind in {"bridge", "network", "ethernet", "direct"}
                 unseen.append(f"{vm.name}: the host has no device for its NIC {nic.port} (type {nic.kind})")
-        return Look(Inventory(tuple(vms)), tuple(unseen), awaited)
+        return Look(Inventory(tuple(vms)), tuple(unseen), expects_more)
 
     def _in_turn(self, keyed: list[tuple[tuple[str, int], libvirt.virDomain]]) -> list[tuple[tuple[str, int], object]]:
         start = self._turn % max(1, len(keyed))

@@ -4,6 +4,7 @@ What libvirt does not report is ``None``, never zero. Some fields are zero where
 (``vcpu.N.delay`` without scheduler statistics, ``balloon.last-update`` without a guest driver): those are unseen too.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ def resource_sample(before: Record, after: Record, seconds: float, wall: float) 
 
 def _number(values: Mapping[str, object], name: str) -> float | None:
     value = values.get(name)
-    return float(value) if isinstance(value, int | float) and value >= 0 else None
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None
 
 
 def _total(values: Mapping[str, object], group: str, fields: Iterable[str]) -> float | None:
