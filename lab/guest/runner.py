@@ -102,6 +102,8 @@ class Work:
         self.job: Job | None = None
         self.samples: collections.deque[dict[str, Any]] = collections.deque(maxlen=SAMPLES_KEPT)
         self.partial = b""
+        self.ready = False
+        self.request: Any = None  # the request that waits for its beginning
 
     def read(self, chunk: bytes) -> None:
         """Take samples from the work's output."""
@@ -109,6 +111,8 @@ class Work:
         for line in lines:
             if line.startswith(b'{"t"'):
                 self.samples.append(json.loads(line))
+            elif line.startswith(b'{"ready"'):
+                self.ready = True
         self.partial = self.partial[-LINE_BYTES:]
 
 
@@ -143,6 +147,18 @@ class Runner:
                 if events.get(job.output):
                     self._hear(job)
             self._reap()
+            self._tell_of_work()
+
+    def _tell_of_work(self) -> None:
+        """Answer who waits for work to begin."""
+        job, request = self.work.job, self.work.request
+        if job is None or request is None or (not self.work.ready and job.exit is None):
+            return
+        self.work.request = None
+        if self.work.ready:
+            self._reply(request)
+        else:
+            self._reply(request, error=f"the work ended at once with status {job.exit}: is {request['kind']!r} right?")
 
     def _speak(self, events: int) -> None:
         if events & select.POLLIN:
@@ -224,7 +240,12 @@ class Runner:
             self._reply(request, **job.result())
 
     def do_work(self, request: Any) -> None:
-        """Begin another kind of work, or none."""
+        """Begin another kind of work, or none; the reply comes when it has begun."""
+        if self.work.request is not None:
+            self._reply(self.work.request, error="other work was asked for before this began")
+            self.work.request = None
+        self.work.ready = False
+        self.work.partial = b""
         if self.work.job is not None:
             self.work.job.kill()
             self.work.job.process.wait()
@@ -237,6 +258,8 @@ class Runner:
         elif kind in BUILT_IN_WORK:
             argv = ["/usr/bin/python3", "-I", "-S", HERE + "/work.py", kind, *([target] if target else [])]
             self.work.job = Job(argv + options.split(), keep_output=False)
+            self.work.request = request
+            return
         else:
             self.work.job = Job(["/bin/sh", "-c", request["kind"]])
         self._reply(request)

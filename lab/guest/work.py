@@ -1,6 +1,7 @@
 """The ordinary work of a place: a web server, an open-loop web client, batch computing. Standard library only.
 
-Each kind prints one JSON line a second on standard output: ``{"t": boottime, "ok": n, "failed": n, "latencies": [s]}``.
+Each kind says ``{"ready": true}`` on standard output when it has begun, then one JSON line a second:
+``{"t": boottime, "ok": n, "failed": n, "latencies": [seconds]}``.
 Runs in guests under slow emulation, so one thread, one epoll, few allocations.
 """
 
@@ -37,6 +38,7 @@ class Seconds:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._print({"ready": True})
         self.ends = now() + 1.0
         self.ok = self.failed = 0
         self.latencies: list[float] = []
@@ -57,7 +59,7 @@ class Seconds:
         """Print each second that is over. Results that come late belong to the second in which they are noticed."""
         at = now()
         while at >= self.ends:
-            self._print()
+            self._print({"t": round(self.ends, 4), "ok": self.ok, "failed": self.failed, "latencies": self.latencies})
             self.all_ok += self.ok
             self.all_failed += self.failed
             if len(self.all_latencies) < 100_000:
@@ -66,10 +68,9 @@ class Seconds:
             self.latencies = []
             self.ends += 1.0
 
-    def _print(self) -> None:
+    def _print(self, line: dict[str, object]) -> None:
         if self.quiet:
             return
-        line = {"t": round(self.ends, 4), "ok": self.ok, "failed": self.failed, "latencies": self.latencies}
         try:
             os.write(1, json.dumps(line).encode() + b"\n")
         except BlockingIOError:

@@ -70,7 +70,9 @@ class Product:
         log_dir = self.run_dir / "log"
         if not log_dir.is_dir():
             return ""
-        return "".join(f"--- {p.name}\n{p.read_text(errors='replace')[-2000:]}\n" for p in sorted(log_dir.glob("*.log")))
+        return "".join(
+            f"--- {p.name}\n{p.read_text(errors='replace')[-2000:]}\n" for p in sorted(log_dir.glob("*.log"))
+        )
 
     def pids(self) -> dict[str, int]:
         """Process ids of the services and the supervisor."""

@@ -98,7 +98,15 @@ def test_the_judge_has_no_rights_and_no_collector(stage: Stage) -> None:
     assert status["NoNewPrivs"].strip() == "1"
     inet = {
         line.split()[column]
-        for table, column in (("tcp", 9), ("udp", 9), ("raw", 9), ("tcp6", 9), ("udp6", 9), ("packet", 8), ("netlink", 9))
+        for table, column in (
+            ("tcp", 9),
+            ("udp", 9),
+            ("raw", 9),
+            ("tcp6", 9),
+            ("udp6", 9),
+            ("packet", 8),
+            ("netlink", 9),
+        )
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
     }
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
@@ -130,8 +138,10 @@ def test_no_payload_is_ever_kept(calm: Stage) -> None:
     a, b, product = calm.guests["a"], calm.guests["b"], calm.product
     markers = [f"HVMARK{secrets.token_hex(12)}" for _ in range(100)]
     b.run("pkill hv-sink; true")
-    sink = b.spawn("nc -u -l -k -p 9999 > /tmp/sink || python3 -c \"import socket; s=socket.socket(socket.AF_INET, "
-                   "socket.SOCK_DGRAM); s.bind(('', 9999)); f=open('/tmp/sink','ab',0)\nwhile 1: f.write(s.recv(65536))\"")
+    sink = b.spawn(
+        'nc -u -l -k -p 9999 > /tmp/sink || python3 -c "import socket; s=socket.socket(socket.AF_INET, '
+        "socket.SOCK_DGRAM); s.bind(('', 9999)); f=open('/tmp/sink','ab',0)\nwhile 1: f.write(s.recv(65536))\""
+    )
     script = (
         "import socket,sys\n"
         "u=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
@@ -140,13 +150,17 @@ def test_no_payload_is_ever_kept(calm: Stage) -> None:
         "for n,m in enumerate(sys.argv[2:]):\n"
         "  p=(m*8).encode()\n"
         "  u.sendto(p,(sys.argv[1],9999)); u.sendto(p,(sys.argv[1],53))\n"
-        "  h=struct.pack('!BBHHH',8,0,0,n,1)+p; c=sum(struct.unpack('!%dH'%(len(h)//2),h)); c=(c>>16)+(c&65535); c+=c>>16\n"
+        "  h=struct.pack('!BBHHH',8,0,0,n,1)+p\n"
+        "  c=sum(struct.unpack('!%dH'%(len(h)//2),h)); c=(c>>16)+(c&65535); c+=c>>16\n"
         "  i.sendto(h[:2]+struct.pack('!H',~c&65535)+h[4:],(sys.argv[1],0))\n"
-        "  t=socket.create_connection((sys.argv[1],80),5); t.sendall(b'GET /'+p+b' HTTP/1.0\\r\\n\\r\\n'); t.recv(100); t.close()\n"
+        "  t=socket.create_connection((sys.argv[1],80),5)\n"
+        "  t.sendall(b'GET /'+p+b' HTTP/1.0\\r\\n\\r\\n'); t.recv(100); t.close()\n"
     )
     sent = a.run(f"python3 -c \"$(cat <<'X'\n{script}\nX\n)\" {b.address} {' '.join(markers)}", timeout_s=120)
     assert sent.exit == 0, sent.output
-    arrived = wait_for("markers at b", lambda: b.run("cat /tmp/sink | wc -c").output.strip() not in {"", "0"}, within_s=20)
+    arrived = wait_for(
+        "markers at b", lambda: b.run("cat /tmp/sink | wc -c").output.strip() not in {"", "0"}, within_s=20
+    )
     assert arrived, "the control: payload does cross the network"
     b.stop(sink)
     needles = [marker.encode() for marker in markers]
@@ -178,11 +192,19 @@ def memory(pid: int) -> Iterator[bytes]:
 def test_a_flood_is_judged_from_both_ends(calm: Stage) -> None:
     a, b, product = calm.guests["a"], calm.guests["b"], calm.product
     job = a.spawn(FLOOD.format(target=b.address))
-    attacker = wait_for("a verdict on a", lambda: next(
-        (c for c in product.cases_of(a.domain) if c["role"] == "attacker" and c["closed_at"] is None), None), within_s=15)
+    attacker = wait_for(
+        "a verdict on a",
+        lambda: next(
+            (c for c in product.cases_of(a.domain) if c["role"] == "attacker" and c["closed_at"] is None), None
+        ),
+        within_s=15,
+    )
     assert attacker["attack"] == "flood"
-    victim = wait_for("a verdict on b", lambda: next(
-        (c for c in product.cases_of(b.domain) if c["role"] == "victim"), None), within_s=15)
+    victim = wait_for(
+        "a verdict on b",
+        lambda: next((c for c in product.cases_of(b.domain) if c["role"] == "victim"), None),
+        within_s=15,
+    )
     assert victim["target"] in {a.domain, None}
     assert not [c for c in product.cases_of(calm.guests["c"].domain) if c["role"] == "attacker"]
     in_force = [x for x in product.ask("limits")["limits"] if x["name"] == a.domain and x["state"] == "in-force"]
@@ -201,7 +223,11 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
     slowest = 0.0
     for turn in range(20):
         time.sleep(chance.uniform(0.1, 1.5))
-        names = [("monitor", "sensors", "enforcer", "supervisor")[turn % 4]] if turn < 16 else ["monitor", "sensors", "enforcer"]
+        names = (
+            [("monitor", "sensors", "enforcer", "supervisor")[turn % 4]]
+            if turn < 16
+            else ["monitor", "sensors", "enforcer"]
+        )
         before = product.pids()
         for name in names:
             kill(before[name])
@@ -228,6 +254,7 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
 
 def delivered(target: Guest, source: Guest, seconds: float) -> float:
     """Packets per second that arrive at the target, by its own interface's count."""
+
     def count() -> int:
         return int(target.run("cat /sys/class/net/e*/statistics/rx_packets").output.split()[0])
 
