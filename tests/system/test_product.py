@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lab import libvirtd
 from lab.guests import Guest, GuestSpec, start_all
 from lab.network import Network, Networks, NetworkSpec
 from tests.system.product import Product, installed, kill, wait_for
@@ -61,6 +62,7 @@ def policy(network: Network, guests: dict[str, Guest]) -> str:
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with ExitStack() as stack:
+        stack.enter_context(libvirtd.running())
         networks = stack.enter_context(Networks([NetworkSpec("net1", "10.61.0.0/24")]))
         network = networks["net1"]
         guests = {n: Guest(GuestSpec(n, "t", "net1", i), network) for i, n in enumerate("abc")}

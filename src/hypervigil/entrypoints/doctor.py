@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, MissingUserError, user_ids
-from hypervigil.entrypoints.supervise import SERVICES, alive, read_processes
+from hypervigil.entrypoints.processes import read_processes
+from hypervigil.entrypoints.supervise import SERVICES, alive
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
 MIN_KERNEL = (5, 19)

@@ -11,7 +11,7 @@ import time
 from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
-from hypervigil.entrypoints.supervise import read_processes, start_detached
+from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.hypervisor.enforcer.process import EnforcerConfig, run
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
@@ -21,16 +20,19 @@ from hypervigil.entrypoints.options import parse_layout
 from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
 from hypervigil.host.hrem.engine import Hrem
-from hypervigil.host.hsem.engine import Hsem
+from hypervigil.host.hsem.engine import Hsem, Resumed
+from hypervigil.host.hsem.facts import Facts
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Journal, JournalError, Kind
+from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.links import ControlLink, EnforcerLink, SensorsLink, listen
 from hypervigil.host.monitor.tripwires import changed_tripwires
-from hypervigil.model.ids import Instant
+from hypervigil.model.ids import CaseId, Instant
 from hypervigil.model.policy import Mode, Policy
+from hypervigil.model.status import Role
 from hypervigil.wire import control
 from hypervigil.wire.messages import (
     Blind,
@@ -48,17 +50,10 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 ALIVE_S = 0.5
-SNAPSHOT_S = 10.0
+HISTORY_S = 10.0
 SIGN_S = 60.0
 TRIPWIRES_S = 5.0
 GAP_S = 1.0
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """The judge's memory on disk."""
-
-    boot_id: str
-    data: bytes
 
 
 def now() -> Instant:
@@ -83,12 +78,16 @@ class Monitor:
         self._layout = layout
         self._store = store
         self._boot_id = boot_id()
-        self._snapshot_path = layout.monitor_state / "judge.snapshot"
+        self._history_path = layout.monitor_state / "history.npz"
         self._alive_path = layout.monitor_state / "alive"
         self.journal = Journal.open(layout.journal)
         self._book = AddressBook()
-        self._hsem = Hsem(policy.bounds, next_case=self.journal.next_case, next_limit=self.journal.next_limit)
-        self._hsem.set_ladder(policy.ladder)
+        self._hsem = Hsem(
+            policy.bounds,
+            next_case=self.journal.next_case,
+            next_limit=self.journal.next_limit,
+            ladder=policy.ladder,
+        )
         self._enforcer = EnforcerLink(
             layout.enforcer_socket, joined=self._joined, hear=self._from_enforcer, gone=self._enforcer_gone
         )
@@ -111,8 +110,8 @@ class Monitor:
             journal_state=self._journal_state,
             samples=self._hsem.samples,
             keep_policy=self._store.apply,
-            export_history=self._hsem.snapshot,
-            import_history=lambda data: self._hsem.restore(data, same_boot=False),
+            export_history=lambda: histories.encode(self._hsem.remember()),
+            import_history=lambda data: self._hsem.recall(histories.decode(data)),
             since_wall=time.time(),
         )
 
@@ -121,18 +120,45 @@ class Monitor:
         """Take up where the last process left off: cases and limits from the journal, memory from the snapshot."""
         self.conductor.ledger.replay(self.journal.records(kinds=FOLDED), boot_id=self._boot_id)
         try:
-            snapshot = msgspec.msgpack.decode(self._snapshot_path.read_bytes(), type=Snapshot)
-            self._hsem.restore(snapshot.data, same_boot=snapshot.boot_id == self._boot_id)
+            self._hsem.recall(histories.decode(self._history_path.read_bytes()))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
-            log.warning("snapshot.unreadable error=%s: the judge begins with what the policy presumes", error)
+            log.warning("history.unreadable error=%s: the judge begins with what the policy presumes", error)
+        self._resume()
         try:
             last = self._alive_path.stat().st_mtime
         except FileNotFoundError:
             return
         if time.time() - last > GAP_S or self.journal.count():
             self.conductor.gap(last, time.time(), "the monitor was not running", now())
+
+    def _resume(self) -> None:
+        """Give the judge the cases that the last process left open, and the attackers that it found."""
+        ledger = self.conductor.ledger
+        self._hsem.resume(
+            [
+                Resumed(
+                    vm=entry.vm,
+                    case=entry.case,
+                    role=entry.last_verdict.role if entry.last_verdict else None,
+                    since=entry.last_verdict.at if entry.last_verdict else entry.opened,
+                    facts=self._facts(entry.case),
+                    limits=tuple(e.limit for e in ledger.limits.values() if e.limit.case == entry.case and e.lasts),
+                )
+                for entry in ledger.open_cases()
+            ],
+            Counter(entry.vm for entry in ledger.cases.values() if entry.role is Role.ATTACKER),
+        )
+
+    def _facts(self, case: CaseId) -> Facts | None:
+        """The last facts of a case on record."""
+        newest = next(iter(self.journal.records(kinds=[Kind.FACT], case=case, newest_first=True, limit=1)), None)
+        try:
+            return newest.read(Facts) if newest is not None else None
+        except JournalError as error:
+            log.warning("facts.unreadable case=%s error=%s: the case goes on with new ones", case, error)
+            return None
 
     # --- what comes in ----
     def _from_sensors(self, message: FromSensors) -> None:
@@ -183,7 +209,7 @@ class Monitor:
                 group.create_task(self._enforcer.run()),
                 group.create_task(_every(TICK_S, self._tick)),
                 group.create_task(_every(ALIVE_S, self._alive)),
-                group.create_task(_every(SNAPSHOT_S, self.save)),
+                group.create_task(_every(HISTORY_S, self.save)),
                 group.create_task(_every(TRIPWIRES_S, self._set_tripwires)),
                 group.create_task(_every(SIGN_S, self._sign)),
                 group.create_task(_every(1.0, self._sign_verdicts)),
@@ -213,12 +239,11 @@ class Monitor:
             self._alive_path.touch()
 
     def save(self) -> None:
-        """Write the judge's memory to disk, whole or not at all."""
-        data = msgspec.msgpack.encode(Snapshot(self._boot_id, self._hsem.snapshot()))
+        """Write the judge's history to disk, whole or not at all."""
         try:
-            replace_file(self._snapshot_path, data)
+            replace_file(self._history_path, histories.encode(self._hsem.remember()))
         except OSError as error:
-            log.warning("snapshot.not_written error=%s", error)
+            log.warning("history.not_written error=%s", error)
 
     def _sign(self) -> None:
         sequence, digest = self.journal.head()

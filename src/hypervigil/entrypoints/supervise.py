@@ -6,28 +6,25 @@ enforcer's watch starts it again and it adopts the services that still run.
 """
 
 import contextlib
-import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
 from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, make_directories, user_ids
 from hypervigil.entrypoints.options import parse_layout
+from hypervigil.entrypoints.processes import Processes, read_processes, service_log
 
 RESTART_PAUSE_S = 0.1
 RESTART_PAUSE_MAX_S = 1.0
 STEADY_S = 10.0
 STOP_PATIENCE_S = 5.0
-MAX_LOG_BYTES = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +55,6 @@ class _Running:
     started: float
     pause_s: float = RESTART_PAUSE_S
     restart_at: float | None = None
-
-
-class Processes(msgspec.Struct):
-    """What ``processes.json`` holds: who runs, so that a new supervisor can adopt and ``off`` can stop them."""
-
-    supervisor: int
-    services: dict[str, int]
-    monitor_arguments: list[str]
-
-
-def read_processes(layout: Layout) -> Processes | None:
-    """The processes on record, or ``None`` where nothing was started."""
-    try:
-        return msgspec.json.decode(layout.processes_file.read_bytes(), type=Processes)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
 
 
 def alive(pid: int, module: str) -> bool:
@@ -126,7 +107,7 @@ class Supervisor:
     def _start(self, service: Service, pause_s: float = RESTART_PAUSE_S) -> None:
         extra = self._monitor_arguments if service.name == "monitor" else []
         uid, gid = user_ids(service.user) if service.user else (None, None)
-        with _log(self._layout, service.name) as log:
+        with service_log(self._layout, service.name) as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-m", service.module, *self._layout.arguments(), *extra],
                 stdin=subprocess.DEVNULL,
@@ -248,36 +229,6 @@ def _is_up(pid: int) -> bool:
     except OSError:
         return False
     return b"up" in command and any(part.endswith(b"hypervigil") for part in command)
-
-
-@contextlib.contextmanager
-def _log(layout: Layout, name: str) -> Iterator[IO[bytes]]:
-    path = layout.log_dir / f"{name}.log"
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    with path.open("ab") as log:
-        yield log
-
-
-def start_detached(layout: Layout, monitor_arguments: list[str]) -> int:
-    """Start a supervisor that outlives us; its process id."""
-    with _log(layout, "supervisor") as log:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-I",
-                "-m",
-                "hypervigil.entrypoints.supervise",
-                json.dumps(monitor_arguments),
-                *layout.arguments(),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-        )
-    return process.pid
 
 
 def main(argv: list[str] | None = None) -> None:

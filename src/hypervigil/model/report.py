@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Role, Verdict
-from hypervigil.model.traffic import Direction, ForgedKind
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,16 @@ class ForgedCount:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitedCount:
+    """Packets of one class that a limit on the VM's NIC stopped in the interval."""
+
+    vm: VmId
+    direction: Direction
+    traffic: TrafficClass
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """One tick of HREM: rates for every VM, the busiest pairs, and notices. Origin is HOST_OBSERVED by construction."""
 
@@ -52,6 +62,7 @@ class HostReport:
     notices: tuple[Evidence, ...] = ()
     """Overload, overflow and noisy-neighbour findings of HREM's own (the paper's "overflow attack" notification)."""
     forged: tuple[ForgedCount, ...] = ()
+    limited: tuple[LimitedCount, ...] = ()
     whole: bool = False
     """The values are those of a whole second, made for the history; the windows between tell the same frames finer."""
     partial: bool = False

@@ -140,6 +140,7 @@ class InForce(_Message, frozen=True, kw_only=True, tag="in-force"):
     boot_id: str
     ports: tuple[PortPolicy, ...]
     limits: tuple[Limit, ...]
+    guarding: Guarding | None = None
 
 
 class Repaired(_Message, frozen=True, kw_only=True, tag="repaired"):

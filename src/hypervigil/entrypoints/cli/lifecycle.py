@@ -14,7 +14,8 @@ from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import fail, layout_of, places, printer
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import Layout, make_directories
-from hypervigil.entrypoints.supervise import Supervisor, alive, read_processes, start_detached, stop_everything
+from hypervigil.entrypoints.processes import read_processes, start_detached
+from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
 from hypervigil.host import policyfile
 from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.wire import control

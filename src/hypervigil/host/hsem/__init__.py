@@ -1,1 +1,1 @@
-"""HSEM, the hypervisor security monitor: history, cases, verdicts. Pure; collects nothing; knows neither HREM nor wire."""
+"""HSEM, the hypervisor security monitor: history, cases, verdicts. Pure; collects nothing; knows no HREM, no wire."""

@@ -6,11 +6,11 @@ journal's word and the kernel's are reconciled.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hypervigil.host.inventory import AddressBook, Compiled, compile_ports
+from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor.ledger import Ledger
@@ -18,7 +18,7 @@ from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.observation import Sweep
-from hypervigil.model.policy import Mode, Policy
+from hypervigil.model.policy import Bounds, Mode, Policy
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2, LiftLimit, OrderLimit
 from hypervigil.model.status import Level
@@ -57,7 +57,10 @@ class Judge(Protocol):
         """The VM's level."""
 
     def facts(self, case: CaseId) -> object:
-        """Everything that the judge knows of a case: enough to judge it again."""
+        """Everything that the judge knew of a case when it was opened or last judged: enough to judge it again."""
+
+    def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
+        """The operator's bounds and ladder."""
 
 
 class Journal(Protocol):
@@ -127,6 +130,7 @@ class Conductor:
         self.compiled = Compiled((), ())
         self.exempt_until: dict[VmId, Instant] = {}
         self._bound: dict[str, PortPolicy] = {}
+        self._guarded: wire.Guarding | None = None
         self._entries: list[Entry] = []
 
     # --- what the sensors say ----
@@ -148,11 +152,23 @@ class Conductor:
         wanted = {str(p.port): p for p in self.compiled.ports}
         changed = tuple(p for key, p in wanted.items() if self._bound.get(key) != p)
         release = tuple(p.port for key, p in self._bound.items() if key not in wanted)
-        if not changed and not release:
+        guarding = self._guarding()
+        if not changed and not release and guarding == self._guarded:
             return
-        if self.enforcer.send(wire.BindPorts(request=self.enforcer.next_request(), policies=changed, release=release)):
-            self._bound = dict(wanted)
+        request = wire.BindPorts(
+            request=self.enforcer.next_request(), policies=changed, release=release, guarding=guarding
+        )
+        if self.enforcer.send(request):
+            self._bound, self._guarded = dict(wanted), guarding
             log.info("ports.bind changed=%d released=%d at=%.3f", len(changed), len(release), now)
+
+    def _guarding(self) -> wire.Guarding | None:
+        """Bridges on which a port without compiled policy passes nothing, whoever is alive."""
+        networks = protected_networks(self.policy)
+        if not networks:
+            return None
+        uplinks = tuple(uplink for network in networks for uplink in network.uplinks)
+        return wire.Guarding(bridges=tuple(network.bridge for network in networks), exempt=uplinks)
 
     def swept(self, sweep: Sweep, now: Instant) -> None:
         """A sweep: observe, judge, act."""
@@ -198,6 +214,7 @@ class Conductor:
                 case EnterLevel2():
                     self.ledger.opened(decision, self.wall(now))
                     self.note(Kind.LEVEL, decision, now, decision.case, decision.vm)
+                    self.note(Kind.FACT, self.hsem.facts(decision.case), now, decision.case, decision.vm)
                 case Decide(verdict=verdict):
                     self.ledger.decided(verdict, self.wall(now))
                     self.note(Kind.FACT, self.hsem.facts(verdict.case), now, verdict.case, verdict.vm)
@@ -224,10 +241,11 @@ class Conductor:
         if not seen:
             return
         self.commit()
-        if lifts:
-            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=tuple(lifts)))
+        # First what is new, so that a limit which replaces another leaves no gap.
         if orders:
             self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=tuple(orders)))
+        if lifts:
+            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=tuple(lifts)))
 
     def _why_withheld(self, limit: Limit, now: Instant) -> str | None:
         if self.mode(limit.vm) is Mode.MONITOR:
@@ -300,6 +318,7 @@ class Conductor:
     def _reconcile(self, in_force: wire.InForce, now: Instant) -> None:
         """Bring the kernel in line with what was decided: lift what nobody ordered, put what is missing."""
         self._bound = {str(p.port): p for p in in_force.ports}
+        self._guarded = in_force.guarding
         self.health.ports_bound = frozenset(self._bound)
         there = {limit.id for limit in in_force.limits}
         for limit in in_force.limits:
@@ -361,6 +380,7 @@ class Conductor:
     def swap_policy(self, policy: Policy, text: str, changes: list[str], by: str, now: Instant) -> None:
         """A new policy is in force from now."""
         self.policy = policy
+        self.hsem.set_policy(policy.bounds, policy.ladder)
         self.note(Kind.POLICY, PolicyChange(by, tuple(changes), text), now)
         self.book.update(Inventory(tuple(self.vms.values())), policy)
         lifts = [

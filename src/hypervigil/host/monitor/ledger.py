@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypervigil.host.journal import Kind, Record
 from hypervigil.host.journal.records import Enforcement
 from hypervigil.host.monitor.records import LimitEnded, Withheld
-from hypervigil.model.ids import CaseId, LimitId, VmId
+from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import EnterLevel2, LeaveLevel2, LiftLimit
 from hypervigil.model.status import Evidence, Role, Verdict
@@ -26,8 +26,11 @@ class CaseEntry:
     vm: VmId
     opened_at: float
     opening: tuple[Evidence, ...]
+    opened: Instant
+    """The same in the host's own time."""
     verdict: Verdict | None = None
-    first_verdict: Verdict | None = None
+    """The gravest of the case."""
+    last_verdict: Verdict | None = None
     decided_at: float | None = None
     closed_at: float | None = None
     closing_reason: str | None = None
@@ -56,6 +59,11 @@ class LimitEntry:
         """Whether it is ordered or in force now."""
         return self.state in {"ordered", "in-force"}
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it stands, or would if it were not withheld."""
+        return self.lifted_at is None and self.state != "failed"
+
 
 _GRAVITY = {Role.CLEARED: 0, Role.OVERLOADED: 1, Role.VICTIM: 2, Role.REFLECTOR: 2, Role.ATTACKER: 3}
 
@@ -70,7 +78,9 @@ class Ledger:
 
     def opened(self, decision: EnterLevel2, wall_at: float) -> None:
         """A case was opened."""
-        self.cases.setdefault(decision.case, CaseEntry(decision.case, decision.vm, wall_at, decision.evidence))
+        self.cases.setdefault(
+            decision.case, CaseEntry(decision.case, decision.vm, wall_at, decision.evidence, decision.at)
+        )
         while len(self.cases) > MAX_CASES:
             oldest = next((key for key, entry in self.cases.items() if entry.closed_at is not None), None)
             self.cases.pop(oldest if oldest is not None else next(iter(self.cases)))
@@ -79,13 +89,12 @@ class Ledger:
         """A verdict fell; the gravest one of a case stays its role."""
         entry = self.cases.get(verdict.case)
         if entry is None:
-            entry = CaseEntry(verdict.case, verdict.vm, wall_at, verdict.evidence)
+            entry = CaseEntry(verdict.case, verdict.vm, wall_at, verdict.evidence, verdict.at)
             self.cases[verdict.case] = entry
         if entry.verdict is None or _GRAVITY[verdict.role] > _GRAVITY[entry.verdict.role]:
             entry.verdict = verdict
             entry.decided_at = wall_at
-        if entry.first_verdict is None:
-            entry.first_verdict = verdict
+        entry.last_verdict = verdict
 
     def closed(self, decision: LeaveLevel2, wall_at: float) -> None:
         """A case was closed."""
@@ -132,6 +141,10 @@ class Ledger:
     def open_case(self, vm: VmId) -> CaseEntry | None:
         """The VM's open case."""
         return next((e for e in reversed(self.cases.values()) if e.vm == vm and e.closed_at is None), None)
+
+    def open_cases(self) -> list[CaseEntry]:
+        """Every case that is open, oldest first."""
+        return [entry for entry in self.cases.values() if entry.closed_at is None]
 
     def replay(self, records: Iterable[Record], *, boot_id: str) -> None:
         """Fold the journal's records again. What was open or in force in another run of the machine is over."""

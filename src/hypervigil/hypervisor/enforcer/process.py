@@ -112,6 +112,7 @@ class Enforcer:
                         boot_id=self._state.boot_id,
                         ports=tuple(p for p in self._state.ports.values() if self._nics.in_force([p.port])),
                         limits=tuple(self._state.limits.values()),
+                        guarding=self._state.guarding,
                     )
         except (SigningError, OSError) as error:
             return Refused(request=request.request, reason=str(error))

@@ -1,0 +1,483 @@
+"""HSEM: hears HREM's reports, keeps each VM's history and level, opens cases, decides, orders limits and their end."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
+from hypervigil.host.hsem.history import History, Remembered
+from hypervigil.host.hsem.judge import (
+    FORGED_ROLES,
+    FORGED_SENDERS,
+    MIN_FORGED_ROLES,
+    SCAN_PORTS,
+    hit,
+    hostile_surges,
+    judge,
+    scanned,
+    swept,
+)
+from hypervigil.host.hsem.levels import VERDICTS, Event, State, level, step
+from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
+from hypervigil.host.hsem.look import Look, peers_of, probed_so_far
+from hypervigil.host.hsem.table import Matrix
+from hypervigil.host.hsem.watch import WATCHED, Watch
+from hypervigil.host.hsem.watched import Watched, place_of
+from hypervigil.model.ids import HOST, OUTSIDE, CaseId, Instant, LimitId, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.metric import PACKET_METRICS, Metric
+from hypervigil.model.policy import Bounds
+from hypervigil.model.report import (
+    Decide,
+    Decision,
+    EnterLevel2,
+    ForgedCount,
+    HostReport,
+    LeaveLevel2,
+)
+from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.vm import Vm
+
+MAX_FACTS = 1000
+"""Cases whose last facts are kept to be told; the journal keeps all."""
+MAX_HISTORIES = 20_000
+"""Above this, VMs that do not run are forgotten."""
+FORGED_S = 10.0
+FORGED_TO_ASK = 10
+"""Forged senders within ``FORGED_S`` that open a case."""
+QUIET_S = 60.0
+"""What was cleared opens no new case for so long, unless it doubles or turns hostile."""
+RECHECK_S = 4.0
+"""An attacker's limit outlasts its hold by this, the time to look whether it goes on."""
+SECOND_LOOK_S = 1.0
+"""A provisional limit stays so long before it is lifted without a verdict."""
+FORGIVEN_S = 24 * 3600.0
+"""After so long without a verdict an attack is a first one again."""
+BUSY_TAIL = 0.75
+"""A VM whose own 95th percentile of CPU is above this is at work, not overloaded."""
+
+_PACKETS = len(PACKET_METRICS)
+_NEW = WATCHED.index(Metric.NEW_DESTINATIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A case that another process of ours left open, as the journal tells it."""
+
+    vm: VmId
+    case: CaseId
+    role: Role | None
+    since: Instant
+    facts: Facts | None
+    limits: tuple[Limit, ...]
+
+
+class Hsem:
+    """One host's judge. Every method that takes ``now`` gives the decisions that follow, in their order."""
+
+    def __init__(
+        self,
+        bounds: Bounds,
+        *,
+        next_case: Callable[[], CaseId],
+        next_limit: Callable[[], LimitId],
+        ladder: Sequence[str] = ("limit",),
+    ) -> None:
+        self._next_case = next_case
+        self._next_limit = next_limit
+        self._history = History()
+        self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
+        self._vms: dict[VmId, Watched] = {}
+        self._facts: OrderedDict[CaseId, Facts] = OrderedDict()
+        self.set_policy(bounds, ladder)
+
+    def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
+        """The operator's bounds, and what an attacker meets at its first, second, … verdict."""
+        self._bounds = bounds
+        self._ladder = tuple(ladder) or ("limit",)
+        self._watch.factor, self._watch.floor_pps = bounds.factor, bounds.floor_pps
+
+    # --- what is asked of it ----
+    def level(self, vm: VmId) -> Level:
+        """The VM's level."""
+        return level(self._vms[vm].state) if vm in self._vms else Level.LEVEL1
+
+    def state(self, vm: VmId) -> State:
+        """Where the VM stands in the transition table."""
+        return self._vms[vm].state if vm in self._vms else State.LEVEL1
+
+    def facts(self, case: CaseId) -> Facts:
+        """What was known at the last verdict of a case (or at its opening)."""
+        return self._facts[case]
+
+    def samples(self, vm: VmId) -> int:
+        """Seconds of history that the VM has."""
+        return self._history.samples(vm)
+
+    def tail(self, vm: VmId, metric: Metric) -> float:
+        """The VM's own 95th percentile of a metric (a prior while there is little history)."""
+        return self._history.tail(vm, metric)
+
+    def remember(self) -> Remembered:
+        """The history of every VM. Open cases are the journal's to tell."""
+        return self._history.remember()
+
+    def recall(self, known: Remembered) -> None:
+        """Replace the history; ``ValueError`` changes nothing."""
+        self._history.recall(known)
+
+    def resume(self, cases: Iterable[Resumed], repetitions: Mapping[VmId, int]) -> None:
+        """Take up cases where the last process left them."""
+        for vm, times in repetitions.items():
+            self._record(vm).repetition = times
+        for one in cases:
+            record = self._record(one.vm)
+            record.dossier = reopened(one.facts) if one.facts is not None else self._dossier(one.vm, one.since)
+            record.dossier.case = one.case
+            record.limits = {place_of(limit): limit for limit in one.limits}
+            record.state = State.LEVEL2
+            record.stirred_at = one.since
+            if one.role is not None and one.role is not Role.CLEARED:
+                record.role = one.role
+                record.state = step(State.LEVEL2, VERDICTS[one.role])
+            if one.role is Role.ATTACKER:
+                ends = [limit.until for limit in one.limits]
+                record.hold_until = Instant(max(ends, default=one.since) - RECHECK_S)
+            if one.facts is not None:
+                self._remember(one.facts)
+
+    # --- what happens ----
+    def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
+        """These VMs run now; cases of those that are gone are closed."""
+        running = {vm.vm for vm in vms} | {HOST}
+        decisions: list[Decision] = []
+        for vm in [vm for vm in self._vms if vm not in running]:
+            record = self._vms.pop(vm)
+            if record.dossier is not None:
+                decisions += record.lift(now, "the VM is gone")
+                decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
+        self._watch.keep(tuple(running))
+        if len(self._history.vms) > MAX_HISTORIES:
+            self._history.keep(running)
+        for vm in running:
+            self._record(vm)
+        return decisions
+
+    def hear(self, report: HostReport, now: Instant) -> list[Decision]:
+        """A report of HREM's."""
+        values: Matrix = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))
+        if report.whole:
+            return self._learn(report, values, now)
+        tails = self._history.tails(report.vms)
+        excesses = {e.vm: e for e in self._watch.see(report.vms, values, report.interval_s, tails)}
+        forged = self._count_forged(report.forged, now)
+        concerned = excesses.keys() | forged | {vm for vm, r in self._vms.items() if r.dossier is not None}
+        peers = peers_of(report, concerned)
+        decisions: list[Decision] = []
+        for row, vm in enumerate(report.vms):
+            if vm not in concerned and vm not in peers:
+                continue
+            look = Look(values[row], report.interval_s, excesses.get(vm), peers.get(vm, ()))
+            record = self._record(vm)
+            if record.dossier is None:
+                decisions += self._ask(record, look, now)
+            else:
+                self._grow(record.dossier, look, report, now)
+            if record.dossier is not None:
+                decisions += self._consider(record, now)
+        return decisions
+
+    def tick(self, now: Instant) -> list[Decision]:
+        """Time has passed: ends of limits, holds, calm."""
+        decisions: list[Decision] = []
+        for record in self._vms.values():
+            if record.dossier is None:
+                continue
+            decisions += record.expire(now)
+            if record.state is State.ATTACKER and now >= record.hold_until:
+                self._look_again(record, now)
+            elif record.state in _CALMING and now - record.stirred_at >= self._bounds.calm_s:
+                decisions += self._leave(record, now, Event.CALM, f"calm for {self._bounds.calm_s:g} s")
+        return decisions
+
+    def release(self, vm: VmId, now: Instant) -> list[Decision]:
+        """The operator frees the VM."""
+        record = self._record(vm)
+        record.repetition = 0
+        if record.dossier is None:
+            return []
+        return self._leave(record, now, Event.RELEASED, "released by the operator")
+
+    # --- Level 1 ----
+    def _learn(self, report: HostReport, values: Matrix, now: Instant) -> list[Decision]:
+        """A whole second: history for those who are above suspicion, and HREM's notices."""
+        decisions: list[Decision] = []
+        for notice in report.notices:
+            decisions += self._notice(notice, now)
+        rows = [row for row, vm in enumerate(report.vms) if self._record(vm).dossier is None]
+        self._history.learn([report.vms[row] for row in rows], values[rows])
+        for row, vm in enumerate(report.vms):
+            dossier = self._record(vm).dossier
+            if dossier is not None and np.isfinite(values[row, Metric.CPU]):
+                dossier.cpu = float(values[row, Metric.CPU])
+        return decisions
+
+    def _notice(self, notice: Evidence, now: Instant) -> list[Decision]:
+        """HREM found a VM near its capacity: a case if that is unusual for it."""
+        record = self._record(notice.vm)
+        tail = self._history.tail(notice.vm, Metric.CPU)
+        unusual = np.isfinite(tail) and tail < BUSY_TAIL
+        if record.dossier is not None:
+            record.dossier.near_capacity |= unusual
+            return []
+        if not unusual:
+            return []
+        dossier = self._dossier(notice.vm, now)
+        dossier.near_capacity = True
+        dossier.cpu = notice.value
+        decisions = self._open(record, dossier, (notice,), now)
+        return decisions + self._consider(record, now)
+
+    def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
+        """Add up forged frames; who sent enough of them to be asked."""
+        asked = set()
+        for one in counts:
+            record = self._record(one.vm)
+            if record.dossier is not None:
+                record.dossier.forged[one.kind] += one.frames
+                record.stirred_at = now
+                continue
+            if now - record.forged_since > FORGED_S:
+                record.forged = [0] * len(ForgedKind)
+                record.forged_since = now
+            record.forged[one.kind] += one.frames
+            if _forged_enough(record.forged):
+                asked.add(one.vm)
+        return asked
+
+    def _ask(self, record: Watched, look: Look, now: Instant) -> list[Decision]:
+        """Open a case of a conspicuous VM at Level 1, if there is reason to."""
+        dossier = self._dossier(record.vm, now)
+        for peer in look.scaled(self._watch.recent(record.vm).counts):
+            dossier.add_peer(peer)
+        self._mark(dossier, look, now)
+        dossier.reports = 1
+        dossier.forged = list(record.forged) if now - record.forged_since <= FORGED_S else dossier.forged
+        facts = dossier.facts(now, record.repetition)
+        if not (_forged_enough(dossier.forged) or self._suspicious(record, facts, look, now)):
+            return []
+        record.forged = [0] * len(ForgedKind)
+        evidence = explain.surges(facts) or explain.forged(facts) or explain.hosts(facts)
+        return self._open(record, dossier, tuple(evidence), now)
+
+    def _suspicious(self, record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
+        for surge in facts.surges:
+            meant = facts.conduct(surge.direction, surge.traffic)
+            if meant is Conduct.HOSTILE:
+                return True
+            if meant is Conduct.UNCLEAR and look.clearly(surge.metric):
+                until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
+                if now >= until or surge.rate > 2 * rate:
+                    return True
+        if any(peer.ports >= SCAN_PORTS and probed_so_far(peer) for peer in look.peers):
+            return True
+        return look.above(Metric.NEW_DESTINATIONS) and swept(facts)
+
+    def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
+        dossier.case = self._next_case()
+        record.dossier = dossier
+        record.state = step(record.state, Event.ANOMALY)
+        record.role = Role.CLEARED
+        record.stirred_at = now
+        self._remember(dossier.facts(now, record.repetition))
+        return [EnterLevel2(record.vm, dossier.case, now, evidence)]
+
+    # --- Level 2 ----
+    def _grow(self, dossier: Dossier, look: Look, report: HostReport, now: Instant) -> None:
+        if not look.seen:
+            return
+        dossier.reports += 1
+        counts = look.counts
+        dossier.count(counts, look.interval_s, fresh=counts)
+        for one in report.limited:
+            if one.vm == dossier.vm:
+                dossier.limited[int(one.direction) * len(TrafficClass) + int(one.traffic)] += one.packets
+        for peer in look.peers:
+            dossier.add_peer(peer)
+        dossier.new_destinations += look.value(Metric.NEW_DESTINATIONS) * look.interval_s
+        self._mark(dossier, look, now)
+
+    def _mark(self, dossier: Dossier, look: Look, now: Instant) -> None:
+        """Write down what is above its allowance, and the widths of the fans."""
+        recent = self._watch.recent(dossier.vm)
+        if look.excess is not None:
+            for column, above in enumerate(look.excess.above[:_PACKETS]):
+                if above:
+                    direction, traffic = divmod(column, len(TrafficClass))
+                    rate = recent.counts[column] / recent.seconds
+                    dossier.surge(Direction(direction), TrafficClass(traffic), rate, now)
+        dossier.failures += look.value(Metric.FAILURES) * look.interval_s
+        dossier.fan_out = max(dossier.fan_out, look.value(Metric.FAN_OUT))
+        dossier.fan_in = max(dossier.fan_in, look.value(Metric.FAN_IN))
+
+    def _consider(self, record: Watched, now: Instant) -> list[Decision]:
+        """Judge an open case on what is known now."""
+        dossier = record.dossier
+        if dossier is None:
+            return []
+        facts = dossier.facts(now, record.repetition)
+        stirring = any(surge.last_at == now for surge in facts.surges)
+        if stirring:
+            record.stirred_at = now
+        if record.state is State.ATTACKER:
+            if stirring:
+                for target in record.targets & self._vms.keys():
+                    self._vms[target].stirred_at = now
+            return []
+        verdict = judge(facts)
+        if record.state is State.LEVEL2:
+            if verdict is not None:
+                return self._decide(record, verdict, facts, now)
+            return self._restrain(record, facts, now)
+        if verdict is not None and verdict.role is Role.ATTACKER:
+            return self._decide(record, verdict, facts, now)
+        if record.state is State.VICTIM and stirring:
+            return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
+        return []
+
+    def _restrain(self, record: Watched, facts: Facts, now: Instant) -> list[Decision]:
+        """Provisional limits: what is hostile or unclear is held, what turned out well is let go."""
+        wanted = provisional(facts, self._bounds)
+        decisions = record.put(wanted, now, self._bounds.provisional_s)
+        if now - facts.opened_at >= SECOND_LOOK_S:
+            decisions += record.lift(now, "what it sends is answered", keep={one.place for one in wanted})
+        return decisions
+
+    def _decide(self, record: Watched, verdict: Verdict, facts: Facts, now: Instant) -> list[Decision]:
+        self._remember(facts)
+        record.state = step(record.state, VERDICTS[verdict.role])
+        record.role = verdict.role
+        decisions: list[Decision] = [Decide(verdict)]
+        match verdict.role:
+            case Role.ATTACKER:
+                decisions += self._contain(record, verdict, facts, now)
+            case Role.VICTIM:
+                record.stirred_at = now
+                decisions += record.swap(relief(facts, self._bounds), now, self._bounds.hold_s)
+            case Role.REFLECTOR:
+                decisions += record.swap(muffled(facts, self._bounds), now, self._bounds.hold_s)
+            case Role.OVERLOADED:
+                decisions += record.lift(now, "nobody attacks")
+            case Role.CLEARED:
+                until = Instant(now + QUIET_S)
+                record.quiet = {(s.direction, s.traffic): (until, s.rate) for s in facts.surges}
+                decisions += self._close(record, now, "cleared")
+        return decisions
+
+    def _contain(self, record: Watched, verdict: Verdict, facts: Facts, now: Instant) -> list[Decision]:
+        """Limit an attacker for its hold, and tell on whom it attacks."""
+        if now - record.hold_until > FORGIVEN_S:
+            record.repetition = 0
+        rung = self._ladder[min(record.repetition, len(self._ladder) - 1)]
+        hold_s = min(self._bounds.hold_s * 2.0**record.repetition, self._bounds.hold_max_s)
+        wanted = hardened(facts, verdict, self._bounds, rung)
+        record.hold_until = Instant(now + hold_s)
+        record.repetition += 1
+        decisions = record.swap(wanted, now, hold_s + RECHECK_S)
+        accusations = self._accusations(verdict, facts)
+        record.targets = frozenset(accusations)
+        for target, accusation in accusations.items():
+            decisions += self._accuse(target, accusation, now)
+        return decisions
+
+    def _accusations(self, verdict: Verdict, facts: Facts) -> dict[VmId, Accusation]:
+        found: dict[VmId, tuple[Peer, str]] = {}
+        if verdict.attack is AttackClass.SCAN:
+            found = {peer.other: (peer, "tries of many ports") for peer in scanned(facts)}
+        elif verdict.attack is AttackClass.FLOOD:
+            for surge in hostile_surges(facts):
+                for peer in hit(facts, surge):
+                    found.setdefault(peer.other, (peer, surge.traffic.name))
+        return {
+            other: Accusation(facts.vm, facts.case, str(verdict.attack), traffic, peer.packets)
+            for other, (peer, traffic) in found.items()
+            if other in self._vms and other not in {facts.vm, HOST, OUTSIDE}
+        }
+
+    def _accuse(self, target: VmId, accusation: Accusation, now: Instant) -> list[Decision]:
+        """Another VM attacks this one: open its case if need be, and judge it."""
+        record = self._record(target)
+        decisions: list[Decision] = []
+        if record.dossier is None:
+            dossier = self._dossier(target, now)
+            dossier.accusations[accusation.attacker] = accusation
+            evidence = explain.accused(dossier.facts(now, record.repetition))
+            decisions += self._open(record, dossier, tuple(evidence), now)
+        else:
+            record.dossier.accusations[accusation.attacker] = accusation
+            record.stirred_at = now
+        if record.state is State.LEVEL2:
+            decisions += self._consider(record, now)
+        return decisions
+
+    def _look_again(self, record: Watched, now: Instant) -> None:
+        """An attacker's hold is over: the case goes on with fresh facts, its limits a little longer."""
+        if record.dossier is None:
+            return
+        case = record.dossier.case
+        record.state = step(record.state, Event.HOLD_ENDED)
+        record.dossier = self._dossier(record.vm, now)
+        record.dossier.case = case
+
+    def _leave(self, record: Watched, now: Instant, event: Event, reason: str) -> list[Decision]:
+        record.state = step(record.state, event)
+        return self._close(record, now, reason)
+
+    def _close(self, record: Watched, now: Instant, reason: str) -> list[Decision]:
+        """Back to Level 1; the state is there already."""
+        dossier, record.dossier = record.dossier, None
+        if dossier is None:
+            return []
+        record.targets = frozenset()
+        self._watch.calm(record.vm)
+        return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
+
+    # --- memory ----
+    def _record(self, vm: VmId) -> Watched:
+        return self._vms.setdefault(vm, Watched(vm, self._next_limit))
+
+    def _dossier(self, vm: VmId, now: Instant) -> Dossier:
+        """An empty dossier of a VM, with its history and what was seen of it just now."""
+        tails = self._history.tails([vm])[0]
+        recent = self._watch.recent(vm)
+        cpu = float(tails[Metric.CPU])
+        dossier = Dossier(
+            case=CaseId(""),
+            vm=vm,
+            opened_at=now,
+            tails=tuple(tails[list(PACKET_METRICS)].tolist()),
+            cpu_tail=cpu if np.isfinite(cpu) else 1.0,
+            samples=self._history.samples(vm),
+        )
+        dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
+        dossier.new_destinations = recent.counts[_NEW]
+        return dossier
+
+    def _remember(self, facts: Facts) -> None:
+        self._facts[facts.case] = facts
+        self._facts.move_to_end(facts.case)
+        while len(self._facts) > MAX_FACTS:
+            self._facts.popitem(last=False)
+
+
+_CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})
+
+
+def _forged_enough(forged: Sequence[int]) -> bool:
+    roles = sum(forged[kind] for kind in FORGED_ROLES)
+    return roles >= MIN_FORGED_ROLES or sum(forged[kind] for kind in FORGED_SENDERS) >= FORGED_TO_ASK

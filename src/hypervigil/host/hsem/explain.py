@@ -1,0 +1,217 @@
+"""Evidence and sentences that a person can act on: the cause, and the few numbers against their history. Pure."""
+
+from collections.abc import Sequence
+
+from hypervigil.host.hsem.conduct import Peer
+from hypervigil.host.hsem.facts import Accusation, Facts, Surge
+from hypervigil.model.ids import OUTSIDE, VmId
+from hypervigil.model.status import Evidence, Origin
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+
+_NAMES = {
+    TrafficClass.SYN: "connection tries (SYN)",
+    TrafficClass.SYNACK: "SYN-ACKs",
+    TrafficClass.RST: "resets",
+    TrafficClass.TCP: "TCP packets",
+    TrafficClass.DNS: "DNS packets",
+    TrafficClass.UDP: "UDP packets",
+    TrafficClass.ICMP: "ICMP packets",
+    TrafficClass.ARP: "ARP and neighbour requests",
+    TrafficClass.FRAGMENT: "fragments",
+    TrafficClass.MULTICAST: "multicast and broadcast frames",
+    TrafficClass.OTHER: "packets of other protocols",
+}
+
+
+def surge(vm: VmId, one: Surge) -> Evidence:
+    """More of a class than history explains."""
+    way = "sends" if one.direction is Direction.OUT else "gets"
+    kind = "outbound-surge" if one.direction is Direction.OUT else "inbound-surge"
+    known = "own 95th percentile" if one.samples else "presumed 95th percentile"
+    return Evidence(
+        vm=vm,
+        kind=kind,
+        origin=Origin.HOST_OBSERVED,
+        at=one.last_at,
+        value=one.rate,
+        baseline=one.tail,
+        unit="packets/s",
+        text=f"{vm} {way} {one.rate:,.0f} {_NAMES[one.traffic]} a second; its {known} is {one.tail:,.0f}",
+    )
+
+
+def surges(facts: Facts) -> list[Evidence]:
+    """Every surge of the case."""
+    return [surge(facts.vm, one) for one in facts.surges]
+
+
+def _fact(facts: Facts, kind: str, value: float, unit: str, text: str) -> Evidence:
+    return Evidence(facts.vm, kind, Origin.HOST_OBSERVED, facts.at, value, None, unit, text)
+
+
+def flood(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> list[Evidence]:
+    """A surge, to or from whom, and what became of the tries."""
+    found = [surge(facts.vm, worst)]
+    for peer in peers:
+        way = "to" if peer.direction is Direction.OUT else "from"
+        found.append(
+            _fact(
+                facts, "pair", peer.packets, "packets", f"{peer.packets:,.0f} packets {way} {_end(peer)} in this case"
+            )
+        )
+    out = worst.direction is Direction.OUT
+    asked = facts.of(worst.direction, TrafficClass.SYN)
+    if worst.traffic is TrafficClass.SYN and asked:
+        answered = facts.of(Direction.IN if out else Direction.OUT, TrafficClass.SYNACK) / asked
+        broken = facts.of(worst.direction, TrafficClass.RST) / asked
+        text = f"{answered:.0%} of the tries were answered, {broken:.0%} broken off by the one who asked"
+        found.append(_fact(facts, "unanswered", answered, "of tries", text))
+    elif peers and peers[0].packets:
+        answered = peers[0].answers / peers[0].packets
+        found.append(_fact(facts, "unanswered", answered, "of packets", f"{answered:.0%} of the packets were answered"))
+    return found
+
+
+def flood_cause(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> str:
+    """One sentence."""
+    times = f"{worst.rate / worst.tail:,.0f} times" if worst.tail >= 1 else "far above"
+    whom = f" to {_end(peers[0])}" if peers else ""
+    return (
+        f"{facts.vm} sends {worst.rate:,.0f} {_NAMES[worst.traffic]} a second{whom}, {times} its usual peak of "
+        f"{worst.tail:,.0f}, and they lead to nothing"
+    )
+
+
+def flooded_cause(facts: Facts, worst: Surge) -> str:
+    """One sentence."""
+    sources = f"{facts.fan_in:,.0f} source{'' if facts.fan_in == 1 else 's'}"
+    return (
+        f"{facts.vm} gets {worst.rate:,.0f} {_NAMES[worst.traffic]} a second from {sources} outside, against a usual "
+        f"peak of {worst.tail:,.0f}, and they lead to nothing"
+    )
+
+
+def flood_counterfactual(traffic: TrafficClass) -> str:
+    """What would have to be different."""
+    if traffic is TrafficClass.SYN:
+        return "would be CLEARED if at least half of the tries were answered and then taken up"
+    if traffic is TrafficClass.ICMP:
+        return "would be CLEARED if it only answered what others ask"
+    return "would be CLEARED if at least half of the packets were answered"
+
+
+def accused(facts: Facts) -> list[Evidence]:
+    """Who attacks it, by what was attempted before any limit."""
+    found = surges(facts)
+    for one in facts.accusations:
+        text = f"{one.attacker} attempted {one.packets:,.0f} packets ({one.traffic}) at it (case {one.case})"
+        found.append(_fact(facts, "attacked-by", one.packets, "packets", text))
+    return found
+
+
+def accused_cause(facts: Facts, worst: Accusation) -> str:
+    """One sentence."""
+    what = f"{worst.attack} of {worst.packets:,.0f} packets ({worst.traffic})"
+    return f"{facts.vm} is the target of a {what} by {worst.attacker}"
+
+
+def ports(facts: Facts, peer: Peer) -> list[Evidence]:
+    """Many ports of one host."""
+    completed = (peer.answers - peer.resets) / peer.openings if peer.openings else 0.0
+    return [
+        _fact(
+            facts, "ports-tried", peer.ports, "ports", f"at least {peer.ports} ports of {_end(peer)} within two seconds"
+        ),
+        _fact(
+            facts,
+            "unanswered",
+            max(completed, 0.0),
+            "of tries",
+            f"{max(completed, 0.0):.0%} of the tries were accepted",
+        ),
+    ]
+
+
+def ports_cause(facts: Facts, peer: Peer) -> str:
+    """One sentence."""
+    return f"{facts.vm} tries port after port of {_end(peer)} ({peer.openings:,.0f} tries), and hardly any is accepted"
+
+
+def hosts(facts: Facts) -> list[Evidence]:
+    """Many hosts."""
+    text = f"{facts.new_destinations:,.0f} addresses that it never talked to, up to {facts.fan_out:,.0f} in a second"
+    return [
+        _fact(facts, "fan-out", facts.new_destinations, "addresses", text),
+        _fact(facts, "failures", facts.failures, "tries", f"{facts.failures:,.0f} tries were refused or unreachable"),
+    ]
+
+
+def hosts_cause(facts: Facts) -> str:
+    """One sentence."""
+    return f"{facts.vm} tries {facts.new_destinations:,.0f} addresses that it never talked to, and hardly any answers"
+
+
+def forged(facts: Facts) -> list[Evidence]:
+    """Forged frames by kind."""
+    return [
+        _fact(facts, "forged", frames, "frames", f"{frames:,} frames with a forged {_forged_name(ForgedKind(kind))}")
+        for kind, frames in enumerate(facts.forged)
+        if frames
+    ]
+
+
+def forged_cause(facts: Facts) -> str:
+    """One sentence."""
+    worst = ForgedKind(max(range(len(facts.forged)), key=lambda kind: facts.forged[kind]))
+    count = f"{sum(facts.forged):,} frames that are not its to send"
+    return f"{facts.vm} sent {count}, most with a forged {_forged_name(worst)}"
+
+
+def _forged_name(kind: ForgedKind) -> str:
+    return {
+        ForgedKind.MAC: "MAC",
+        ForgedKind.IPV4: "IPv4 sender",
+        ForgedKind.IPV6: "IPv6 sender",
+        ForgedKind.ARP: "ARP sender",
+        ForgedKind.ND: "neighbour advertisement",
+        ForgedKind.DHCP_SERVER: "DHCP server's reply",
+        ForgedKind.ROUTER_ADVERTISEMENT: "router advertisement",
+        ForgedKind.VLAN: "VLAN tag",
+        ForgedKind.ETHERTYPE: "ethertype",
+        ForgedKind.UNREADABLE: "or unreadable header",
+    }[kind]
+
+
+def capacity(facts: Facts) -> list[Evidence]:
+    """How near to its capacity, against its history, and what it was asked for."""
+    cpu = facts.cpu or 0.0
+    text = f"{facts.vm} uses {cpu:.0%} of its CPU; its own 95th percentile is {facts.cpu_tail:.0%}"
+    near = Evidence(facts.vm, "near-capacity", Origin.HOST_OBSERVED, facts.at, cpu, facts.cpu_tail, "of its CPU", text)
+    return [near, *surges(facts)]
+
+
+def overloaded_cause(facts: Facts) -> str:
+    """One sentence."""
+    asked, answered = facts.of(Direction.IN, TrafficClass.SYN), facts.of(Direction.OUT, TrafficClass.SYNACK)
+    if any(s.direction is Direction.IN for s in facts.surges) and asked:
+        return (
+            f"{facts.vm} is asked for more than usual and is at its capacity: {min(answered, asked):,.0f} of "
+            f"{asked:,.0f} connections were accepted"
+        )
+    return f"{facts.vm} is at its capacity by its own work, and no traffic explains it"
+
+
+def cleared_cause(facts: Facts) -> str:
+    """One sentence."""
+    if not facts.surges:
+        return f"{facts.vm} did nothing more that its history does not explain"
+    busiest = max(facts.surges, key=lambda s: s.rate)
+    way = "sent" if busiest.direction is Direction.OUT else "got"
+    return (
+        f"{facts.vm} {way} up to {busiest.rate:,.0f} {_NAMES[busiest.traffic]} a second, more than usual, but they "
+        "were answered and taken up, or it only answered others"
+    )
+
+
+def _end(peer: Peer) -> str:
+    return f"{peer.address} outside" if peer.other == OUTSIDE else str(peer.other)

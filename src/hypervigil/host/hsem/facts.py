@@ -1,0 +1,228 @@
+"""What is known in a case. ``Facts`` are frozen and complete: judging them again gives the same verdict. Pure."""
+
+from dataclasses import dataclass, field, replace
+
+from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct
+from hypervigil.model.ids import CaseId, Instant, VmId
+from hypervigil.model.metric import Metric, packet_metric
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+
+MAX_PEERS = 256
+TOLD_PEERS = 12
+"""Of a case's peers, the busiest so many of each direction are kept as facts."""
+
+_CLASSES = len(TrafficClass)
+
+
+@dataclass(frozen=True, slots=True)
+class Surge:
+    """More of one class in one direction than the VM's history explains."""
+
+    direction: Direction
+    traffic: TrafficClass
+    rate: float
+    """Packets per second at its highest."""
+    tail: float
+    """The VM's own 95th percentile, or the prior."""
+    samples: int
+    first_at: Instant
+    last_at: Instant
+
+    @property
+    def metric(self) -> Metric:
+        """Its column."""
+        return packet_metric(self.direction, self.traffic)
+
+
+@dataclass(frozen=True, slots=True)
+class Accusation:
+    """Another VM was found to attack this one, by what it attempted at its own NIC, before any limit."""
+
+    attacker: VmId
+    case: CaseId
+    attack: str
+    traffic: str
+    packets: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that HSEM knows of one case when it judges."""
+
+    case: CaseId
+    vm: VmId
+    opened_at: Instant
+    at: Instant
+    reports: int
+    seconds: float
+    """The time that the counts stand for: since the case began, and shortly before."""
+    surges: tuple[Surge, ...]
+    counts: tuple[float, ...]
+    """Packets, all classes out and then all classes in."""
+    limited: tuple[float, ...]
+    """Of these, what a limit of ours stopped."""
+    fresh: tuple[float, ...]
+    """Of these, what came in the last interval."""
+    tails: tuple[float, ...]
+    """The VM's own 95th percentile of each of them, per second."""
+    forged: tuple[int, ...]
+    """Frames by ``ForgedKind``."""
+    failures: float
+    new_destinations: float
+    fan_out: float
+    fan_in: float
+    cpu: float | None
+    cpu_tail: float
+    near_capacity: bool
+    peers: tuple[Peer, ...]
+    accusations: tuple[Accusation, ...]
+    repetition: int
+    """How often this VM was found an attacker before."""
+
+    def of(self, direction: Direction, traffic: TrafficClass) -> float:
+        """Packets of a class in a direction."""
+        return self.counts[packet_metric(direction, traffic)]
+
+    def side(self, direction: Direction) -> Side:
+        """The counts of one direction."""
+        part = slice(direction * _CLASSES, (direction + 1) * _CLASSES)
+        usual = tuple(tail * self.seconds for tail in self.tails[part])
+        tried = self.counts[part]
+        passed = tuple(max(0.0, all_ - stopped) for all_, stopped in zip(tried, self.limited[part], strict=True))
+        return Side(tried, passed, usual, self.fresh[part])
+
+    def busiest(self, direction: Direction) -> list[Peer]:
+        """The peers of one direction, the busiest first."""
+        return sorted((p for p in self.peers if p.direction is direction), key=lambda p: -p.packets)
+
+    def conduct(self, direction: Direction, traffic: TrafficClass) -> Conduct:
+        """How the excess of a class in a direction is meant by whoever sends it."""
+        other = Direction.IN if direction is Direction.OUT else Direction.OUT
+        peers = tuple(p for p in self.peers if p.direction is direction)
+        return conduct(traffic, self.side(direction), self.side(other), peers)
+
+    @property
+    def last_surge_at(self) -> Instant:
+        """When it was last more than usual."""
+        return max((surge.last_at for surge in self.surges), default=self.opened_at)
+
+
+@dataclass(slots=True)
+class Dossier:
+    """The facts of an open case as they grow; bounded."""
+
+    case: CaseId
+    vm: VmId
+    opened_at: Instant
+    tails: tuple[float, ...]
+    cpu_tail: float
+    samples: int
+    reports: int = 0
+    seconds: float = 0.0
+    surges: dict[int, Surge] = field(default_factory=dict)
+    counts: list[float] = field(default_factory=lambda: [0.0] * (2 * _CLASSES))
+    limited: list[float] = field(default_factory=lambda: [0.0] * (2 * _CLASSES))
+    fresh: tuple[float, ...] = (0.0,) * (2 * _CLASSES)
+    forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
+    failures: float = 0.0
+    new_destinations: float = 0.0
+    fan_out: float = 0.0
+    fan_in: float = 0.0
+    cpu: float | None = None
+    near_capacity: bool = False
+    peers: dict[tuple[Direction, str], Peer] = field(default_factory=dict)
+    peers_dropped: int = 0
+    accusations: dict[VmId, Accusation] = field(default_factory=dict)
+
+    def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
+        """Add packets of all classes, out and then in."""
+        self.counts = [old + new for old, new in zip(self.counts, packets, strict=True)]
+        self.fresh = fresh
+        self.seconds += seconds
+
+    def surge(self, direction: Direction, traffic: TrafficClass, rate: float, now: Instant) -> None:
+        """A class is above its allowance now."""
+        column = packet_metric(direction, traffic)
+        old = self.surges.get(column)
+        if old is None:
+            self.surges[column] = Surge(direction, traffic, rate, self.tails[column], self.samples, now, now)
+        else:
+            self.surges[column] = replace(old, rate=max(old.rate, rate), last_at=now)
+
+    def add_peer(self, seen: Peer) -> None:
+        """Add what was exchanged with one address."""
+        key = (seen.direction, seen.address)
+        old = self.peers.get(key)
+        if old is None:
+            if len(self.peers) >= MAX_PEERS:
+                self.peers_dropped += 1
+                return
+            self.peers[key] = seen
+            return
+        self.peers[key] = Peer(
+            seen.direction,
+            seen.other,
+            seen.address,
+            old.packets + seen.packets,
+            old.octets + seen.octets,
+            old.openings + seen.openings,
+            old.answers + seen.answers,
+            old.resets + seen.resets,
+            max(old.ports, seen.ports),
+        )
+
+    def facts(self, at: Instant, repetition: int) -> Facts:
+        """The facts as they are now."""
+        busiest = sorted(self.peers.values(), key=lambda p: -p.packets)
+        told = [p for d in Direction for p in [q for q in busiest if q.direction is d][:TOLD_PEERS]]
+        return Facts(
+            case=self.case,
+            vm=self.vm,
+            opened_at=self.opened_at,
+            at=at,
+            reports=self.reports,
+            seconds=self.seconds,
+            surges=tuple(self.surges.values()),
+            counts=tuple(self.counts),
+            limited=tuple(self.limited),
+            fresh=self.fresh,
+            tails=self.tails,
+            forged=tuple(self.forged),
+            failures=self.failures,
+            new_destinations=self.new_destinations,
+            fan_out=self.fan_out,
+            fan_in=self.fan_in,
+            cpu=self.cpu,
+            cpu_tail=self.cpu_tail,
+            near_capacity=self.near_capacity,
+            peers=tuple(told),
+            accusations=tuple(self.accusations.values()),
+            repetition=repetition,
+        )
+
+
+def reopened(facts: Facts) -> Dossier:
+    """A dossier that goes on where these facts end."""
+    return Dossier(
+        case=facts.case,
+        vm=facts.vm,
+        opened_at=facts.opened_at,
+        tails=facts.tails,
+        cpu_tail=facts.cpu_tail,
+        samples=max((s.samples for s in facts.surges), default=0),
+        reports=facts.reports,
+        seconds=facts.seconds,
+        surges={surge.metric: surge for surge in facts.surges},
+        counts=list(facts.counts),
+        limited=list(facts.limited),
+        fresh=facts.fresh,
+        forged=list(facts.forged),
+        failures=facts.failures,
+        new_destinations=facts.new_destinations,
+        fan_out=facts.fan_out,
+        fan_in=facts.fan_in,
+        cpu=facts.cpu,
+        near_capacity=facts.near_capacity,
+        peers={(peer.direction, peer.address): peer for peer in facts.peers},
+        accusations={accusation.attacker: accusation for accusation in facts.accusations},
+    )

@@ -1,0 +1,166 @@
+"""What is normal for each VM: a decaying histogram per VM and metric, for all VMs at once.
+
+Bins are spaced evenly in the logarithm, so heavy tails cost nothing and a few wild samples move no quantile. Samples
+lose half their weight in ``HALF_LIFE``; a VM under suspicion is not learned from, so what is unusual cannot make
+itself usual within a case, and the policy's cap bounds what slow growth can reach. 40 metrics x 48 bins x 4 bytes are
+7.7 kB per VM.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypervigil.host.hsem.table import Matrix, Rows, Table
+from hypervigil.model.ids import VmId
+from hypervigil.model.metric import PACKET_METRICS, Metric
+
+BINS = 48
+PER_OCTAVE = 2
+LEAST_SAMPLES = 30
+HALF_LIFE = 6 * 3600.0
+"""Samples (seconds)."""
+PRIOR_PPS = 8.0
+"""What a VM without history is presumed to send of a class at its busiest, packets per second."""
+REFRESH = 10
+"""Quantiles of each VM are computed anew once in so many seconds."""
+
+_N = len(Metric)
+_GROWTH = float(2.0 ** (1.0 / HALF_LIFE))
+_RENORMALISE = 1e6
+
+_SCALE = np.ones(_N, np.float32)
+"""What to multiply a metric by so that its first bin ends below anything of interest."""
+_SCALE[[Metric.OUT_BYTES, Metric.IN_BYTES, Metric.BLOCK_BYTES]] = 1e-3
+_SCALE[Metric.MEMORY_RSS] = 1e-6
+_SCALE[[Metric.CPU, Metric.CPU_WAIT, Metric.MEMORY]] = 1e3
+
+PRIORS = np.full(_N, np.inf, np.float32)
+PRIORS[list(PACKET_METRICS)] = PRIOR_PPS
+PRIORS[[Metric.OUT_TCP, Metric.IN_TCP]] = 50.0
+PRIORS[[Metric.NEW_DESTINATIONS, Metric.FAN_OUT, Metric.FAN_IN]] = PRIOR_PPS
+PRIORS[[Metric.FAILURES, Metric.PORTS_TRIED]] = 4.0
+PRIORS[Metric.FORGED] = 0.0
+
+_EDGES = 0.5 * 2.0 ** (np.arange(BINS) / PER_OCTAVE)
+"""Upper edges of the bins; the first holds everything below 0.5."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Remembered:
+    """All histories as values: arrays of shape ``(VMs, metrics, bins)``, decayed to now, and ``(VMs, metrics)``."""
+
+    vms: tuple[VmId, ...]
+    histogram: Matrix
+    samples: Matrix
+
+
+class History:
+    """Histograms and their quantiles of all VMs."""
+
+    def __init__(self) -> None:
+        self._table = Table(histogram=(_N, BINS), samples=(_N,), middle=(_N,), tail=(_N,))
+        self._weight = 1.0
+        self._turn = 0
+
+    @property
+    def vms(self) -> tuple[VmId, ...]:
+        """Who has a history."""
+        return self._table.vms
+
+    def _row(self, vm: VmId) -> int:
+        known = vm in self._table
+        row = self._table.row(vm)
+        if not known:
+            self._table["tail"][row] = PRIORS
+        return row
+
+    def _rows(self, vms: Sequence[VmId]) -> Rows:
+        return np.fromiter((self._row(vm) for vm in vms), np.intp, len(vms))
+
+    def keep(self, vms: Iterable[VmId]) -> None:
+        """Forget all others."""
+        self._table.keep(vms)
+
+    def learn(self, vms: Sequence[VmId], values: Matrix) -> None:
+        """Add one second of these VMs, shape ``(len(vms), len(Metric))``; NaN teaches nothing."""
+        if not vms:
+            return
+        rows = self._rows(vms)
+        seen = np.isfinite(values) & (values >= 0)
+        scaled = np.where(seen, values * _SCALE, 0.0)
+        bins = np.zeros(values.shape, np.intp)
+        above = scaled >= _EDGES[0]
+        bins[above] = 1 + np.floor(PER_OCTAVE * np.log2(scaled[above] / _EDGES[0])).astype(np.intp)
+        np.minimum(bins, BINS - 1, out=bins)
+        row, metric = np.nonzero(seen)
+        self._table["histogram"][rows[row], metric, bins[row, metric]] += self._weight
+        self._table["samples"][rows[row], metric] += 1.0
+        self._weight *= _GROWTH
+        if self._weight > _RENORMALISE:
+            np.divide(self._table["histogram"], self._weight, out=self._table["histogram"])
+            self._weight = 1.0
+        self._refresh(rows)
+
+    def _refresh(self, rows: Rows) -> None:
+        """Quantiles of those whose turn it is; of young histories each time."""
+        self._turn += 1
+        young = self._table["samples"][rows].max(axis=1) < 2 * LEAST_SAMPLES
+        due = rows[young | (rows % REFRESH == self._turn % REFRESH)]
+        if not len(due):
+            return
+        cumulated = np.cumsum(self._table["histogram"][due], axis=2)
+        total = cumulated[:, :, -1]
+        enough = self._table["samples"][due] >= LEAST_SAMPLES
+        self._table["middle"][due] = _quantile(cumulated, total, 0.5) / _SCALE
+        self._table["tail"][due] = np.where(enough, _quantile(cumulated, total, 0.95) / _SCALE, PRIORS)
+
+    def tails(self, vms: Sequence[VmId]) -> Matrix:
+        """95th percentiles, shape ``(len(vms), len(Metric))``; the prior below 30 samples."""
+        return self._table["tail"][self._rows(vms)]
+
+    def tail(self, vm: VmId, metric: Metric) -> float:
+        """The VM's 95th percentile of a metric."""
+        return float(self._table["tail"][self._row(vm), metric])
+
+    def middle(self, vm: VmId, metric: Metric) -> float:
+        """The VM's median of a metric."""
+        return float(self._table["middle"][self._row(vm), metric])
+
+    def samples(self, vm: VmId, metric: Metric = Metric.OUT_SYN) -> int:
+        """Seconds learned of a VM's traffic, or of another metric."""
+        return int(self._table["samples"][self._row(vm), metric])
+
+    def remember(self) -> Remembered:
+        """All of it."""
+        n = len(self._table)
+        return Remembered(
+            self._table.vms, self._table["histogram"][:n] / self._weight, self._table["samples"][:n].copy()
+        )
+
+    def recall(self, known: Remembered) -> None:
+        """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
+        histogram, samples = known.histogram, known.samples
+        if histogram.shape != (len(known.vms), _N, BINS) or samples.shape != (len(known.vms), _N):
+            raise ValueError("it is a history of another version")
+        if not (np.isfinite(histogram).all() and np.isfinite(samples).all() and (histogram >= 0).all()):
+            raise ValueError("it is a history with impossible values")
+        self._table.clear()
+        rows = self._rows(known.vms)
+        self._table["histogram"][rows], self._table["samples"][rows] = histogram, samples
+        self._weight = 1.0
+        for self._turn in range(REFRESH):
+            self._refresh(rows)
+
+
+def _quantile(cumulated: Matrix, total: Matrix, q: float) -> Matrix:
+    """The quantile in scaled units: within its bin, by the share of the bin that it takes."""
+    wanted = (q * total)[:, :, None]
+    at = np.minimum((cumulated < wanted).sum(axis=2), BINS - 1)
+    upper = np.take_along_axis(cumulated, at[:, :, None], axis=2)[:, :, 0]
+    below = np.where(at > 0, np.take_along_axis(cumulated, np.maximum(at - 1, 0)[:, :, None], axis=2)[:, :, 0], 0.0)
+    share = (wanted[:, :, 0] - below) / np.maximum(upper - below, 1e-9)
+    low = np.where(at > 0, _EDGES[np.maximum(at - 1, 0)], 0.0)
+    high = _EDGES[at]
+    found: Matrix = np.where(at > 0, low + share * (high - low), 0.0).astype(np.float32)
+    return found

@@ -1,0 +1,302 @@
+"""From the facts of a case to a verdict, or to none yet. Pure: the same facts give the same verdict, whenever asked."""
+
+from collections.abc import Sequence
+
+from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.facts import Facts, Surge
+from hypervigil.model.ids import OUTSIDE, VmId
+from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+
+MIN_REPORTS = 3
+MIN_SURGE_S = 0.4
+"""A verdict needs to see an anomaly this long in at least ``MIN_REPORTS`` reports, or to have seen its end."""
+ENDED_S = 0.6
+MIN_PACKETS = 100.0
+"""A burst is an attack only if it was at least this many packets above what is usual."""
+CLEAR_AFTER_S = 3.0
+"""Whoever conducts himself honestly for so long is cleared."""
+UNHEARD_S = 5.0
+"""A stream that nobody answers for so long is not a conversation."""
+AWAIT_ACCUSER_S = 10.0
+"""Whoever is hit from inside waits so long for the verdict on the other end."""
+GIVE_UP_S = 29.0
+"""Whoever is under suspicion for so long without a verdict is cleared: limits before proof are bounded."""
+FORGED_ROLES = (ForgedKind.ARP, ForgedKind.ND, ForgedKind.DHCP_SERVER, ForgedKind.ROUTER_ADVERTISEMENT)
+FORGED_SENDERS = (ForgedKind.MAC, ForgedKind.IPV4, ForgedKind.IPV6, ForgedKind.VLAN, ForgedKind.ETHERTYPE)
+MIN_FORGED_ROLES = 3
+MIN_FORGED_SENDERS = 30
+SCAN_PORTS = 24
+SCAN_HOSTS = 20.0
+FEW_COMPLETED = 0.5
+AMPLIFIED = 5.0
+
+
+def judge(facts: Facts) -> Verdict | None:
+    """The verdict that these facts allow, or ``None`` while they allow none."""
+    for rule in (_spoof, _scan, _flood, _accused, _flooded, _reflected, _overloaded, _cleared):
+        verdict = rule(facts)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def settled(facts: Facts) -> bool:
+    """Whether enough was seen to judge: long enough, or to its end."""
+    last = facts.last_surge_at
+    if facts.reports >= MIN_REPORTS and last - facts.opened_at >= MIN_SURGE_S:
+        return True
+    return facts.at - last >= ENDED_S
+
+
+def _verdict(
+    facts: Facts,
+    role: Role,
+    attack: AttackClass,
+    *,
+    evidence: Sequence[Evidence],
+    cause: str,
+    counterfactual: str,
+    confidence: float,
+    target: VmId | None = None,
+) -> Verdict:
+    return Verdict(
+        case=facts.case,
+        vm=facts.vm,
+        role=role,
+        attack=attack,
+        at=facts.at,
+        confidence=confidence,
+        evidence=tuple(evidence),
+        cause=cause,
+        counterfactual=counterfactual,
+        target=target,
+    )
+
+
+def _spoof(facts: Facts) -> Verdict | None:
+    """Forged frames are counted at the port that they come from, so nobody else can be behind them."""
+    roles = sum(facts.forged[kind] for kind in FORGED_ROLES)
+    senders = sum(facts.forged[kind] for kind in FORGED_SENDERS)
+    if roles < MIN_FORGED_ROLES and senders < MIN_FORGED_SENDERS:
+        return None
+    return _verdict(
+        facts,
+        Role.ATTACKER,
+        AttackClass.SPOOF,
+        evidence=explain.forged(facts),
+        cause=explain.forged_cause(facts),
+        counterfactual="would be CLEARED if its frames bore its own MAC and the addresses that are bound to it; if "
+        "they are its own, add them to the policy",
+        confidence=0.95 if senders >= MIN_FORGED_SENDERS else 0.85,
+    )
+
+
+def scanned(facts: Facts) -> list[Peer]:
+    """Hosts of which port after port is tried, and hardly any accepts."""
+    return [peer for peer in facts.busiest(Direction.OUT) if probed(peer)]
+
+
+def probed(peer: Peer) -> bool:
+    """Whether this looks like a scan of one host's ports."""
+    if peer.ports < SCAN_PORTS or peer.openings < SCAN_PORTS:
+        return False
+    return (peer.answers - peer.resets) / peer.openings < FEW_COMPLETED
+
+
+def _scan(facts: Facts) -> Verdict | None:
+    """Many ports of one host, or many hosts, and few of the tries come to anything."""
+    for peer in scanned(facts):
+        return _verdict(
+            facts,
+            Role.ATTACKER,
+            AttackClass.SCAN,
+            evidence=explain.ports(facts, peer),
+            cause=explain.ports_cause(facts, peer),
+            counterfactual=f"would be CLEARED if more than {FEW_COMPLETED:.0%} of its tries were accepted",
+            confidence=0.9,
+            target=peer.other,
+        )
+    if not swept(facts):
+        return None
+    return _verdict(
+        facts,
+        Role.ATTACKER,
+        AttackClass.SCAN,
+        evidence=explain.hosts(facts),
+        cause=explain.hosts_cause(facts),
+        counterfactual=f"would be CLEARED if more than {FEW_COMPLETED:.0%} of the addresses that it tries answered",
+        confidence=0.85,
+    )
+
+
+def swept(facts: Facts) -> bool:
+    """Whether it tries many addresses that it never talked to, and few of them answer."""
+    if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2:
+        return False
+    few_packets = [p for p in facts.peers if p.direction is Direction.OUT and p.packets < SCAN_HOSTS]
+    silent = sum(p.answers - p.resets <= 0 for p in few_packets)
+    return bool(few_packets) and silent >= FEW_COMPLETED * len(few_packets)
+
+
+def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[Surge]:
+    """Surges that are attacks by the one who sends, by how they are meant, the largest first."""
+    found = [
+        surge
+        for surge in facts.surges
+        if surge.direction is direction
+        and facts.side(direction).excess(surge.traffic) >= MIN_PACKETS / 2
+        and _is_hostile(facts, surge)
+    ]
+    return sorted(found, key=lambda s: -facts.of(direction, s.traffic))
+
+
+def _is_hostile(facts: Facts, surge: Surge) -> bool:
+    meant = facts.conduct(surge.direction, surge.traffic)
+    if meant is not Conduct.UNCLEAR or surge.traffic not in {TrafficClass.UDP, TrafficClass.DNS}:
+        return meant is Conduct.HOSTILE
+    streams = [p for p in facts.busiest(surge.direction) if not p.asks]
+    return bool(streams) and not streams[0].answers and surge.last_at - surge.first_at >= UNHEARD_S
+
+
+def hit(facts: Facts, surge: Surge) -> list[Peer]:
+    """Whom a surge hits: the peers that it can have gone to, the busiest first."""
+    peers = facts.busiest(surge.direction)
+    if surge.traffic is not TrafficClass.TCP:
+        peers = [peer for peer in peers if peer.openings >= 0.4 * peer.packets] or peers
+    return [p for p in peers if p.packets >= max(MIN_PACKETS / 2, 0.2 * peers[0].packets)]
+
+
+def _flood(facts: Facts) -> Verdict | None:
+    surges = hostile_surges(facts)
+    if not surges or not settled(facts):
+        return None
+    worst = surges[0]
+    if facts.side(Direction.OUT).excess(worst.traffic) < MIN_PACKETS:
+        return None
+    peers = hit(facts, worst)
+    return _verdict(
+        facts,
+        Role.ATTACKER,
+        AttackClass.FLOOD,
+        evidence=explain.flood(facts, worst, peers[:1]),
+        cause=explain.flood_cause(facts, worst, peers[:1]),
+        counterfactual=explain.flood_counterfactual(worst.traffic),
+        confidence=0.95 if facts.reports >= MIN_REPORTS else 0.8,
+        target=peers[0].other if peers else None,
+    )
+
+
+def _accused(facts: Facts) -> Verdict | None:
+    """Whom an attacker of this host tried to hit is its victim, however soon it was contained."""
+    if not facts.accusations:
+        return None
+    worst = max(facts.accusations, key=lambda a: a.packets)
+    return _verdict(
+        facts,
+        Role.VICTIM,
+        AttackClass(worst.attack),
+        evidence=explain.accused(facts),
+        cause=explain.accused_cause(facts, worst),
+        counterfactual=f"would be CLEARED if {worst.attacker} were not found to attack it",
+        confidence=0.9,
+        target=worst.attacker,
+    )
+
+
+def from_outside(facts: Facts) -> bool:
+    """Whether most of what comes in comes from outside."""
+    peers = facts.busiest(Direction.IN)
+    total = sum(peer.packets for peer in peers)
+    return total > 0 and sum(peer.packets for peer in peers if peer.other == OUTSIDE) >= total / 2
+
+
+def _flooded(facts: Facts) -> Verdict | None:
+    """A flood from outside: nobody of this host is to blame."""
+    surges = hostile_surges(facts, Direction.IN)
+    if not surges or not from_outside(facts) or not settled(facts):
+        return None
+    worst = surges[0]
+    if facts.side(Direction.IN).excess(worst.traffic) < MIN_PACKETS:
+        return None
+    return _verdict(
+        facts,
+        Role.VICTIM,
+        AttackClass.FLOOD,
+        evidence=explain.flood(facts, worst, [p for p in hit(facts, worst) if p.other == OUTSIDE][:1]),
+        cause=explain.flooded_cause(facts, worst),
+        counterfactual=explain.flood_counterfactual(worst.traffic),
+        confidence=0.85,
+        target=OUTSIDE,
+    )
+
+
+def _reflected(facts: Facts) -> Verdict | None:
+    """It answers, much larger, what somebody asks in a surge: whoever asked forged the sender, or soon will."""
+    asked = {p.address: p for p in facts.peers if p.direction is Direction.IN}
+    for surge in facts.surges:
+        if surge.direction is not Direction.OUT or surge.traffic not in {TrafficClass.UDP, TrafficClass.DNS}:
+            continue
+        for peer in facts.busiest(Direction.OUT)[:3]:
+            request = asked.get(peer.address)
+            if request is None or peer.openings > peer.packets / 5 or request.octets <= 0:
+                continue
+            if peer.octets / request.octets >= AMPLIFIED and settled(facts):
+                return _verdict(
+                    facts,
+                    Role.REFLECTOR,
+                    AttackClass.REFLECTION,
+                    evidence=explain.flood(facts, surge, [peer]),
+                    cause=f"{facts.vm} answers {peer.address} with {peer.octets / request.octets:.0f} times the bytes "
+                    "of what it is asked: it amplifies somebody's forged requests",
+                    counterfactual="would be CLEARED if its answers were not larger than what it is asked",
+                    confidence=0.8,
+                    target=peer.other,
+                )
+    return None
+
+
+def _overloaded(facts: Facts) -> Verdict | None:
+    """At its capacity, by its own work or by more honest requests than it can serve."""
+    if not facts.near_capacity or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
+    return _verdict(
+        facts,
+        Role.OVERLOADED,
+        AttackClass.NONE,
+        evidence=explain.capacity(facts),
+        cause=explain.overloaded_cause(facts),
+        counterfactual="would be CLEARED if it stayed below its capacity",
+        confidence=0.7,
+    )
+
+
+def _cleared(facts: Facts) -> Verdict | None:
+    age = facts.at - facts.opened_at
+    if age < CLEAR_AFTER_S:
+        return None
+    if age < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
+        return None
+    if age < AWAIT_ACCUSER_S and hostile_surges(facts, Direction.IN):
+        return None
+    return _verdict(
+        facts,
+        Role.CLEARED,
+        AttackClass.NONE,
+        evidence=explain.surges(facts),
+        cause=explain.cleared_cause(facts),
+        counterfactual="would be an ATTACKER if its tries were ignored or broken off",
+        confidence=0.9 if age < GIVE_UP_S else 0.5,
+    )
+
+
+def _unclear(facts: Facts) -> bool:
+    """Whether a surge that is going on may still turn out to be an attack."""
+    return any(
+        surge.direction is Direction.OUT
+        and facts.at - surge.last_at < ENDED_S
+        and facts.conduct(surge.direction, surge.traffic) is Conduct.UNCLEAR
+        and facts.at - facts.opened_at < 2 * UNHEARD_S
+        for surge in facts.surges
+    )

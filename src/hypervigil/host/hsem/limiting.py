@@ -1,0 +1,134 @@
+"""Which limits an anomaly calls for and how large they are. Pure; every limit it gives has an end.
+
+A provisional limit touches only the classes that are abnormal, outbound first, and is sized by the VM's own history:
+``L = clamp(k × own p95, floor, cap)``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.facts import Facts, Surge
+from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
+from hypervigil.model.limits import LimitKind
+from hypervigil.model.metric import packet_metric
+from hypervigil.model.policy import Bounds
+from hypervigil.model.status import AttackClass, Verdict
+from hypervigil.model.traffic import Direction, TrafficClass
+
+KEPT_OF_UNCLEAR = 0.5
+"""An excess that may be honest keeps this share of what it offers."""
+MAX_PEERS = 4
+MOST_OF_IT = 0.7
+"""If so few sources send this share of a flood, they are limited, and nobody else."""
+
+LADDER = {
+    "quarantine": LimitKind.QUARANTINE,
+    "isolate": LimitKind.ISOLATE,
+    "pause": LimitKind.PAUSE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A limit without name and time."""
+
+    kind: LimitKind
+    reason: str
+    value: float | None = None
+    direction: Direction = Direction.OUT
+    traffic: TrafficClass | None = None
+    peer: str | None = None
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """What it limits: two limits of one place differ only in value and time."""
+        return self.kind, self.direction, self.traffic, self.peer
+
+
+def size(tail: float, bounds: Bounds) -> float:
+    """``L`` of a class whose own 95th percentile is ``tail``, packets per second."""
+    return min(max(bounds.factor * tail, bounds.floor_pps), bounds.cap_pps)
+
+
+def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What a first look calls for."""
+    wanted = []
+    for surge in facts.surges:
+        meant = facts.conduct(surge.direction, surge.traffic)
+        if meant <= Conduct.HONEST:
+            continue
+        least = KEPT_OF_UNCLEAR * surge.rate if meant is Conduct.UNCLEAR else 0.0
+        if surge.direction is Direction.OUT:
+            wanted.append(_class_limit(surge, bounds, least))
+        elif meant is Conduct.HOSTILE and from_outside(facts):
+            wanted += _inbound(facts, surge, bounds)
+    return wanted
+
+
+def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[Wanted]:
+    """What an attacker meets."""
+    surges = hostile_surges(facts) or [s for s in facts.surges if s.direction is Direction.OUT]
+    wanted = [_class_limit(surge, bounds) for surge in surges]
+    if verdict.attack is AttackClass.SCAN:
+        wanted += [_new_destinations(bounds), _fixed(TrafficClass.SYN, facts, bounds)]
+    if verdict.attack is AttackClass.SPOOF:
+        roles = any(facts.forged[kind] for kind in FORGED_ROLES)
+        wanted += [_new_destinations(bounds), *([_fixed(TrafficClass.ARP, facts, bounds)] if roles else [])]
+    if rung in LADDER:
+        wanted.append(Wanted(LADDER[rung], f"found an attacker {facts.repetition + 1} times"))
+    return _distinct(wanted)
+
+
+def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What keeps a flood from outside away from its victim; attackers of this host are limited where they are."""
+    if not from_outside(facts):
+        return []
+    wanted = []
+    for surge in hostile_surges(facts, Direction.IN):
+        wanted += _inbound(facts, surge, bounds)
+    return _distinct(wanted)
+
+
+def muffled(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What keeps a reflector from being of use."""
+    return [_class_limit(s, bounds) for s in facts.surges if s.direction is Direction.OUT]
+
+
+def _class_limit(surge: Surge, bounds: Bounds, least: float = 0.0) -> Wanted:
+    value = max(size(surge.tail, bounds), least)
+    way = "sends" if surge.direction is Direction.OUT else "gets"
+    reason = f"{way} {surge.rate:,.0f} packets/s of class {surge.traffic.name}, usually at most {surge.tail:,.0f}"
+    return Wanted(LimitKind.PACKETS, reason, value, surge.direction, surge.traffic)
+
+
+def _fixed(traffic: TrafficClass, facts: Facts, bounds: Bounds) -> Wanted:
+    tail = facts.tails[packet_metric(Direction.OUT, traffic)]
+    return Wanted(LimitKind.PACKETS, "used for the attack", size(tail, bounds), Direction.OUT, traffic)
+
+
+def _new_destinations(bounds: Bounds) -> Wanted:
+    return Wanted(LimitKind.NEW_DESTINATIONS, "tries addresses that it has no business with", bounds.floor_pps)
+
+
+def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
+    """By source where few sources send most of it, else by class."""
+    total = sum(peer.packets for peer in facts.busiest(Direction.IN))
+    sources: list[Peer] = hit(facts, surge)[:MAX_PEERS]
+    if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
+        value = size(surge.tail, bounds)
+        return [
+            Wanted(
+                LimitKind.PEER,
+                f"{peer.address} sends most of {surge.rate:,.0f} packets/s of class {surge.traffic.name}",
+                value,
+                Direction.IN,
+                peer=peer.address,
+            )
+            for peer in sources
+        ]
+    return [_class_limit(surge, bounds)]
+
+
+def _distinct(wanted: Iterable[Wanted]) -> list[Wanted]:
+    return list({one.place: one for one in reversed(list(wanted))}.values())[::-1]

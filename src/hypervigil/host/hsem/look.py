@@ -1,0 +1,102 @@
+"""One VM in one report of HREM's: rates, what is above its allowance, whom it talks with. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypervigil.host.hsem.conduct import Peer
+from hypervigil.host.hsem.judge import SCAN_PORTS, probed
+from hypervigil.host.hsem.table import Matrix
+from hypervigil.host.hsem.watch import WATCHED, Excess
+from hypervigil.model.ids import VmId
+from hypervigil.model.metric import PACKET_METRICS, Metric
+from hypervigil.model.report import HostReport, PairRate
+from hypervigil.model.traffic import Direction, TrafficClass
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One VM in one report."""
+
+    row: Matrix
+    interval_s: float
+    excess: Excess | None
+    peers: Sequence[Peer]
+
+    @property
+    def seen(self) -> bool:
+        """Whether its NICs were looked at at all."""
+        return bool(np.isfinite(self.row[Metric.OUT_SYN]))
+
+    @property
+    def counts(self) -> tuple[float, ...]:
+        """Packets of all classes, out and then in."""
+        packets = np.nan_to_num(self.row[list(PACKET_METRICS)]) * self.interval_s
+        return tuple(packets.tolist())
+
+    def value(self, metric: Metric) -> float:
+        """A metric, 0 where it is unseen."""
+        found = float(self.row[metric])
+        return found if np.isfinite(found) else 0.0
+
+    def above(self, metric: Metric) -> bool:
+        """Whether a metric is above its allowance."""
+        return self.excess is not None and self.excess.above[WATCHED.index(metric)]
+
+    def clearly(self, metric: Metric) -> bool:
+        """Whether it is so by far."""
+        return self.excess is not None and self.excess.clearly[WATCHED.index(metric)]
+
+    def scaled(self, recent: tuple[float, ...]) -> list[Peer]:
+        """The peers as if this interval were as long as the time that the recent counts stand for."""
+        factors = {}
+        for direction in Direction:
+            part = slice(direction * len(TrafficClass), (direction + 1) * len(TrafficClass))
+            now = sum(self.counts[part])
+            factors[direction] = max(1.0, sum(recent[part]) / now) if now else 1.0
+        return [_times(peer, factors[peer.direction]) for peer in self.peers]
+
+
+def probed_so_far(peer: Peer) -> bool:
+    """Whether the few tries of one interval look like a scan of ports."""
+    return probed(_times(peer, max(1.0, SCAN_PORTS / max(peer.openings, 1.0)))) and peer.openings >= 2
+
+
+def _times(peer: Peer, factor: float) -> Peer:
+    return Peer(
+        peer.direction,
+        peer.other,
+        peer.address,
+        peer.packets * factor,
+        peer.octets * factor,
+        peer.openings * factor,
+        peer.answers * factor,
+        peer.resets * factor,
+        peer.ports,
+    )
+
+
+def peers_of(report: HostReport, concerned: Iterable[VmId]) -> dict[VmId, list[Peer]]:
+    """The peers of these VMs, and of whoever tries many ports, as counts."""
+    wanted = set(concerned)
+    wanted |= {pair.vm for pair in report.pairs if pair.ports >= SCAN_PORTS and pair.direction is Direction.OUT}
+    found: dict[VmId, list[Peer]] = {}
+    for pair in report.pairs:
+        if pair.vm in wanted:
+            found.setdefault(pair.vm, []).append(_peer(pair, report.interval_s))
+    return found
+
+
+def _peer(pair: PairRate, interval_s: float) -> Peer:
+    return Peer(
+        pair.direction,
+        pair.other,
+        pair.address,
+        pair.packets * interval_s,
+        pair.octets * interval_s,
+        pair.openings * interval_s,
+        pair.answers * interval_s,
+        pair.resets * interval_s,
+        pair.ports,
+    )

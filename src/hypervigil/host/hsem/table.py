@@ -1,0 +1,74 @@
+"""Arrays that have one row per VM, grow together and close their gaps together. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from hypervigil.model.ids import VmId
+
+Matrix = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.intp]
+_LEAST_ROWS = 16
+
+
+class Table:
+    """Named arrays of float32, shape ``(rows, *shape)``; a new VM's row is all zeros."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        self._arrays: dict[str, Matrix] = {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
+        self._rows: dict[VmId, int] = {}
+        self._room = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, vm: VmId) -> bool:
+        return vm in self._rows
+
+    def __getitem__(self, name: str) -> Matrix:
+        """The array with room for growth: only rows that ``rows`` gave mean anything."""
+        return self._arrays[name]
+
+    @property
+    def vms(self) -> tuple[VmId, ...]:
+        """Who has a row, in the order of rows."""
+        return tuple(self._rows)
+
+    def row(self, vm: VmId) -> int:
+        """A VM's row, a new one if it has none."""
+        found = self._rows.get(vm)
+        if found is not None:
+            return found
+        row = self._rows[vm] = len(self._rows)
+        if row >= self._room:
+            self._grow(max(_LEAST_ROWS, 2 * row))
+        for array in self._arrays.values():
+            array[row] = 0.0
+        return row
+
+    def rows(self, vms: Sequence[VmId]) -> Rows:
+        """The rows of these VMs."""
+        return np.fromiter((self.row(vm) for vm in vms), np.intp, len(vms))
+
+    def _grow(self, room: int) -> None:
+        for name, old in self._arrays.items():
+            new = np.zeros((room, *old.shape[1:]), np.float32)
+            new[: len(old)] = old
+            self._arrays[name] = new
+        self._room = room
+
+    def keep(self, vms: Iterable[VmId]) -> None:
+        """Drop the rows of all others."""
+        wanted = set(vms)
+        if self._rows.keys() <= wanted:
+            return
+        kept = [vm for vm in self._rows if vm in wanted]
+        rows = [self._rows[vm] for vm in kept]
+        for array in self._arrays.values():
+            array[: len(rows)] = array[rows]
+        self._rows = {vm: row for row, vm in enumerate(kept)}
+
+    def clear(self) -> None:
+        """Drop every row."""
+        self._rows = {}

@@ -1,0 +1,100 @@
+"""Who sends or gets more than history explains: a cumulative sum per VM and class, for all VMs at once. Pure.
+
+Each class has an allowance, ``max(factor × own p95, floor)``. What comes above it adds up, what stays below it pays
+back; the sum tells of a clear excess within a fraction of a second and of a slight one somewhat later, whatever the
+length of the intervals (E. S. Page, "Continuous Inspection Schemes", Biometrika 41, 1954).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypervigil.host.hsem.table import Matrix, Table
+from hypervigil.model.ids import VmId
+from hypervigil.model.metric import PACKET_METRICS, Metric
+
+WATCHED: tuple[Metric, ...] = (*PACKET_METRICS, Metric.NEW_DESTINATIONS)
+MEMORY_S = 0.5
+"""What was seen just now is remembered with this time constant, to tell how it is meant."""
+SLACK = 15.0
+"""Packets above the allowance that nobody asks about."""
+SLACK_S = 0.25
+"""And so many seconds' worth of the VM's own p95."""
+CLEARLY = 3.0
+"""So many times the slack is an excess also for traffic that might be honest."""
+_CAP = 4.0
+
+_COLUMNS = np.array(WATCHED)
+_N = len(WATCHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """A VM with classes above their allowance; tuples are indexed as ``WATCHED``."""
+
+    vm: VmId
+    above: tuple[bool, ...]
+    clearly: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """What was counted of a VM in about the last ``MEMORY_S``; tuples are indexed as ``WATCHED``."""
+
+    counts: tuple[float, ...]
+    fresh: tuple[float, ...]
+    """Of these, what came in the last interval: answers to it may still be under way."""
+    seconds: float
+    """The time that the counts stand for."""
+
+
+class Watch:
+    """The sums of all VMs."""
+
+    def __init__(self, *, factor: float, floor_pps: float) -> None:
+        self.factor = factor
+        self.floor_pps = floor_pps
+        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,))
+
+    def keep(self, vms: Sequence[VmId]) -> None:
+        """Forget all others."""
+        self._table.keep(vms)
+
+    def see(self, vms: Sequence[VmId], values: Matrix, interval_s: float, tails: Matrix) -> list[Excess]:
+        """Take in one interval; ``values`` and ``tails``: shape ``(len(vms), len(Metric))``; NaN changes nothing."""
+        if not vms:
+            return []
+        rows = self._table.rows(vms)
+        rates = values[:, _COLUMNS]
+        usual = tails[:, _COLUMNS]
+        seen = np.isfinite(rates)
+        fresh = np.where(seen, rates, 0.0) * interval_s
+        allowed = np.maximum(self.factor * usual, self.floor_pps) * interval_s
+        slack = SLACK + SLACK_S * usual
+        score = np.where(seen, self._table["score"][rows] + fresh - allowed, self._table["score"][rows])
+        score = np.clip(score, 0.0, _CAP * slack)
+        kept = np.float32(np.exp(-interval_s / MEMORY_S))
+        self._table["score"][rows] = score
+        self._table["fresh"][rows] = fresh
+        self._table["counts"][rows] = self._table["counts"][rows] * kept + fresh
+        self._table["seconds"][rows] = self._table["seconds"][rows] * kept + interval_s
+        above = score > slack
+        clearly = score > CLEARLY * slack
+        return [
+            Excess(vms[row], tuple(above[row].tolist()), tuple(clearly[row].tolist()))
+            for row in np.flatnonzero(above.any(axis=1)).tolist()
+        ]
+
+    def recent(self, vm: VmId) -> Recent:
+        """What was seen of a VM just now."""
+        row = self._table.row(vm)
+        return Recent(
+            tuple(self._table["counts"][row].tolist()),
+            tuple(self._table["fresh"][row].tolist()),
+            max(float(self._table["seconds"][row, 0]), 0.001),
+        )
+
+    def calm(self, vm: VmId) -> None:
+        """Begin anew with a VM: what was above its allowance has been judged."""
+        self._table["score"][self._table.row(vm)] = 0.0

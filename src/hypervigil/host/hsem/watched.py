@@ -1,0 +1,94 @@
+"""One VM as HSEM sees it: its state, its open case, its limits. Pure."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hypervigil.host.hsem.facts import Dossier
+from hypervigil.host.hsem.levels import State
+from hypervigil.host.hsem.limiting import Wanted
+from hypervigil.model.ids import Instant, LimitId, VmId
+from hypervigil.model.limits import Limit
+from hypervigil.model.report import Decision, LiftLimit, OrderLimit
+from hypervigil.model.status import Role
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+
+MUCH_STRICTER = 0.6
+_NEVER = Instant(float("-inf"))
+
+Place = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class Watched:
+    """What is kept of a VM besides its history."""
+
+    vm: VmId
+    next_limit: Callable[[], LimitId]
+    state: State = State.LEVEL1
+    dossier: Dossier | None = None
+    limits: dict[Place, Limit] = field(default_factory=dict)
+    repetition: int = 0
+    """How often it was found an attacker."""
+    hold_until: Instant = _NEVER
+    stirred_at: Instant = _NEVER
+    """When it was last more than usual, or last attacked."""
+    role: Role = Role.CLEARED
+    targets: frozenset[VmId] = frozenset()
+    quiet: dict[tuple[Direction, TrafficClass], tuple[Instant, float]] = field(default_factory=dict)
+    """Surges that were cleared: until when they open no new case, and at which rate."""
+    forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
+    forged_since: Instant = _NEVER
+
+    def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float) -> list[Decision]:
+        """Order what is not yet in force so, and lift what it takes the place of."""
+        orders: list[Decision] = []
+        lifts: list[Decision] = []
+        for one in wanted:
+            old = self.limits.get(one.place)
+            if old is not None and not _better(one, old, now, for_s):
+                continue
+            limit = Limit(
+                id=self.next_limit(),
+                vm=self.vm,
+                kind=one.kind,
+                since=now,
+                until=Instant(now + for_s),
+                reason=one.reason,
+                value=one.value,
+                direction=one.direction,
+                classes=frozenset() if one.traffic is None else frozenset({one.traffic}),
+                peer=one.peer,
+                case=self.dossier.case if self.dossier is not None else None,
+            )
+            self.limits[one.place] = limit
+            orders.append(OrderLimit(limit))
+            if old is not None:
+                lifts.append(LiftLimit(old.id, self.vm, now, f"replaced by {limit.id}"))
+        return orders + lifts
+
+    def swap(self, wanted: Sequence[Wanted], now: Instant, for_s: float) -> list[Decision]:
+        """Exactly these limits and no others."""
+        decisions = self.put(wanted, now, for_s)
+        return decisions + self.lift(now, "the verdict calls for others", keep={one.place for one in wanted})
+
+    def lift(self, now: Instant, reason: str, keep: Iterable[Place] = ()) -> list[Decision]:
+        """Lift all limits but those of these places."""
+        gone = [place for place in self.limits if place not in set(keep)]
+        return [LiftLimit(self.limits.pop(place).id, self.vm, now, reason) for place in gone]
+
+    def expire(self, now: Instant) -> list[Decision]:
+        """Lift what is over."""
+        kept = [place for place, limit in self.limits.items() if limit.until > now]
+        return self.lift(now, "its time is over", keep=kept)
+
+
+def place_of(limit: Limit) -> Place:
+    """What a limit limits, as ``Wanted.place``."""
+    return limit.kind, limit.direction, next(iter(limit.classes), None), limit.peer
+
+
+def _better(one: Wanted, old: Limit, now: Instant, for_s: float) -> bool:
+    """Whether a limit in force is worth replacing: the new one is much stricter, or the old one would soon end."""
+    if one.value is not None and old.value is not None and one.value < MUCH_STRICTER * old.value:
+        return True
+    return now + for_s - old.until > for_s / 2
