@@ -26,7 +26,7 @@ from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Journal, JournalError, Kind
 from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.answers import Answers
-from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.conductor import ENFORCER, Conductor
 from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.links import ControlLink, EnforcerLink, SensorsLink, listen
 from hypervigil.host.monitor.tripwires import changed_tripwires
@@ -100,7 +100,12 @@ class Monitor:
             enforcer=self._enforcer,
             wall=wall,
         )
-        self._sensors = SensorsLink(self._from_sensors, self._sensors_gone, uids=frozenset({user_ids(SENSORS_USER)[0]}))
+        self._sensors = SensorsLink(
+            joined=lambda: self.conductor.sensors_joined(now()),
+            hear=self._from_sensors,
+            gone=self._sensors_gone,
+            uids=frozenset({user_ids(SENSORS_USER)[0]}),
+        )
         self._signed_through = 0
         self._signing: tuple[int, bytes] = (0, b"")
         self._tripwires: dict[tuple[object, ...], Tripwire] = {}
@@ -174,12 +179,12 @@ class Monitor:
         self.conductor.blind(Blind(at=now(), what="sensors", since=now()), now())
 
     def _joined(self) -> None:
-        self.conductor.blind(Blind(at=now(), what="enforcer", since=None), now())
+        self.conductor.blind(Blind(at=now(), what=ENFORCER, since=None), now())
         self._tripwires.clear()
         self.conductor.joined()
 
     def _enforcer_gone(self) -> None:
-        self.conductor.blind(Blind(at=now(), what="enforcer", since=now()), now())
+        self.conductor.blind(Blind(at=now(), what=ENFORCER, since=now()), now())
 
     def _from_enforcer(self, message: FromEnforcer) -> None:
         if isinstance(message, Signed):

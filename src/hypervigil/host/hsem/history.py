@@ -117,19 +117,23 @@ class History:
 
     def tails(self, vms: Sequence[VmId]) -> Matrix:
         """95th percentiles, shape ``(len(vms), len(Metric))``; the prior below 30 samples."""
-        return self._table["tail"][self._rows(vms)]
+        rows = self._rows(vms)  # may make room: before the array is taken
+        return self._table["tail"][rows]
 
     def tail(self, vm: VmId, metric: Metric) -> float:
         """The VM's 95th percentile of a metric."""
-        return float(self._table["tail"][self._row(vm), metric])
+        row = self._row(vm)
+        return float(self._table["tail"][row, metric])
 
     def middle(self, vm: VmId, metric: Metric) -> float:
         """The VM's median of a metric."""
-        return float(self._table["middle"][self._row(vm), metric])
+        row = self._row(vm)
+        return float(self._table["middle"][row, metric])
 
     def samples(self, vm: VmId, metric: Metric = Metric.OUT_SYN) -> int:
         """Seconds learned of a VM's traffic, or of another metric."""
-        return int(self._table["samples"][self._row(vm), metric])
+        row = self._row(vm)
+        return int(self._table["samples"][row, metric])
 
     def remember(self) -> Remembered:
         """All of it."""

@@ -97,4 +97,5 @@ class Watch:
 
     def calm(self, vm: VmId) -> None:
         """Begin anew with a VM: what was above its allowance has been judged."""
-        self._table["score"][self._table.row(vm)] = 0.0
+        row = self._table.row(vm)
+        self._table["score"][row] = 0.0

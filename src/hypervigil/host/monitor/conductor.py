@@ -27,6 +27,9 @@ from hypervigil.wire import messages as wire
 
 log = logging.getLogger(__name__)
 
+ENFORCER = "enforcer"
+"""What is not seen while the enforcer is away."""
+
 
 class Observer(Protocol):
     """HREM, as the conductor needs it."""
@@ -186,6 +189,11 @@ class Conductor:
             self.health.blind[message.what] = message.since
         self.note(Kind.BLIND, Blindness(message.what, message.since), now)
         self.commit()
+
+    def sensors_joined(self, now: Instant) -> None:
+        """The sensors are there (again): what they cannot see they say next, what their predecessors said is over."""
+        for what in self.health.blind.keys() - {ENFORCER}:
+            self.blind(wire.Blind(at=now, what=what, since=None), now)
 
     def tick(self, now: Instant) -> None:
         """Time has passed: ends of limits, holds, calm."""

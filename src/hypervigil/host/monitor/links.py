@@ -50,7 +50,15 @@ def listen(path: Path, *, mode: int, gid: int | None = None) -> socket.socket:
 class SensorsLink:
     """Takes the messages of one sensors process at a time; a newcomer replaces who was there."""
 
-    def __init__(self, hear: Callable[[FromSensors], None], gone: Callable[[], None], *, uids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        *,
+        joined: Callable[[], None],
+        hear: Callable[[FromSensors], None],
+        gone: Callable[[], None],
+        uids: frozenset[int],
+    ) -> None:
+        self._joined = joined
         self._hear = hear
         self._gone = gone
         self._uids = uids
@@ -77,6 +85,7 @@ class SensorsLink:
         if self._current is not None:
             self._current.close()
         self._current = writer
+        self._joined()
         decoder: FrameDecoder[FromSensors] = FrameDecoder(FromSensors)
         try:
             while data := await reader.read(_READ_SIZE):

@@ -300,8 +300,7 @@ class Enforcer:
             writer.write(encode(await self.handle(await queue.get())))
 
     async def hand_over(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Give the sensors their descriptors."""
-        del reader
+        """Give the sensors their descriptors; the connection then tells them how long these are of use."""
         raw: socket.socket = writer.get_extra_info("socket")
         descriptors = self._plane.sensor_fds()
         try:
@@ -310,10 +309,14 @@ class Enforcer:
                 handover.offer(connection, descriptors, allowed_uid=self._config.sensors_uid)
         except handover.HandoverError as error:
             log.warning("maps.refused error=%s", error)
+            writer.close()
+            return
         finally:
             for descriptor in descriptors.values():
                 os.close(descriptor)
-            writer.close()
+        with contextlib.suppress(OSError):
+            await reader.read(1)
+        writer.close()
 
 
 def peer_uid(connection: socket.socket) -> int:
