@@ -45,7 +45,7 @@ class NetworkSpec:
 class Network:
     """One bridge, on which the host has the first address and forwards for the guests.
 
-    ``bridge`` is its device's name, ``gateway`` the host's address, ``prefix`` the prefix length.
+    ``bridge`` is its device's name, ``gateway`` the host's address, ``mac`` its MAC, ``prefix`` the prefix length.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -63,6 +63,7 @@ class Network:
         self.prefix = self._range.prefixlen
         self.prefix6 = self._range6.prefixlen if self._range6 else None
         self.bridge = _bridge_name(spec.name)
+        self.mac = "52:54:01:" + hashlib.sha256(self.bridge.encode()).digest()[:3].hex(":")
 
     def address(self, index: int) -> str:
         """The IPv4 address of the guest numbered ``index`` from 0 on: the host is .1, the guests begin at .2."""
@@ -81,7 +82,8 @@ class Network:
     def up(self) -> None:
         """Make the bridge."""
         lines = [
-            f"link add {self.bridge} type bridge stp_state 0 forward_delay 0",
+            # A bridge without a MAC of its own takes another one whenever a guest comes or goes.
+            f"link add {self.bridge} address {self.mac} type bridge stp_state 0 forward_delay 0",
             f"link set {self.bridge} addrgenmode none",
             f"addr add {self.gateway}/{self.prefix} broadcast + dev {self.bridge}",
             f"link set {self.bridge} up",

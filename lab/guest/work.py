@@ -25,12 +25,20 @@ RESPONSE = b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\
 )
 REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
 REQUEST_TIMEOUT_S = 3.0
+TOS = 0x04  # marks ordinary work, so that the lab's capture can tell it from an attack (lab/frames.py)
 OPEN_AT_ONCE = 256
 
 
 def now() -> float:
     """Seconds since boot, running on through suspension."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def marked() -> socket.socket:
+    """A TCP socket whose packets carry the mark of ordinary work; so do those of the sockets that it accepts."""
+    sock = socket.socket()
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, TOS)
+    return sock
 
 
 class Seconds:
@@ -83,7 +91,7 @@ class Seconds:
 
 def web_server(options: argparse.Namespace) -> None:
     """Serve one small page to whoever asks, for ever."""
-    listening = socket.socket()
+    listening = marked()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("", options.port))
     listening.listen(512)
@@ -187,7 +195,7 @@ def _address(url: str) -> tuple[str, int]:
 def _ask(
     target: tuple[str, int], due: float, poll: select.epoll, running: dict[int, _Request], seconds: Seconds
 ) -> None:
-    connection = socket.socket()
+    connection = marked()
     connection.setblocking(False)
     problem = connection.connect_ex(target)
     if problem not in (0, errno.EINPROGRESS):
