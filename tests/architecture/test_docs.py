@@ -125,13 +125,30 @@ def test_requirements_that_tests_claim_are_in_the_specification() -> None:
     assert unknown == set()
 
 
+def shown_toml(documents: list[Path]) -> list[str]:
+    return [block for document in documents for block in re.findall(r"```toml\n(.*?)```", text(document), re.DOTALL)]
+
+
 def test_policies_shown_are_policies() -> None:
     from hypervigil.host import policyfile
 
-    shown = [block for document in DOCUMENTS for block in re.findall(r"```toml\n(.*?)```", text(document), re.DOTALL)]
+    shown = shown_toml([document for document in DOCUMENTS if document.name != "scenarios.md"])
     assert shown
     for block in shown:
         policyfile.parse(block)
+
+
+def test_scenarios_shown_are_scenarios() -> None:
+    from lab import scenario
+
+    page = ROOT / "docs" / "scenarios.md"
+    shown = shown_toml([page])
+    assert shown
+    for block in shown:
+        scenario.parse(block)
+    tables = (scenario.NetworkTable, scenario.GuestTable, scenario.Step, scenario.Expectation, scenario.Limits)
+    keys = {key for table in tables for key in table.__struct_encode_fields__}
+    assert {key for key in keys if f"`{key}`" not in text(page)} == set(), "keys that the page does not explain"
 
 
 def test_decisions_are_listed_and_numbered() -> None:
