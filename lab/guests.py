@@ -111,6 +111,11 @@ class Guest:
         self.start_s = time.monotonic() - began
 
     @property
+    def runs(self) -> bool:
+        """Whether it has a tap on the host."""
+        return self._interface is not None
+
+    @property
     def interface(self) -> str:
         """The tap's name on the host, e.g. ``vnet3``; only while it runs."""
         if self._interface is None:

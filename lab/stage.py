@@ -4,9 +4,10 @@ One boot serves as many steps as one likes: a scenario is played on a stage once
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -23,7 +24,6 @@ from lab.scratch import say, told
 from lab.watched import Places, Product, watching
 
 _MEASURED_WORK = ("web-server", "web-client", "batch")
-_SLACK_S = 1.0  # after a step's deadline
 
 
 @dataclass
@@ -38,6 +38,7 @@ class Act:
     problem: str | None = None
     sent: Counter | None = None
     delivered: list[Counter] = field(default_factory=list)
+    running: Future[None] | None = None
 
 
 class Stage:
@@ -56,6 +57,7 @@ class Stage:
         self.scene = _scene(networks, guests)
         self._samples: dict[str, list[WorkSample]] = {}
         self._began = time.monotonic()
+        self._over = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="step")
 
     @property
@@ -126,26 +128,34 @@ class Stage:
     def act(self, step: Step, until_s: float) -> Act:
         """Begin a step, with an eye on its frames, and return at once; it ends by itself or is ended at ``until_s``."""
         act = Act(step, self.now_s)
-        if step.attack:
-            view = sent(self.scene, step.on, step.target)
-            for arriving in delivered(self.scene, step.on, step.target):
-                act.delivered.append(self._count(arriving))
-            if not step.boots:
-                act.sent = self._count(view)
         self.acts.append(act)
-        self._pool.submit(self._perform, act, until_s)
+        try:
+            if step.attack:
+                self._watch(act)
+        except LabError as error:
+            act.problem, act.ended_s = str(error), self.now_s
+            return act
+        act.running = self._pool.submit(self._perform, act, until_s)
         return act
 
     def settle(self, act: Act) -> None:
         """Wait for the end of a step whose time is over, and count its frames no more."""
-        end = time.monotonic() + _SLACK_S + 20
-        while act.ended_s is None and time.monotonic() < end:
-            time.sleep(0.05)
+        if act.running is not None:
+            act.running.result()
         self.capture.end(*([act.sent] if act.sent else []), *act.delivered)
 
     def close(self) -> None:
         """End all steps; for use when the guests are gone."""
+        self._over.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _watch(self, act: Act) -> None:
+        """Count an attack's frames where they leave and where they arrive; who boots with it has no tap yet."""
+        if not act.step.boots:
+            act.sent = self._count(sent(self.scene, act.step.on, act.step.target))
+        for view in delivered(self.scene, act.step.on, act.step.target):
+            if view.place == EXT or self.guests[view.place].runs:
+                act.delivered.append(self._count(view))
 
     def _count(self, view: View) -> Counter:
         return self.capture.count(self.interface(view.place), view)
@@ -174,7 +184,8 @@ class Stage:
         guest.start(cold=True, on_boot=command, on_created=watch)
         self.start_work(guest.name)
         job = guest.boot_job
-        time.sleep(max(0.0, until_s - self.now_s))
+        if self._over.wait(max(0.0, until_s - self.now_s)):
+            return
         result = guest.stop(job) if job is not None else None
         if result is not None:
             act.exit, act.output = result.exit, result.output
