@@ -55,12 +55,12 @@ class Drift:
 class DataPlane:
     """Programs, maps and links of one host."""
 
-    def __init__(self, pin_dir: Path, max_ports: int) -> None:
+    def __init__(self, pin_dir: Path) -> None:
         """Not for callers: use ``open``."""
         self._pin_dir = pin_dir
-        self._max_ports = max_ports
         self._maps = {name: kernel.pinned(pin_dir / name) for name in program.MAPS}
         self._programs = {name: kernel.pinned(pin_dir / name) for name in program.PROGRAMS}
+        self._max_ports = kernel.max_entries(self._maps["hv_limits"])
         self._entries: dict[PortId, tuple[int, bytes]] = {}
         self._policies: dict[PortId, PortPolicy] = {}
         self._limits: dict[PortId, bytes] = {}
@@ -70,7 +70,7 @@ class DataPlane:
 
     @classmethod
     def open(cls, pin_dir: Path, *, max_ports: int = 1024) -> "DataPlane":
-        """The pinned data plane, loaded first if it is not there. ``DataPlaneError`` with the mend."""
+        """The pinned data plane as it is, or loaded for so many ports. ``DataPlaneError`` with the mend."""
         mount_bpffs(pin_dir)
         whole = pin_dir / f"abi-{layout.ABI}"
         if not whole.exists():
@@ -80,7 +80,7 @@ class DataPlane:
                 )
             program.load(pin_dir, max_ports=max_ports)
         try:
-            return cls(pin_dir, max_ports)
+            return cls(pin_dir)
         except OSError as error:
             raise DataPlaneError(
                 f"the data plane pinned at {pin_dir} is not whole ({error.strerror}): 'hypervigil off' removes it"
@@ -177,7 +177,7 @@ class DataPlane:
             path = self._link(ifindex, end)
             if self._linked(path, ifindex):
                 continue
-            path.unlink(missing_ok=True)
+            _unlink(path)
             # PRIVILEGED: attaching to a device is root's.
             link = kernel.attach(self._programs[name], ifindex, attach_type)
             try:
@@ -198,7 +198,7 @@ class DataPlane:
 
     def _detach_device(self, ifindex: int) -> None:
         for end, _, _ in _ENDS:
-            self._link(ifindex, end).unlink(missing_ok=True)
+            _unlink(self._link(ifindex, end))
         kernel.delete(self._maps["hv_ports"], ctypes.c_uint32(ifindex))
 
     # --- limits ---
@@ -364,9 +364,21 @@ def remove_all(pin_dir: Path) -> bool:
         if path.is_dir():
             path.rmdir()
         else:
-            path.unlink()
+            _unlink(path)
     pin_dir.rmdir()
     return True
+
+
+def _unlink(path: Path) -> None:
+    """Unpin; a link is taken off its device first, so that another can come at once."""
+    if path.name.startswith("link-"):
+        with contextlib.suppress(OSError):  # it is gone, or was detached by somebody else
+            link = kernel.pinned(path)
+            try:
+                kernel.detach(link)
+            finally:
+                os.close(link)
+    path.unlink(missing_ok=True)
 
 
 def mount_bpffs(pin_dir: Path) -> None:

@@ -12,7 +12,7 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_PIN, OBJ_GET = 1, 2, 3, 4, 6, 7
-OBJ_GET_INFO, LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE = 15, 24, 28, 29
+OBJ_GET_INFO, LOOKUP_BATCH, LINK_CREATE, LINK_DETACH = 15, 24, 28, 34
 READ_ONLY = 1 << 3
 TCX_INGRESS, TCX_EGRESS = 46, 47
 
@@ -137,6 +137,14 @@ def read_batch(
     return int(attributes.count), True
 
 
+def max_entries(map_fd: int) -> int:
+    """How many elements a map holds."""
+    for line in Path(f"/proc/self/fdinfo/{map_fd}").read_text(encoding="ascii").splitlines():
+        if line.startswith("max_entries:"):
+            return int(line.split()[1])
+    raise OSError(f"descriptor {map_fd} is no BPF map")
+
+
 def pin(fd: int, path: Path) -> None:
     """Keep an object alive under a name."""
     name = ctypes.create_string_buffer(os.fsencode(path))
@@ -154,9 +162,9 @@ def attach(program_fd: int, ifindex: int, attach_type: int) -> int:
     return _bpf(LINK_CREATE, _Link(program_fd, ifindex, attach_type, 0))
 
 
-def replace_program(link_fd: int, program_fd: int) -> None:
-    """Swap the program behind a link without a gap."""
-    _bpf(LINK_UPDATE, _Link(link_fd, program_fd, 0, 0))
+def detach(link_fd: int) -> None:
+    """Take a link off its device, now: the kernel would do it some time after the last reference went."""
+    _bpf(LINK_DETACH, _Link(link_fd, 0, 0, 0))
 
 
 def link_info(link_fd: int) -> LinkInfo:

@@ -41,7 +41,7 @@ class DataPlaneReader:
     def __init__(self, fds: Mapping[str, int]) -> None:
         self._fds = dict(fds)
         self._cpus = _possible_cpus()
-        self._max_ports = _max_entries(self._fds["hv_counters"])
+        self._max_ports = kernel.max_entries(self._fds["hv_counters"])
         self._ports = _Table(self._fds["hv_ports"], 4, ctypes.sizeof(layout.Port), self._max_ports)
         self._counters = _Table(self._fds["hv_counters"], 4, COUNTERS.itemsize * self._cpus, self._max_ports)
         self._peers = _Table(
@@ -123,7 +123,7 @@ class _Events:
     """The ring buffer's consumer side (kernel: Documentation/bpf/ringbuf.rst)."""
 
     def __init__(self, fd: int) -> None:
-        size = _max_entries(fd)
+        size = kernel.max_entries(fd)
         self._mask = size - 1
         self._consumer = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._producer = mmap.mmap(fd, _PAGE + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
@@ -158,14 +158,6 @@ class _Events:
     def close(self) -> None:
         self._consumer.close()
         self._producer.close()
-
-
-def _max_entries(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:  # noqa: PTH123 - a descriptor's own page
-        for line in info:
-            if line.startswith("max_entries:"):
-                return int(line.split()[1])
-    raise OSError(f"descriptor {fd} is no BPF map")
 
 
 def _possible_cpus() -> int:
