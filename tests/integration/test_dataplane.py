@@ -232,6 +232,21 @@ def test_new_destinations_are_limited_and_known_ones_are_not(rig: Rig) -> None:
         rig.plane.clear_new_destinations(port)
 
 
+def test_a_destination_that_was_refused_stays_new(rig: Rig) -> None:
+    rig.bind()
+    port = PortId(rig.a.mac)
+    rig.plane.set_new_destinations(port, 1, now_ns() + HOUR_NS)
+    try:
+        frames = [to_b(ipv4(A, f"10.76.0.{number}", 17, udp(1, 2))) for number in range(1, 41)]
+        passed = [frame for _ in range(3) for frame in frames if rig.delivered(frame)]
+        assert len(set(passed)) <= 10, "a scanner that tries again is limited as well"
+        assert passed
+        assert all(rig.delivered(frame) for frame in set(passed)), "who was let through once is known"
+    finally:
+        rig.plane.clear_new_destinations(port)
+    assert all(rig.delivered(frame) for frame in frames), "the control"
+
+
 def test_one_source_is_limited_and_another_is_not(rig: Rig) -> None:
     rig.bind(addresses=(A, ELSE))
     port = PortId(rig.b.mac)
@@ -333,6 +348,16 @@ def test_the_reader_needs_no_right_and_the_plane_no_process(rig: Rig) -> None:
     assert not rig.delivered(FORGERIES[ForgedKind.IPV4]), "pinned: nobody holds a descriptor"
     rig.plane = DataPlane.open(rig.plane._pin_dir)
     assert set(rig.plane.ports()) == {A_MAC, B_MAC}
+    assert all(slot < 64 for slot in taken(rig.plane)), "as large as it was made, not as one would make it now"
+
+
+def taken(plane: DataPlane) -> list[int]:
+    """Slots that a hundred ports get, one after the other."""
+    slots = []
+    for _ in range(100):
+        slots.append(plane.attach(PortPolicy(PortId("52:54:00:00:00:97"), VmId("x"), "lo", 1, Mode.MONITOR)))
+        plane.detach(PortId("52:54:00:00:00:97"))
+    return slots
 
 
 def test_drift_is_seen_and_repaired(rig: Rig) -> None:

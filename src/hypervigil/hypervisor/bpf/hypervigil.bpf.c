@@ -47,6 +47,7 @@ struct frame {
 	__u8 icmp_type;
 	__u8 fragment;
 	__u8 multicast;
+	__u8 stranger;		/* no frame to this destination was let through yet */
 	__u8 source_mac[6], destination_mac[6];
 };
 
@@ -345,7 +346,8 @@ static __always_inline int in_force(const struct hv_rate *rate, __u64 now)
 
 /*
  * Tokens may go into debt by one frame, so that a frame larger than the burst (GSO) can pass and the mean stays right.
- * Burst: a tenth of a second's worth.
+ * Burst: of packets a tenth of a second's worth; of octets a quarter, since with less TCP keeps losing whole windows and
+ * gets two thirds of what it may have.
  */
 static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *rate, __u64 now)
 {
@@ -361,7 +363,7 @@ static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *ra
 	b->packets += rate->packets_per_s_x1000 * elapsed / 1000000;
 	if (b->packets > burst)
 		b->packets = burst;
-	burst = rate->octets_per_s * 100;
+	burst = rate->octets_per_s * 250;
 	if (burst < 1600000)
 		burst = 1600000;
 	b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
@@ -383,7 +385,7 @@ static __always_inline void spend(struct hv_bucket *b, const struct hv_rate *rat
 }
 
 /* A limit of class, of all classes, or of new destinations: 1 when the frame is beyond it. */
-static __always_inline int beyond_limits(__u32 slot, __u32 direction, const struct frame *f, __u32 octets, int fresh, __u64 now)
+static __always_inline int beyond_limits(__u32 slot, __u32 direction, const struct frame *f, __u32 octets, __u64 now)
 {
 	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
 	struct hv_buckets *buckets;
@@ -395,7 +397,7 @@ static __always_inline int beyond_limits(__u32 slot, __u32 direction, const stru
 		return 0;
 	by_class = in_force(&limits->rate[direction][traffic], now);
 	by_all = in_force(&limits->rate[direction][HV_ALL], now);
-	by_fresh = fresh && in_force(&limits->new_destinations, now);
+	by_fresh = f->stranger && in_force(&limits->new_destinations, now);
 	if (!by_class && !by_all && !by_fresh)
 		return 0;
 	buckets = bpf_map_lookup_elem(&hv_buckets, &slot);
@@ -541,8 +543,10 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 		fresh->ports_now = port;
 		__builtin_memcpy(fresh->mac, direction == HV_OUT ? f->destination_mac : f->source_mac, 6);
 		bpf_map_update_elem(&hv_peers, &key, fresh, BPF_ANY);
+		f->stranger = direction == HV_OUT;
 		return 1;
 	}
+	f->stranger = direction == HV_OUT && !peer->admitted;
 	peer->last_ns = now;
 	__sync_fetch_and_add(&peer->packets, f->packets);
 	__sync_fetch_and_add(&peer->octets, octets);
@@ -559,6 +563,16 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 	return 0;
 }
 
+/* A frame passes: its destination is new no more. Else a second try would pass the limit of new destinations. */
+static __always_inline void admit(__u32 slot, const struct frame *f)
+{
+	struct hv_peer_key key = { .slot = slot, .direction = HV_OUT, .address = f->destination };
+	struct hv_peer *peer = bpf_map_lookup_elem(&hv_peers, &key);
+
+	if (peer)
+		peer->admitted = 1;
+}
+
 static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 {
 	struct scratch *s;
@@ -567,7 +581,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	struct hv_port *port = bpf_map_lookup_elem(&hv_ports, &ifindex);
 	struct hv_counters *counters;
 	__u64 now;
-	int readable, fresh = 0, enforce;
+	int readable, enforce;
 
 	if (!port)
 		return PASS;
@@ -602,20 +616,21 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		counters->failures++;
 	}
 	if (readable && !(direction == HV_OUT && f->multicast && f->traffic != HV_ARP)) {
-		fresh = remember(slot, direction, s, octets, now);
-		if (fresh) {
+		if (remember(slot, direction, s, octets, now)) {
 			counters->peers_created++;
 			if (direction == HV_OUT)
 				counters->new_destinations++;
 		}
 	}
 	if (gated(slot, port, direction, f, now) ||
-	    beyond_limits(slot, direction, f, octets, fresh && direction == HV_OUT, now) ||
+	    beyond_limits(slot, direction, f, octets, now) ||
 	    (direction == HV_IN && beyond_source(slot, f, octets, now))) {
 		counters->by_class[direction][traffic].limited += f->packets;
 		if (enforce)
 			return DROP;
 	}
+	if (f->stranger)
+		admit(slot, f);
 	return PASS;
 }
 

@@ -72,7 +72,8 @@ struct hv_peer {
 	__u64 ports_now, ports_before;	/* which of 64 hashed destination ports were tried in this second and the last */
 	__u32 second;
 	__u8 mac[6];
-	__u8 pad[2];
+	__u8 admitted;		/* outbound: a frame to it was let through */
+	__u8 pad;
 };
 
 struct hv_source_key { __u32 slot; struct hv_address address; };

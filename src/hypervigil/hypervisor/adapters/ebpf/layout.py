@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import ForgedKind, TrafficClass
 
-ABI = 1
+ABI = 2
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -107,7 +107,8 @@ class Peer(ctypes.Structure):
         ("ports_before", c_uint64),
         ("second", c_uint32),
         ("mac", c_uint8 * 6),
-        ("pad", c_uint8 * 2),
+        ("admitted", c_uint8),
+        ("pad", c_uint8),
     ]
 
 
