@@ -3,9 +3,11 @@
 Several limits on one thing: the strictest wins, and ending one leaves the others in force.
 """
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import ip_address
 
 from hypervigil.model.ids import Instant
 from hypervigil.model.limits import Limit, LimitKind
@@ -69,13 +71,20 @@ def _wanted(limit: Limit) -> Iterable[tuple[Place, Setting]]:
         case LimitKind.NEW_DESTINATIONS:
             yield Place(Knob.NEW_DESTINATIONS), Setting(value, until=limit.until)
         case LimitKind.PEER:
-            yield Place(Knob.PEER, address=limit.peer), Setting(value, until=limit.until)
+            yield Place(Knob.PEER, address=_as_told(limit.peer or "")), Setting(value, until=limit.until)
         case LimitKind.ISOLATE:
             yield Place(Knob.GATE), Setting(shut=True, until=limit.until)
         case LimitKind.QUARANTINE:
             yield Place(Knob.GATE), Setting(until=limit.until)
         case _:
             return
+
+
+def _as_told(address: str) -> str:
+    """An address written as the kernel's reader writes it."""
+    with contextlib.suppress(ValueError):
+        return str(ip_address(address))
+    return address.lower()
 
 
 def _strictest(one: Setting, other: Setting) -> Setting:

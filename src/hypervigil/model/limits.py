@@ -51,7 +51,7 @@ class Limit:
     classes: frozenset[TrafficClass] = frozenset()
     """Which classes of packets; empty means all of them together. Each class has a budget of its own."""
     peer: str | None = None
-    """Of a ``PEER`` limit: the source address."""
+    """Of a ``PEER`` limit: the source's IP address, or its MAC where its frames are not IP."""
     case: CaseId | None = None
 
     def __post_init__(self) -> None:

@@ -59,7 +59,7 @@ class Guarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BindPorts(_Message, frozen=True, kw_only=True, tag="bind"):
-    """Compile these ports' policies into the kernel; ``release`` names ports whose policy ends. All or nothing."""
+    """Compile ports' policies into the kernel and end those of ports in ``release``. Each stands or falls alone."""
 
     request: int
     policies: tuple[PortPolicy, ...]

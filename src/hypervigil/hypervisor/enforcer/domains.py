@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hypervigil.hypervisor.adapters.libvirt.limits import DomainGoneError
+from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainGoneError
 from hypervigil.hypervisor.enforcer.ports import Domains
 from hypervigil.hypervisor.enforcer.state import Original, State
 from hypervigil.hypervisor.plan import strictest_value
@@ -44,15 +44,19 @@ class DomainSteps:
         return self._domains.put(vm, kind, wanted)
 
     def repair(self, state: State) -> list[tuple[str, bool, str]]:
-        """Find what somebody else changed and put it back."""
+        """Find what somebody else changed, and what could not be restored when its limit ended, and put it back."""
         repaired = []
-        for vm, kind in {(limit.vm, limit.kind) for limit in state.limits.values() if limit.kind in DOMAIN_KINDS}:
+        limited = {(limit.vm, limit.kind) for limit in list(state.limits.values()) if limit.kind in DOMAIN_KINDS}
+        for vm, kind in limited | {(original.vm, original.kind) for original in state.originals}:
             wanted = strictest_value(state.of(vm), kind)
             try:
-                if wanted is not None and not self._domains.holds(vm, kind, wanted):
-                    repaired.append(
-                        (f"{vm} {kind}", True, f"it was changed; now {self._domains.put(vm, kind, wanted)}")
-                    )
-            except DomainGoneError:
-                continue
+                if wanted is None:
+                    told = f"its limit was left over; now {self.settle(state, vm, kind)}"
+                elif self._domains.holds(vm, kind, wanted):
+                    continue
+                else:
+                    told = f"it was changed; now {self._domains.put(vm, kind, wanted)}"
+            except DomainError:
+                continue  # gone, or libvirt does not answer: the next look tells
+            repaired.append((f"{vm} {kind}", True, told))
         return repaired

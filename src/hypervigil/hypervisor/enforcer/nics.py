@@ -1,5 +1,7 @@
 """Bindings and limits at NICs: each change one atomic step in the kernel, read back afterwards."""
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterable, Sequence
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
@@ -25,15 +27,42 @@ class Nics:
         self._guard = guard
         self._taps = taps
         self._set: dict[PortId, dict[Place, Setting]] = {}
+        self._passed: frozenset[int] = frozenset()
 
-    def recall(self, state: State) -> None:
-        """Take up what an earlier process left in the kernel, and bring it in line with the state."""
+    def recall(self, state: State) -> list[str]:
+        """Take up what an earlier process left in the kernel and bring it in line with the state; what was not to be.
+
+        A port that cannot be bound, as its device went meanwhile, is let go.
+        """
+        problems = []
+        self._passed = frozenset(policy.ifindex for policy in state.ports.values())
         for port in self._plane.ports().keys() - state.ports.keys():
             self._plane.detach(port)
-        for policy in state.ports.values():
-            self._plane.attach(policy)
-            self._set.pop(policy.port, None)
-            self.settle(state, policy.vm)
+        for policy in list(state.ports.values()):
+            try:
+                self._plane.attach(policy)
+                self._set[policy.port] = self._held(policy.port)
+            except (DataPlaneError, OSError) as error:
+                self.release(policy.port)
+                del state.ports[policy.port]
+                problems.append(str(error))
+        for vm in {policy.vm for policy in state.ports.values()}:
+            try:
+                self.settle(state, vm)
+            except (DataPlaneError, OSError) as error:
+                problems.append(str(error))
+        return problems
+
+    def _held(self, port: PortId) -> dict[Place, Setting]:
+        """Which knobs the kernel has turned, wherever they stand."""
+        held = {
+            Place(Knob.NEW_DESTINATIONS if rate.direction is None else Knob.RATE, rate.direction, rate.traffic)
+            for rate in self._plane.rates(port)
+        }
+        held |= {Place(Knob.PEER, address=address) for address in self._plane.peers(port)}
+        if self._plane.gate(port) is not Gate.OPEN:
+            held.add(Place(Knob.GATE))
+        return dict.fromkeys(held, Setting())
 
     # --- bindings ---
     def bind(self, state: State, policy: PortPolicy) -> str:
@@ -58,9 +87,13 @@ class Nics:
             self._guard.put(wanted)
         elif there != wanted:
             self._guard.change(add=sorted(wanted - there), remove=sorted(there - wanted))
+        self._passed = wanted
 
     def _passing(self, guarding: Guarding, bound: Iterable[PortPolicy]) -> frozenset[int]:
         passing = {policy.ifindex for policy in bound}
+        for name in guarding.exempt:
+            with contextlib.suppress(OSError):  # it is not there now
+                passing.add(socket.if_nametoindex(name))
         if guarding.bridges:
             passing |= {index for index, bridge in self._taps().items() if bridge not in guarding.bridges}
         return frozenset(passing)
@@ -77,12 +110,15 @@ class Nics:
         return read
 
     def _settle_port(self, port: PortId, wanted: dict[Place, Setting]) -> None:
-        to_set, to_clear = changes(self._set.get(port, {}), wanted)
+        held = self._set.setdefault(port, {})
+        to_set, to_clear = changes(held, wanted)
+        # Step by step, so that what was done before a failure can be undone.
         for place, setting in to_set.items():
             self._put(port, place, setting)
+            held[place] = setting
         for place in to_clear:
             self._clear(port, place)
-        self._set[port] = wanted
+            del held[place]
 
     def _put(self, port: PortId, place: Place, setting: Setting) -> None:
         end_ns = int((setting.until + HARD_END_AFTER_S) * 1e9)
@@ -117,22 +153,24 @@ class Nics:
     def _read(self, port: PortId, wanted: dict[Place, Setting]) -> str:
         """What the kernel holds now; ``DataPlaneError`` when that is not what was wanted."""
         rates = {(r.direction, r.traffic): r for r in self._plane.rates(port)}
-        said = []
+        peers, gate = self._plane.peers(port), self._plane.gate(port)
+        said, right = [], True
         for place, setting in wanted.items():
-            if place.knob is Knob.RATE or place.knob is Knob.NEW_DESTINATIONS:
-                rate = rates.get((place.direction, place.traffic))
-                if (
-                    rate is None
-                    or abs(rate.packets_per_s - setting.packets_per_s) > 0.001 + setting.packets_per_s / 100
-                ):
-                    raise DataPlaneError(f"port {port} does not hold what was put: it may be somebody else's now")
-                said.append(f"{rate.packets_per_s:g} packets/s {rate.octets_per_s} octets/s")
-            elif place.knob is Knob.PEER:
-                said.append(
-                    f"source {place.address} {self._plane.peers(port).get(place.address or '', -1):g} packets/s"
-                )
-            else:
-                said.append(self._plane.gate(port).name.lower())
+            match place.knob:
+                case Knob.RATE | Knob.NEW_DESTINATIONS:
+                    rate = rates.get((place.direction, place.traffic))
+                    packets, octets = (rate.packets_per_s, rate.octets_per_s) if rate is not None else (-1.0, -1)
+                    right &= _near(packets, setting.packets_per_s) and _near(octets, setting.octets_per_s)
+                    said.append(f"{packets:g} packets/s {octets} octets/s")
+                case Knob.PEER:
+                    packets = peers.get(place.address or "", -1.0)
+                    right &= _near(packets, setting.packets_per_s)
+                    said.append(f"source {place.address} {packets:g} packets/s")
+                case Knob.GATE:
+                    right &= gate is (Gate.ISOLATE if setting.shut else Gate.QUARANTINE)
+                    said.append(gate.name.lower())
+        if not right:
+            raise DataPlaneError(f"port {port} holds {', '.join(said)}: that is not what was put; is it bound twice?")
         return f"{port}: {', '.join(said) or 'no limit'}"
 
     # --- drift ---
@@ -147,16 +185,32 @@ class Nics:
                 repaired.append((drift.port, False, f"{drift.what}; {error}"))
         if state.guarding is not None:
             wanted = self._passing(state.guarding, state.ports.values())
-            there = self._guard.bound()
+            there, before = self._guard.bound(), self._passed
+            lacks = wanted - (there or frozenset())
             # Indices of devices that are gone cannot pass anything; the kernel drops them from no set.
-            if there is None or not wanted <= there:
+            extra = {index for index in (there or frozenset()) - wanted if _device_there(index)}
+            if there is None or lacks or extra:
+                what = "it was gone" if there is None else "its ports were changed"
                 try:
                     self.guard(state.guarding, state.ports.values())
-                    repaired.append(("guard", True, "it was gone" if there is None else "its ports were changed"))
+                    # A tap that came to or left a bridge which is not guarded was changed by nobody.
+                    if there is None or lacks & before or extra - before:
+                        repaired.append(("guard", True, what))
                 except GuardError as error:
-                    repaired.append(("guard", False, str(error)))
+                    repaired.append(("guard", False, f"{what}; {error}"))
         return repaired
 
     def in_force(self, ports: Sequence[PortId]) -> bool:
         """Whether all of these ports are bound in the kernel."""
         return set(ports) <= self._plane.ports().keys()
+
+
+def _near(there: float, wanted: float) -> bool:
+    return abs(there - wanted) <= 0.001 + wanted / 100
+
+
+def _device_there(index: int) -> bool:
+    with contextlib.suppress(OSError, OverflowError):
+        socket.if_indextoname(index)
+        return True
+    return False

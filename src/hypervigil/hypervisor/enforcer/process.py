@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import struct
+import threading
 import time
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +82,18 @@ class Enforcer:
         self._nics = Nics(plane, guard, bridged_taps)
         self._domains = DomainSteps(domains, self._keep)
         self._signer = signer
+        self._keeping = threading.Lock()
         self._writer: asyncio.StreamWriter | None = None
         self._away_since: Instant | None = _now()
         self._notices: list[FromEnforcer] = []
         # One worker: steps on domains keep their order; NIC limits never wait for it.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="libvirt")
-        self._nics.recall(self._state)
+        for problem in self._nics.recall(self._state):
+            log.warning("recall.failed reason=%s", problem)
 
     def _keep(self) -> None:
-        states.save(self._config.state_dir, self._state)
+        with self._keeping:  # the worker keeps too, and the older must not come last
+            states.save(self._config.state_dir, self._state)
 
     # --- requests ---
     async def handle(self, request: ToEnforcer) -> FromEnforcer:
@@ -116,6 +121,11 @@ class Enforcer:
                     )
         except (SigningError, OSError) as error:
             return Refused(request=request.request, reason=str(error))
+        except Exception as error:
+            log.exception("request.failed")
+            return Refused(
+                request=request.request, reason=f"the enforcer failed at this and tells why in its log: {error!r}"
+            )
 
     def _bind(self, request: BindPorts) -> tuple[Outcome, ...]:
         outcomes = []
@@ -145,10 +155,16 @@ class Enforcer:
         return tuple(outcomes)
 
     async def _put(self, limits: tuple[Limit, ...]) -> tuple[Outcome, ...]:
-        outcomes = [self._put_nic(limit) for limit in limits if limit.kind in NIC_KINDS]
-        if outcomes:
-            self._keep()
-        outcomes += [await self._put_domain(limit) for limit in limits if limit.kind in DOMAIN_KINDS]
+        outcomes = []
+        for limit in sorted(limits, key=lambda limit: limit.kind in DOMAIN_KINDS):  # the quick ones first
+            if len(self._state.limits) >= states.MAX_LIMITS and limit.id not in self._state.limits:
+                told = f"{states.MAX_LIMITS} limits are in force: lift others first"
+                outcomes.append(Outcome(limit.id, False, _now(), told))
+            elif limit.kind in NIC_KINDS:
+                outcomes.append(self._put_nic(limit))
+            else:
+                outcomes.append(await self._put_domain(limit))
+        self._keep()
         return tuple(outcomes)
 
     def _put_nic(self, limit: Limit) -> Outcome:
@@ -157,8 +173,6 @@ class Enforcer:
             return Outcome(limit.id, False, _now(), f"{limit.vm} has no bound port: it may be gone")
         if any(p.mode is Mode.MONITOR for p in ports):
             return Outcome(limit.id, False, _now(), "its port is in monitor mode, in which nothing is limited")
-        if len(self._state.limits) >= states.MAX_LIMITS:
-            return Outcome(limit.id, False, _now(), f"{states.MAX_LIMITS} limits are in force: lift others first")
         earlier = self._state.limits.get(limit.id)
         self._state.limits[limit.id] = limit
         try:
@@ -177,7 +191,6 @@ class Enforcer:
         except (DomainError, OSError, TimeoutError) as error:
             self._undo(limit, earlier)
             return Outcome(limit.id, False, _now(), str(error) or f"libvirt did not answer within {DOMAIN_STEP_S:g} s")
-        self._keep()
         return Outcome(limit.id, True, _now(), detail)
 
     def _undo(self, limit: Limit, earlier: Limit | None) -> None:
@@ -222,19 +235,27 @@ class Enforcer:
 
     # --- what recurs ---
     async def tick(self) -> None:
-        """Repair what was changed, end what is over."""
+        """At NICs: repair what was changed, end what is over."""
         now = _now()
         for subject, ok, what in self._nics.repair(self._state):
             log.warning("drift.repaired subject=%s ok=%s what=%s", subject, ok, what)
             self._notify(Repaired(at=now, subject=subject, ok=ok, detail=what))
-        if any(limit.kind in DOMAIN_KINDS for limit in self._state.limits.values()):
+        await self._end_what_is_over(NIC_KINDS)
+
+    async def tick_domains(self) -> None:
+        """The same for domains, on its own: libvirt may let one wait for long."""
+        if self._state.originals:
             loop = asyncio.get_running_loop()
-            with contextlib.suppress(DomainError, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 step = loop.run_in_executor(self._worker, self._domains.repair, self._state)
                 for subject, ok, what in await asyncio.wait_for(step, DOMAIN_STEP_S):
-                    self._notify(Repaired(at=now, subject=subject, ok=ok, detail=what))
+                    self._notify(Repaired(at=_now(), subject=subject, ok=ok, detail=what))
+        await self._end_what_is_over(DOMAIN_KINDS)
+
+    async def _end_what_is_over(self, kinds: Collection[LimitKind]) -> None:
+        now = _now()
         for limit in list(self._state.limits.values()):
-            if now > self._end(limit):
+            if limit.kind in kinds and now > self._end(limit):
                 await self._lift((limit.id,))
                 reason = "its time is over" if self._away_since is None else "its time is over and the monitor is away"
                 self._notify(Ended(at=now, limit=limit.id, vm=limit.vm, reason=reason))
@@ -348,13 +369,17 @@ async def _serve(config: EnforcerConfig, enforcer: Enforcer) -> None:
         enforcer.hand_over, sock=_listen(config.run_dir / "maps.sock", config.sensors_uid)
     )
     async with monitor, maps:
-        while not stop.is_set():
-            try:
-                await enforcer.tick()
-            except Exception:
-                log.exception("tick.failed")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), TICK_S)
+        await asyncio.gather(_every(TICK_S, enforcer.tick, stop), _every(TICK_S, enforcer.tick_domains, stop))
+
+
+async def _every(period_s: float, do: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await do()
+        except Exception:
+            log.exception("tick.failed")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), period_s)
 
 
 def run(config: EnforcerConfig) -> None:

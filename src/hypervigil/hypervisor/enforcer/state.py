@@ -33,8 +33,8 @@ class State(msgspec.Struct):
     guarding: Guarding | None = None
 
     def of(self, vm: VmId) -> list[Limit]:
-        """The limits of one VM."""
-        return [limit for limit in self.limits.values() if limit.vm == vm]
+        """The limits of one VM; also asked by the thread that speaks with libvirt."""
+        return [limit for limit in list(self.limits.values()) if limit.vm == vm]
 
     def original(self, vm: VmId, kind: LimitKind) -> dict[str, int] | None:
         """What the domain had before our first limit of this kind."""

@@ -243,7 +243,7 @@ class DataPlane:
         source = layout.Source(rate=_rate(packets_per_s, 0, end_ns))
         sources = self._sources[self._known(port)]
         try:
-            kernel.update(self._maps["hv_sources"], _source_key(self.ports()[port], address), source)
+            kernel.update(self._maps["hv_sources"], _source_key(self._slot(port), address), source)
         except OSError as error:
             raise DataPlaneError(
                 f"no room for one more limited source ({error.strerror}): lift others first"
@@ -253,12 +253,12 @@ class DataPlane:
     def clear_peer(self, port: PortId, address: str) -> None:
         """End a source's limit."""
         if port in self._entries:
-            kernel.delete(self._maps["hv_sources"], _source_key(self.ports()[port], address))
+            kernel.delete(self._maps["hv_sources"], _source_key(self._slot(port), address))
             self._sources[port].pop(str(address), None)
 
     def set_tripwires(self, port: PortId, thresholds: Iterable[tuple[Direction, TrafficClass, int]]) -> None:
         """Set packets per 100 ms at which the sensors are woken; classes not named keep theirs, 0 is off."""
-        slot = ctypes.c_uint32(self.ports()[self._known(port)])
+        slot = ctypes.c_uint32(self._slot(port))
         wires = layout.Tripwires()
         kernel.lookup(self._maps["hv_tripwires"], slot, wires)
         for direction, traffic, packets in thresholds:
@@ -284,9 +284,12 @@ class DataPlane:
         found = {}
         for address in self._sources[self._known(port)]:
             source = layout.Source()
-            if kernel.lookup(self._maps["hv_sources"], _source_key(self.ports()[port], address), source):
+            if kernel.lookup(self._maps["hv_sources"], _source_key(self._slot(port), address), source):
                 found[address] = source.rate.packets_per_s_x1000 / 1000
         return found
+
+    def _slot(self, port: PortId) -> int:
+        return int(layout.Port.from_buffer_copy(self._entries[self._known(port)][1]).slot)
 
     def _known(self, port: PortId) -> PortId:
         if port not in self._entries:
@@ -295,13 +298,13 @@ class DataPlane:
 
     def _read_limits(self, port: PortId) -> layout.Limits:
         limits = layout.Limits()
-        kernel.lookup(self._maps["hv_limits"], ctypes.c_uint32(self.ports()[self._known(port)]), limits)
+        kernel.lookup(self._maps["hv_limits"], ctypes.c_uint32(self._slot(port)), limits)
         return limits
 
     def _change(self, port: PortId, change: Callable[[layout.Limits], None]) -> None:
         limits = layout.Limits.from_buffer_copy(self._limits[self._known(port)])
         change(limits)
-        self._write_limits(port, limits, self.ports()[port])
+        self._write_limits(port, limits, self._slot(port))
         self._limits[port] = bytes(limits)
 
     def _write_limits(self, port: PortId, limits: layout.Limits, slot: int) -> None:
@@ -324,7 +327,7 @@ class DataPlane:
                 found.append(Drift(port, "its programs were detached"))
             if bytes(self._read_limits(port)) != self._limits[port]:
                 found.append(Drift(port, "its limits were changed"))
-            slot = self.ports()[port]
+            slot = self._slot(port)
             for address, wanted in self._sources[port].items():
                 source = layout.Source()
                 there = kernel.lookup(self._maps["hv_sources"], _source_key(slot, address), source)
@@ -412,7 +415,10 @@ def _fill(
 
 
 def _source_key(slot: int, address: str) -> layout.SourceKey:
-    return layout.SourceKey(slot, layout.Address.from_buffer_copy(layout.pack_address(address)))
+    try:
+        return layout.SourceKey(slot, layout.Address.from_buffer_copy(layout.pack_address(address)))
+    except ValueError:
+        raise DataPlaneError("a limited source is named by its IP address or its MAC") from None
 
 
 def _index(traffic: TrafficClass | None) -> int:

@@ -166,7 +166,9 @@ _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 def pack_address(text: str) -> bytes:
-    """16 bytes of an IP address (IPv4 mapped into IPv6)."""
+    """16 bytes of an IP address (IPv4 mapped into IPv6) or of a MAC. ``ValueError`` when it is neither."""
+    if text.count(":") == 5 and "::" not in text and len(text) == 17:
+        return bytes(10) + pack_mac(text)
     address = ip_address(text)
     return _V4_MAPPED + address.packed if isinstance(address, IPv4Address) else address.packed
 

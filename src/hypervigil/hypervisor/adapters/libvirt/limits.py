@@ -164,7 +164,7 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
 def _holds(domain: Domain, kind: LimitKind, value: float) -> bool:
     match kind:
         case LimitKind.CPU:
-            return _read(domain, kind)["vcpu_quota"] == max(1000, round(value * PERIOD_US))
+            return _read(domain, kind) == {"vcpu_quota": max(1000, round(value * PERIOD_US)), "vcpu_period": PERIOD_US}
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             return all(was == max(1, round(value)) for was in _read(domain, kind).values())
         case LimitKind.PAUSE:

@@ -1,0 +1,106 @@
+"""Limits of domains, against a libvirt in memory."""
+
+import pytest
+
+from hypervigil.hypervisor.adapters.libvirt.limits import DomainError
+from hypervigil.hypervisor.enforcer.domains import DomainSteps
+from hypervigil.hypervisor.enforcer.state import State
+from hypervigil.model.limits import Limit, LimitKind
+from tests.unit.hypervisor.enforcer.fakes import RED, Libvirt, limit
+
+CPU = LimitKind.CPU
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.libvirt, self.state = Libvirt(), State("boot")
+        self.kept: list[int] = []
+        self.steps = DomainSteps(self.libvirt, self.keep)
+        self.full = False
+
+    def keep(self) -> None:
+        if self.full:
+            raise OSError("no space left")
+        self.kept.append(len(self.state.originals))
+
+    def put(self, one: Limit) -> str:
+        self.state.limits[one.id] = one
+        return self.steps.settle(self.state, one.vm, one.kind)
+
+    def lift(self, one: Limit) -> str:
+        self.state.limits.pop(one.id, None)
+        return self.steps.settle(self.state, one.vm, one.kind)
+
+    @property
+    def now(self) -> float:
+        return self.libvirt.now[RED, CPU]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_the_strictest_holds_and_what_was_before_comes_back(rig):
+    loose, strict = limit(CPU, 0.5), limit(CPU, 0.2)
+    assert rig.put(loose) == "cpu 0.5"
+    rig.put(strict)
+    assert rig.now == 0.2
+    rig.lift(strict)
+    assert rig.now == 0.5
+    assert rig.lift(loose) == "as before"
+    assert rig.now == Libvirt.WAS
+    assert rig.state.originals == []
+
+
+def test_what_was_before_is_on_disk_before_anything_changes(rig):
+    rig.full = True
+    with pytest.raises(OSError, match="no space"):
+        rig.put(limit(CPU, 0.5))
+    assert rig.libvirt.now == {}
+
+
+def test_a_domain_that_is_gone_is_forgotten(rig):
+    one = limit(CPU, 0.5)
+    rig.put(one)
+    rig.libvirt.gone = {RED}
+    assert rig.steps.repair(rig.state) == []
+    assert rig.lift(one) == "as before"
+    assert rig.state.originals == []
+
+
+def test_what_somebody_changes_is_put_back_and_told(rig):
+    rig.put(limit(CPU, 0.5))
+    assert rig.steps.repair(rig.state) == []
+    rig.libvirt.now[RED, CPU] = 1.0
+    assert rig.steps.repair(rig.state) == [("red cpu", True, "it was changed; now cpu 0.5")]
+    assert rig.now == 0.5
+
+
+def test_what_could_not_be_restored_is_restored_later(rig):
+    one = limit(CPU, 0.5)
+    rig.put(one)
+    rig.libvirt.silent = True
+    with pytest.raises(DomainError):
+        rig.lift(one)
+    assert rig.steps.repair(rig.state) == []
+    assert rig.now == 0.5, "the control: it is still limited"
+    rig.libvirt.silent = False
+    assert rig.steps.repair(rig.state) == [("red cpu", True, "its limit was left over; now as before")]
+    assert rig.now == Libvirt.WAS
+    assert rig.steps.repair(rig.state) == []
+
+
+def test_one_domain_that_does_not_answer_hinders_no_other(rig):
+    rig.put(limit(CPU, 0.5))
+    rig.put(limit(LimitKind.PAUSE))
+    holds = rig.libvirt.holds
+
+    def one_hangs(vm, kind, value):
+        if kind is CPU:
+            raise DomainError("a lock is held")
+        return holds(vm, kind, value)
+
+    rig.libvirt.holds = one_hangs
+    rig.libvirt.now[RED, LimitKind.PAUSE] = 0
+    assert [subject for subject, _, _ in rig.steps.repair(rig.state)] == ["red pause"]
