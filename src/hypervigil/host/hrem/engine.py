@@ -15,7 +15,6 @@ from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import PortSample, ResourceSample, Sweep
 from hypervigil.model.report import ForgedCount, HostReport, LimitedCount, PairRate
-from hypervigil.model.status import Evidence
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory
 
@@ -133,14 +132,13 @@ class Hrem:
         vms = tuple(self._ports)
         seconds, self._since = self._since, 0.0
         values = np.full((len(vms), _N), np.nan, np.float32)
-        notices: list[Evidence] = []
         for row, vm in enumerate(vms):
             counts = self._seconds.pop(vm, None)
             if counts is not None and self._ports[vm]:
                 values[row] = counts
                 values[row, _ADDED] /= seconds
             values[row, Metric.CPU :] = self._resources_of(vm, now)[Metric.CPU :]
-            notices += self._overload.see(vm, values[row], now)
+        notices = self._overload.see(vms, values, now)
         return HostReport(now, seconds, vms, values.data, notices=tuple(notices), whole=True)
 
     def _resources_of(self, vm: VmId, now: Instant) -> Row:

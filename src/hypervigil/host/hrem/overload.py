@@ -1,5 +1,9 @@
-"""Overload of a VM from the host's view: near its capacity, with hysteresis, counted. Pure."""
+"""Overload from the host's view: who is near its capacity, and whether others wait meanwhile. Pure.
 
+Being busy is no offence: a notice is a fact, not an accusation.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,49 +15,69 @@ from hypervigil.model.status import Evidence, Origin
 
 NEAR = 0.9
 BELOW = 0.75
-"""A VM that was near its capacity must come down to here before it can come near again."""
+"""Whoever was near its capacity must come down to here before it can come near again."""
 HELD_S = 10.0
+WAITS = 0.2
+"""A VM whose vCPUs wait for a physical CPU for this share of the time is hindered by others."""
+
+NEAR_CAPACITY = {Metric.CPU: "cpu-near-capacity", Metric.MEMORY: "memory-near-capacity"}
+_WORDS = {Metric.CPU: "its CPU", Metric.MEMORY: "its memory"}
 
 
 @dataclass(slots=True)
 class _State:
-    near_since: Instant | None = None
+    near_since: Instant
     times: int = 0
+    near: bool = True
     told: bool = False
 
 
 class Overload:
-    """Who is how often near capacity. Being busy is no offence: a notice is a fact, not an accusation."""
+    """Who is how often near capacity."""
 
     def __init__(self) -> None:
-        self._states: dict[VmId, _State] = {}
+        self._states: dict[tuple[VmId, Metric], _State] = {}
 
-    def see(self, vm: VmId, row: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
-        """Take in one second; a notice once the VM has been near capacity for ``HELD_S``."""
-        level = np.nanmax(np.append(row[[Metric.CPU, Metric.MEMORY]], 0.0))
-        state = self._states.setdefault(vm, _State())
-        if level >= NEAR and state.near_since is None:
-            state.near_since = now
+    def see(self, vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
+        """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
+        found: list[Evidence] = []
+        for metric in NEAR_CAPACITY:
+            levels = values[:, metric]
+            known = [row for row, vm in enumerate(vms) if (vm, metric) in self._states]
+            for row in {*np.flatnonzero(levels >= NEAR).tolist(), *known}:
+                if self._held(vms[row], metric, float(levels[row]), now):
+                    found += self._notice(vms, values, row, metric, now)
+        return found
+
+    def _held(self, vm: VmId, metric: Metric, level: float, now: Instant) -> bool:
+        """Whether it is to be told now."""
+        state = self._states.setdefault((vm, metric), _State(now, near=False))
+        if level >= NEAR and not state.near:
+            state.near, state.near_since, state.told = True, now, False
             state.times += 1
-            state.told = False
         elif level < BELOW:
-            state.near_since = None
-        if state.near_since is None or state.told or now - state.near_since < HELD_S:
-            return []
+            state.near = False
+        if not state.near or state.told or now - state.near_since < HELD_S:
+            return False
         state.told = True
-        return [
-            Evidence(
-                vm=vm,
-                kind="near-capacity",
-                origin=Origin.HOST_OBSERVED,
-                at=now,
-                value=float(level),
-                baseline=NEAR,
-                unit="of capacity",
-                text=f"{vm} has been near its capacity for {HELD_S:g} s, {state.times} times so far",
-            )
-        ]
+        return True
+
+    def _notice(
+        self, vms: Sequence[VmId], values: npt.NDArray[np.float32], row: int, metric: Metric, now: Instant
+    ) -> list[Evidence]:
+        vm, level = vms[row], float(values[row, metric])
+        times = self._states[vm, metric].times
+        text = f"{vm} has been near the capacity of {_WORDS[metric]} for {HELD_S:g} s, {times} times so far"
+        unit = f"of {_WORDS[metric]}"
+        found = [Evidence(vm, NEAR_CAPACITY[metric], Origin.HOST_OBSERVED, now, level, NEAR, unit, text)]
+        waits = np.nan_to_num(np.delete(values[:, Metric.CPU_WAIT], row))
+        if metric is Metric.CPU and len(waits) and waits.max() >= WAITS:
+            worst = float(waits.max())
+            text = f"while {vm} is near its capacity another VM waits for a CPU {worst:.0%} of the time"
+            found.append(Evidence(vm, "contention", Origin.HOST_OBSERVED, now, worst, WAITS, "of the time", text))
+        return found
 
     def forget(self, vm: VmId) -> None:
         """The VM is gone."""
-        self._states.pop(vm, None)
+        for metric in NEAR_CAPACITY:
+            self._states.pop((vm, metric), None)

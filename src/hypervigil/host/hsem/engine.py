@@ -59,7 +59,9 @@ SECOND_LOOK_S = 1.0
 FORGIVEN_S = 24 * 3600.0
 """After so long without a verdict an attack is a first one again."""
 BUSY_TAIL = 0.75
-"""A VM whose own 95th percentile of CPU is above this is at work, not overloaded."""
+"""A VM whose own 95th percentile of a resource is above this is at work, not overloaded."""
+CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.MEMORY}
+"""HREM's notices of capacity and what they are about."""
 
 _PACKETS = len(PACKET_METRICS)
 _NEW = WATCHED.index(Metric.NEW_DESTINATIONS)
@@ -230,18 +232,20 @@ class Hsem:
     def _notice(self, notice: Evidence, now: Instant) -> list[Decision]:
         """HREM found a VM near its capacity: a case if that is unusual for it."""
         record = self._record(notice.vm)
-        tail = self._history.tail(notice.vm, Metric.CPU)
-        unusual = np.isfinite(tail) and tail < BUSY_TAIL
-        if record.dossier is not None:
-            record.dossier.near_capacity |= unusual
+        metric = CAPACITIES.get(notice.kind)
+        if metric is None:
+            if record.dossier is not None:
+                record.dossier.contention = max(record.dossier.contention, notice.value)
             return []
-        if not unusual:
+        if not self._history.tail(notice.vm, metric) < BUSY_TAIL:
+            return []
+        if record.dossier is not None:
+            record.dossier.near_capacity = True
             return []
         dossier = self._dossier(notice.vm, now)
         dossier.near_capacity = True
-        dossier.cpu = notice.value
-        decisions = self._open(record, dossier, (notice,), now)
-        return decisions + self._consider(record, now)
+        dossier.cpu = notice.value if metric is Metric.CPU else None
+        return self._open(record, dossier, (notice,), now)
 
     def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
         """Add up forged frames; who sent enough of them to be asked."""

@@ -183,11 +183,17 @@ def _forged_name(kind: ForgedKind) -> str:
 
 
 def capacity(facts: Facts) -> list[Evidence]:
-    """How near to its capacity, against its history, and what it was asked for."""
-    cpu = facts.cpu or 0.0
-    text = f"{facts.vm} uses {cpu:.0%} of its CPU; its own 95th percentile is {facts.cpu_tail:.0%}"
-    near = Evidence(facts.vm, "near-capacity", Origin.HOST_OBSERVED, facts.at, cpu, facts.cpu_tail, "of its CPU", text)
-    return [near, *surges(facts)]
+    """How near to its capacity, against its history, who waits meanwhile, and what it was asked for."""
+    found = []
+    if facts.cpu is not None:
+        text = f"{facts.vm} uses {facts.cpu:.0%} of its CPU; its own 95th percentile is {facts.cpu_tail:.0%}"
+        found.append(
+            Evidence(facts.vm, "cpu", Origin.HOST_OBSERVED, facts.at, facts.cpu, facts.cpu_tail, "of its CPU", text)
+        )
+    if facts.contention:
+        text = f"another VM waits for a CPU {facts.contention:.0%} of the time"
+        found.append(_fact(facts, "contention", facts.contention, "of the time", text))
+    return [*found, *surges(facts)]
 
 
 def overloaded_cause(facts: Facts) -> str:
@@ -198,7 +204,8 @@ def overloaded_cause(facts: Facts) -> str:
             f"{facts.vm} is asked for more than usual and is at its capacity: {min(answered, asked):,.0f} of "
             f"{asked:,.0f} connections were accepted"
         )
-    return f"{facts.vm} is at its capacity by its own work, and no traffic explains it"
+    cost = ", at the cost of others" if facts.contention else ""
+    return f"{facts.vm} is at its capacity by its own work{cost}, and no traffic explains it"
 
 
 def cleared_cause(facts: Facts) -> str:

@@ -74,6 +74,8 @@ class Facts:
     cpu: float | None
     cpu_tail: float
     near_capacity: bool
+    contention: float
+    """The share of time that another VM waited for a CPU meanwhile."""
     peers: tuple[Peer, ...]
     accusations: tuple[Accusation, ...]
     repetition: int
@@ -130,6 +132,7 @@ class Dossier:
     fan_in: float = 0.0
     cpu: float | None = None
     near_capacity: bool = False
+    contention: float = 0.0
     peers: dict[tuple[Direction, str], Peer] = field(default_factory=dict)
     peers_dropped: int = 0
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
@@ -195,6 +198,7 @@ class Dossier:
             cpu=self.cpu,
             cpu_tail=self.cpu_tail,
             near_capacity=self.near_capacity,
+            contention=self.contention,
             peers=tuple(told),
             accusations=tuple(self.accusations.values()),
             repetition=repetition,
@@ -223,6 +227,7 @@ def reopened(facts: Facts) -> Dossier:
         fan_in=facts.fan_in,
         cpu=facts.cpu,
         near_capacity=facts.near_capacity,
+        contention=facts.contention,
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
     )

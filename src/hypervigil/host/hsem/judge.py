@@ -264,12 +264,17 @@ def _overloaded(facts: Facts) -> Verdict | None:
     return _verdict(
         facts,
         Role.OVERLOADED,
-        AttackClass.NONE,
+        AttackClass.OVERFLOW if facts.contention and not _asked(facts) else AttackClass.NONE,
         evidence=explain.capacity(facts),
         cause=explain.overloaded_cause(facts),
         counterfactual="would be CLEARED if it stayed below its capacity",
         confidence=0.7,
     )
+
+
+def _asked(facts: Facts) -> bool:
+    """Whether more than usual is asked of it."""
+    return any(surge.direction is Direction.IN for surge in facts.surges)
 
 
 def _cleared(facts: Facts) -> Verdict | None:

@@ -1,0 +1,34 @@
+"""Scenarios from the lab's shelf, played on real guests: judged rightly with the product, succeeding without it."""
+
+from pathlib import Path
+
+import pytest
+
+from lab.run import run
+from lab.scenario import load
+
+pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.timeout(400)]
+
+SHELF = Path(__file__).parents[2] / "lab" / "scenarios"
+BROAD = ("syn-flood-inside", "benign-surge", "forged-sources", "flood-from-ext")
+"""One of each: attacker and victim inside, nobody to blame, a forged sender, a victim of somebody outside."""
+
+
+@pytest.mark.req("T-CORE-3", "A206", "A210")
+@pytest.mark.parametrize("name", BROAD)
+def test_everybody_is_judged_rightly(name: str) -> None:
+    played = run(load(SHELF / f"{name}.toml"), watched=True)
+    assert played.ok, played.failures
+
+
+def test_without_the_product_the_attack_succeeds() -> None:
+    played = run(load(SHELF / "syn-flood-inside.toml"), watched=False)
+    assert played.ok, played.failures
+    (attack,) = [step for step in played.steps if step.attack]
+    assert attack.delivered_before_limit is not None
+    assert attack.sent is not None
+    assert attack.delivered_before_limit > 0.5 * attack.sent
+
+
+def test_the_shelf_is_full() -> None:
+    assert len(list(SHELF.glob("*.toml"))) >= 12
