@@ -5,6 +5,7 @@ judged, so honest work beside an attack does not excuse it, and shares are count
 any rate.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -15,6 +16,8 @@ LED_TO_NOTHING = 0.7
 """Of the excess, this share led to nothing: it was not meant to."""
 MOSTLY_WELL = 0.4
 """Below this share of failures an excess is honest."""
+DOES_WHAT_IT_CAN = 0.1
+"""If this share of an excess of tries is taken up, the rest may be what an overloaded host has no time for."""
 ANSWERED = 0.5
 IGNORED = 0.3
 """Of packets that ask, these shares were answered: the other end takes part, or does not."""
@@ -26,6 +29,8 @@ BEGUN = 0.5
 """Of a peer's packets, this share begins something: the sender is the one who asks."""
 AIMED = 0.5
 """Of pings, this share goes to one address: not a survey of many."""
+MOST = 0.5
+"""What holds for this share of an excess holds for it."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 
@@ -77,44 +82,70 @@ class Side:
         """Attempted packets that history does not explain."""
         return max(0.0, self.tried[traffic] - self.usual[traffic])
 
+    def unusual(self, traffic: TrafficClass) -> float:
+        """What is to be judged: the excess, but never so little of the whole that honest work could look like it."""
+        return max(self.excess(traffic), self.tried[traffic] / 2)
+
     def share_passed(self, traffic: TrafficClass) -> float:
         """Of the attempted packets, the share that no limit stopped."""
         return self.passed[traffic] / self.tried[traffic] if self.tried[traffic] else 1.0
 
+    def share_ripe(self, traffic: TrafficClass) -> float:
+        """Of the attempted packets, the share that is old enough to have been answered."""
+        return max(0.0, 1.0 - self.fresh[traffic] / self.tried[traffic]) if self.tried[traffic] else 1.0
+
 
 def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from)."""
-    passed = mine.share_passed(traffic)
     match traffic:
         case TrafficClass.SYN:
-            return _connecting(mine, theirs)
+            return _connecting(mine, theirs, peers)
         case TrafficClass.SYNACK:
             return _in_reply(mine.passed[traffic], theirs.passed[TrafficClass.SYN])
         case TrafficClass.RST:
             asked = sum(theirs.passed[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
             return _in_reply(mine.passed[traffic], asked)
         case TrafficClass.TCP:
-            return _streaming(mine, theirs)
+            return _streaming(mine, theirs, peers)
         case TrafficClass.ICMP:
-            return _pinging(mine.excess(traffic), peers, passed)
+            return _pinging(mine, theirs, peers)
         case TrafficClass.UDP | TrafficClass.DNS:
-            return _datagrams(mine.excess(traffic), peers, passed)
+            return _datagrams(traffic, mine, theirs, peers)
         case TrafficClass.ARP:
-            return _by_answers(peers, passed)
+            return _by_answers(traffic, mine, theirs, peers)
         case _:
-            return max(Conduct.UNCLEAR, _by_answers(tuple(p for p in peers if p.asks), passed))
+            asking = tuple(p for p in peers if p.asks)
+            return max(Conduct.UNCLEAR, _by_answers(traffic, mine, theirs, asking, share_ripe=1.0))
 
 
-def _connecting(mine: Side, theirs: Side) -> Conduct:
+def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     """Of SYNs: whether they are answered, and whether the one who asked takes the answer up."""
-    ripe = mine.passed[TrafficClass.SYN] - mine.fresh[TrafficClass.SYN]
+    passed = mine.passed[TrafficClass.SYN]
+    ripe = passed - mine.fresh[TrafficClass.SYN]
     answered = theirs.passed[TrafficClass.SYNACK]
     unanswered = max(0.0, ripe - answered)
-    refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - mine.passed[TrafficClass.TCP])
-    led_to_nothing = unanswered + max(refused, min(answered, mine.excess(TrafficClass.RST)))
-    excess = mine.passed[TrafficClass.SYN] - min(mine.usual[TrafficClass.SYN], mine.passed[TrafficClass.SYN] / 2)
+    taken_up = _taken_up(mine, peers)
+    broken = min(answered, mine.excess(TrafficClass.RST))
+    refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - taken_up)
+    excess = passed - min(mine.usual[TrafficClass.SYN], passed / 2)
     # Of what is new nothing is known: it counts as what is ripe does.
-    return _by_share(led_to_nothing / max(1.0, min(excess, ripe)))
+    found = _by_share((unanswered + max(refused, broken)) / max(1.0, min(excess, ripe)))
+    went_well = min(answered, taken_up) - broken - mine.usual[TrafficClass.SYN]
+    if went_well >= DOES_WHAT_IT_CAN * excess and theirs.passed[TrafficClass.RST] < MOST * unanswered:
+        return min(found, Conduct.UNCLEAR)
+    return found
+
+
+def _taken_up(mine: Side, peers: tuple[Peer, ...]) -> float:
+    """How many connections can have gone on after the handshake, by peer, so that no long one speaks for others."""
+    share = mine.share_passed(TrafficClass.SYN)
+    opened = share * sum(peer.openings for peer in peers)
+    told = sum(min(share * peer.openings, peer.packets - peer.openings) for peer in peers)
+    # Of those that are not told by name only the sum is known: TCP that is not the told ones'.
+    others = sum(mine.tried[c] for c in TrafficClass if c not in {TrafficClass.SYN, TrafficClass.TCP})
+    theirs = max(0.0, sum(peer.packets - peer.openings for peer in peers) - others)
+    rest = min(mine.passed[TrafficClass.SYN] - opened, mine.passed[TrafficClass.TCP] - theirs)
+    return told + max(0.0, rest)
 
 
 def _by_share(led_to_nothing: float) -> Conduct:
@@ -127,35 +158,75 @@ def _in_reply(sent: float, asked: float) -> Conduct:
     return Conduct.ANSWERING if sent <= 1.5 * asked + SLACK else Conduct.HOSTILE
 
 
-def _streaming(mine: Side, theirs: Side) -> Conduct:
-    """TCP beyond the handshake: acknowledged, not reset."""
-    sent = mine.excess(TrafficClass.TCP) * mine.share_passed(TrafficClass.TCP)
-    if theirs.passed[TrafficClass.RST] >= IGNORED * sent:
+def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+    """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes."""
+    share = mine.share_passed(TrafficClass.TCP)
+    sent = mine.unusual(TrafficClass.TCP) * share
+    # What refuses a handshake says nothing of those who converse.
+    resets = theirs.passed[TrafficClass.RST] - mine.passed[TrafficClass.SYN] - mine.passed[TrafficClass.SYNACK]
+    if resets >= max(1.0, IGNORED * sent):
+        return Conduct.HOSTILE
+    deaf = sum(p.packets for p in peers if p.answers - p.resets < ACKNOWLEDGED * share * p.packets)
+    if share * deaf >= max(1.0, MOST * sent):
         return Conduct.HOSTILE
     return Conduct.HONEST if theirs.passed[TrafficClass.TCP] >= ACKNOWLEDGED * sent else Conduct.HOSTILE
 
 
-def _pinging(excess: float, peers: tuple[Peer, ...], passed: float) -> Conduct:
+def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
     if not asking and peers:
         return Conduct.ANSWERING
-    if not asking or max(p.packets for p in asking) >= AIMED * excess:
+    if not asking or max(p.packets for p in asking) >= AIMED * mine.unusual(TrafficClass.ICMP):
         return Conduct.HOSTILE
-    return _by_answers(asking, passed)
+    return _by_answers(TrafficClass.ICMP, mine, theirs, asking)
 
 
-def _datagrams(excess: float, peers: tuple[Peer, ...], passed: float) -> Conduct:
+def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
-    if sum(p.packets for p in asking) >= BEGUN * excess or not peers:
-        return _by_answers(asking, passed)
-    streams = [p for p in peers if not p.asks]
-    heard = sum(p.answers for p in streams) >= max(1.0, passed * HEARD * sum(p.packets for p in streams))
-    return Conduct.ANSWERING if heard else Conduct.UNCLEAR
+    if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
+        return _by_answers(traffic, mine, theirs, asking, reports=traffic is TrafficClass.UDP)
+    streams = tuple(p for p in peers if not p.asks)
+    share = mine.share_passed(traffic)
+    heard = sum(answers for _, answers in _answered(traffic, theirs, streams))
+    sent = share * sum(p.packets for p in streams)
+    return Conduct.ANSWERING if heard >= max(1.0, HEARD * sent) else Conduct.UNCLEAR
 
 
-def _by_answers(peers: tuple[Peer, ...], passed: float) -> Conduct:
-    asked = passed * sum(p.packets for p in peers)
-    answers = sum(p.answers - p.resets for p in peers)
-    if asked and answers >= ANSWERED * asked:
-        return Conduct.HONEST
-    return Conduct.HOSTILE if answers < IGNORED * asked or not asked else Conduct.UNCLEAR
+def _answered(traffic: TrafficClass, theirs: Side, peers: tuple[Peer, ...]) -> Iterator[tuple[Peer, float]]:
+    """How often each peer can have answered this class; a peer's own counts are of all classes.
+
+    Of this class no more answers came than the NIC saw; they are most likely those of who answers best.
+    """
+    left = theirs.tried[traffic]
+    for peer in sorted(peers, key=lambda p: (p.resets - p.answers) / p.packets if p.packets else 0.0):
+        answers = min(max(0.0, peer.answers - peer.resets), left)
+        left -= min(answers, peer.packets)
+        yield peer, answers
+
+
+def _by_answers(
+    traffic: TrafficClass,
+    mine: Side,
+    theirs: Side,
+    peers: tuple[Peer, ...],
+    *,
+    share_ripe: float | None = None,
+    reports: bool = False,
+) -> Conduct:
+    """Of packets that are answered one by one: by peer, so that no answer excuses what another ignores.
+
+    ``reports``: it may also be a stream, whose receiver sends a report now and then.
+    """
+    passed = mine.share_passed(traffic)
+    share = passed * (mine.share_ripe(traffic) if share_ripe is None else share_ripe)
+    ignored = answered = 0.0
+    for peer, answers in _answered(traffic, theirs, peers):
+        if answers >= ANSWERED * share * peer.packets:
+            answered += peer.packets
+        elif answers < IGNORED * share * peer.packets:
+            heard = reports and answers >= max(1.0, HEARD * passed * peer.packets)
+            ignored += 0.0 if heard else peer.packets
+    judged = min(mine.unusual(traffic), sum(peer.packets for peer in peers))
+    if not judged or ignored >= MOST * judged:
+        return Conduct.HOSTILE
+    return Conduct.HONEST if answered >= MOST * judged else Conduct.UNCLEAR

@@ -7,27 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
 from hypervigil.host.hsem.history import History, Remembered
 from hypervigil.host.hsem.judge import (
     FORGED_ROLES,
     FORGED_SENDERS,
     MIN_FORGED_ROLES,
-    SCAN_PORTS,
-    hit,
-    hostile_surges,
+    accused_by,
+    amplified,
     judge,
     scanned,
     swept,
 )
-from hypervigil.host.hsem.levels import VERDICTS, Event, State, level, step
+from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
-from hypervigil.host.hsem.look import Look, peers_of, probed_so_far
+from hypervigil.host.hsem.look import Look, peers_of
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Watch
 from hypervigil.host.hsem.watched import Watched, place_of
-from hypervigil.model.ids import HOST, OUTSIDE, CaseId, Instant, LimitId, VmId
+from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
@@ -39,7 +38,7 @@ from hypervigil.model.report import (
     HostReport,
     LeaveLevel2,
 )
-from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
+from hypervigil.model.status import Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Vm
 
@@ -47,11 +46,15 @@ MAX_FACTS = 1000
 """Cases whose last facts are kept to be told; the journal keeps all."""
 MAX_HISTORIES = 20_000
 """Above this, VMs that do not run are forgotten."""
+DRAFT_S = 3.0
+"""What a VM above its allowance does is kept so long to tell how it is meant, before there is reason for a case."""
+FEW_TRIES = 2.0
+"""Tries in vain at many ports that open a case."""
 FORGED_S = 10.0
 FORGED_TO_ASK = 10
 """Forged senders within ``FORGED_S`` that open a case."""
 QUIET_S = 60.0
-"""What was cleared opens no new case for so long, unless it doubles or turns hostile."""
+"""What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
 RECHECK_S = 4.0
 """An attacker's limit outlasts its hold by this, the time to look whether it goes on."""
 SECOND_LOOK_S = 1.0
@@ -143,13 +146,16 @@ class Hsem:
             record.dossier.case = one.case
             record.limits = {place_of(limit): limit for limit in one.limits}
             record.state = State.LEVEL2
-            record.stirred_at = one.since
+            record.stirred_at = _UNKNOWN
             if one.role is not None and one.role is not Role.CLEARED:
                 record.role = one.role
                 record.state = step(State.LEVEL2, VERDICTS[one.role])
             if one.role is Role.ATTACKER:
                 ends = [limit.until for limit in one.limits]
                 record.hold_until = Instant(max(ends, default=one.since) - RECHECK_S)
+                verdict = judge(one.facts) if one.facts is not None else None
+                if one.facts is not None and verdict is not None:
+                    record.targets = frozenset(accused_by(one.facts, verdict))
             if one.facts is not None:
                 self._remember(one.facts)
 
@@ -187,7 +193,7 @@ class Hsem:
             look = Look(values[row], report.interval_s, excesses.get(vm), peers.get(vm, ()))
             record = self._record(vm)
             if record.dossier is None:
-                decisions += self._ask(record, look, now)
+                decisions += self._ask(record, look, report, now)
             else:
                 self._grow(record.dossier, look, report, now)
             if record.dossier is not None:
@@ -200,6 +206,7 @@ class Hsem:
         for record in self._vms.values():
             if record.dossier is None:
                 continue
+            record.stirred_at = min(record.stirred_at, now)
             decisions += record.expire(now)
             if record.state is State.ATTACKER and now >= record.hold_until:
                 self._look_again(record, now)
@@ -224,9 +231,11 @@ class Hsem:
         rows = [row for row, vm in enumerate(report.vms) if self._record(vm).dossier is None]
         self._history.learn([report.vms[row] for row in rows], values[rows])
         for row, vm in enumerate(report.vms):
-            dossier = self._record(vm).dossier
-            if dossier is not None and np.isfinite(values[row, Metric.CPU]):
-                dossier.cpu = float(values[row, Metric.CPU])
+            record = self._record(vm)
+            if record.dossier is not None and np.isfinite(values[row, Metric.CPU]):
+                record.dossier.cpu = float(values[row, Metric.CPU])
+            if record.draft is not None and now - record.draft.opened_at > DRAFT_S:
+                record.draft = None
         return decisions
 
     def _notice(self, notice: Evidence, now: Instant) -> list[Decision]:
@@ -237,12 +246,13 @@ class Hsem:
             if record.dossier is not None:
                 record.dossier.contention = max(record.dossier.contention, notice.value)
             return []
-        if not self._history.tail(notice.vm, metric) < BUSY_TAIL:
+        if not self._history.usual(notice.vm, metric) < BUSY_TAIL:
             return []
         if record.dossier is not None:
             record.dossier.near_capacity = True
             return []
-        dossier = self._dossier(notice.vm, now)
+        dossier = record.draft or self._dossier(notice.vm, now)
+        dossier.opened_at = now
         dossier.near_capacity = True
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
@@ -264,37 +274,45 @@ class Hsem:
                 asked.add(one.vm)
         return asked
 
-    def _ask(self, record: Watched, look: Look, now: Instant) -> list[Decision]:
+    def _ask(self, record: Watched, look: Look, report: HostReport, now: Instant) -> list[Decision]:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""
-        dossier = self._dossier(record.vm, now)
-        for peer in look.scaled(self._watch.recent(record.vm).counts):
-            dossier.add_peer(peer)
-        self._mark(dossier, look, now)
-        dossier.reports = 1
-        dossier.forged = list(record.forged) if now - record.forged_since <= FORGED_S else dossier.forged
-        facts = dossier.facts(now, record.repetition)
-        if not (_forged_enough(dossier.forged) or self._suspicious(record, facts, look, now)):
+        draft = record.draft
+        if draft is None or now - draft.opened_at > DRAFT_S:
+            draft = record.draft = self._dossier(record.vm, now)
+            draft.reports = 1
+            for peer in look.scaled(self._watch.recent(record.vm).counts):
+                draft.add_peer(peer)
+            self._mark(draft, look, now)
+        else:
+            self._grow(draft, look, report, now)
+        if now - record.forged_since <= FORGED_S:
+            draft.forged = list(record.forged)
+        facts = draft.facts(now, record.repetition)
+        if not (_forged_enough(draft.forged) or self._suspicious(record, facts, look, now)):
             return []
         record.forged = [0] * len(ForgedKind)
-        evidence = explain.surges(facts) or explain.forged(facts) or explain.hosts(facts)
-        return self._open(record, dossier, tuple(evidence), now)
+        draft.opened_at = now
+        evidence = explain.surges(facts) or explain.forged(facts)
+        evidence = evidence or [e for p in scanned(facts, FEW_TRIES) for e in explain.ports(facts, p)]
+        evidence = evidence or explain.hosts(facts)
+        return self._open(record, draft, tuple(evidence), now)
 
     def _suspicious(self, record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
         for surge in facts.surges:
             meant = facts.conduct(surge.direction, surge.traffic)
-            if meant is Conduct.HOSTILE:
+            until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
+            quiet = now < until and surge.rate <= 2 * rate
+            if meant is Conduct.HOSTILE and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
                 return True
-            if meant is Conduct.UNCLEAR and look.clearly(surge.metric):
-                until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
-                if now >= until or surge.rate > 2 * rate:
-                    return True
-        if any(peer.ports >= SCAN_PORTS and probed_so_far(peer) for peer in look.peers):
+            if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and not quiet:
+                return True
+        if scanned(facts, least=FEW_TRIES) or amplified(facts):
             return True
         return look.above(Metric.NEW_DESTINATIONS) and swept(facts)
 
     def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
         dossier.case = self._next_case()
-        record.dossier = dossier
+        record.dossier, record.draft = dossier, None
         record.state = step(record.state, Event.ANOMALY)
         record.role = Role.CLEARED
         record.stirred_at = now
@@ -332,7 +350,7 @@ class Hsem:
     def _consider(self, record: Watched, now: Instant) -> list[Decision]:
         """Judge an open case on what is known now."""
         dossier = record.dossier
-        if dossier is None:
+        if dossier is None or record.decided_at == now:  # of one instant a case has one set of facts on record
             return []
         facts = dossier.facts(now, record.repetition)
         stirring = any(surge.last_at == now for surge in facts.surges)
@@ -348,10 +366,12 @@ class Hsem:
             if verdict is not None:
                 return self._decide(record, verdict, facts, now)
             return self._restrain(record, facts, now)
-        if verdict is not None and verdict.role is Role.ATTACKER:
+        if verdict is not None and verdict.role in _GRAVE and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
             return self._decide(record, verdict, facts, now)
-        if record.state is State.VICTIM and stirring:
+        if stirring and record.state is State.VICTIM:
             return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
+        if stirring and record.state is State.REFLECTOR:
+            return record.put(muffled(facts, self._bounds), now, self._bounds.hold_s)
         return []
 
     def _restrain(self, record: Watched, facts: Facts, now: Instant) -> list[Decision]:
@@ -364,6 +384,7 @@ class Hsem:
 
     def _decide(self, record: Watched, verdict: Verdict, facts: Facts, now: Instant) -> list[Decision]:
         self._remember(facts)
+        record.decided_at = now
         record.state = step(record.state, VERDICTS[verdict.role])
         record.role = verdict.role
         decisions: list[Decision] = [Decide(verdict)]
@@ -372,7 +393,12 @@ class Hsem:
                 decisions += self._contain(record, verdict, facts, now)
             case Role.VICTIM:
                 record.stirred_at = now
-                decisions += record.swap(relief(facts, self._bounds), now, self._bounds.hold_s)
+                # A victim may attack as well: what it sends stays held until that is known.
+                wanted = relief(facts, self._bounds)
+                own = [one for one in provisional(facts, self._bounds) if one.direction is Direction.OUT]
+                decisions += record.put(wanted, now, self._bounds.hold_s, whole=True)
+                keep = {one.place for one in [*wanted, *own]}
+                decisions += record.lift(now, "the verdict calls for others", keep=keep)
             case Role.REFLECTOR:
                 decisions += record.swap(muffled(facts, self._bounds), now, self._bounds.hold_s)
             case Role.OVERLOADED:
@@ -393,25 +419,11 @@ class Hsem:
         record.hold_until = Instant(now + hold_s)
         record.repetition += 1
         decisions = record.swap(wanted, now, hold_s + RECHECK_S)
-        accusations = self._accusations(verdict, facts)
+        accusations = {vm: one for vm, one in accused_by(facts, verdict).items() if vm in self._vms and vm != HOST}
         record.targets = frozenset(accusations)
         for target, accusation in accusations.items():
             decisions += self._accuse(target, accusation, now)
         return decisions
-
-    def _accusations(self, verdict: Verdict, facts: Facts) -> dict[VmId, Accusation]:
-        found: dict[VmId, tuple[Peer, str]] = {}
-        if verdict.attack is AttackClass.SCAN:
-            found = {peer.other: (peer, "tries of many ports") for peer in scanned(facts)}
-        elif verdict.attack is AttackClass.FLOOD:
-            for surge in hostile_surges(facts):
-                for peer in hit(facts, surge):
-                    found.setdefault(peer.other, (peer, surge.traffic.name))
-        return {
-            other: Accusation(facts.vm, facts.case, str(verdict.attack), traffic, peer.packets)
-            for other, (peer, traffic) in found.items()
-            if other in self._vms and other not in {facts.vm, HOST, OUTSIDE}
-        }
 
     def _accuse(self, target: VmId, accusation: Accusation, now: Instant) -> list[Decision]:
         """Another VM attacks this one: open its case if need be, and judge it."""
@@ -425,9 +437,7 @@ class Hsem:
         else:
             record.dossier.accusations[accusation.attacker] = accusation
             record.stirred_at = now
-        if record.state is State.LEVEL2:
-            decisions += self._consider(record, now)
-        return decisions
+        return decisions + self._consider(record, now)
 
     def _look_again(self, record: Watched, now: Instant) -> None:
         """An attacker's hold is over: the case goes on with fresh facts, its limits a little longer."""
@@ -459,13 +469,12 @@ class Hsem:
         """An empty dossier of a VM, with its history and what was seen of it just now."""
         tails = self._history.tails([vm])[0]
         recent = self._watch.recent(vm)
-        cpu = float(tails[Metric.CPU])
         dossier = Dossier(
             case=CaseId(""),
             vm=vm,
             opened_at=now,
             tails=tuple(tails[list(PACKET_METRICS)].tolist()),
-            cpu_tail=cpu if np.isfinite(cpu) else 1.0,
+            cpu_tail=min(self._history.usual(vm, Metric.CPU), 1.0),
             samples=self._history.samples(vm),
         )
         dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
@@ -479,6 +488,10 @@ class Hsem:
             self._facts.popitem(last=False)
 
 
+_GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})
+"""What a case may still turn out to be after a milder verdict."""
+_UNKNOWN = Instant(float("inf"))
+"""When a VM was last stirred, if nobody looked: as late as it can be."""
 _CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})
 
 

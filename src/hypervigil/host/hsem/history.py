@@ -18,6 +18,8 @@ from hypervigil.model.metric import PACKET_METRICS, Metric
 BINS = 48
 PER_OCTAVE = 2
 LEAST_SAMPLES = 30
+SETTLED_SAMPLES = 300
+"""From so many on, ten seconds of something else leave the 95th percentile where it was."""
 HALF_LIFE = 6 * 3600.0
 """Samples (seconds)."""
 PRIOR_PPS = 8.0
@@ -125,10 +127,11 @@ class History:
         row = self._row(vm)
         return float(self._table["tail"][row, metric])
 
-    def middle(self, vm: VmId, metric: Metric) -> float:
-        """The VM's median of a metric."""
+    def usual(self, vm: VmId, metric: Metric) -> float:
+        """The 95th percentile, or the median while a few seconds still move the percentile; the prior without both."""
         row = self._row(vm)
-        return float(self._table["middle"][row, metric])
+        young = LEAST_SAMPLES <= self._table["samples"][row, metric] < SETTLED_SAMPLES
+        return float(self._table["middle" if young else "tail"][row, metric])
 
     def samples(self, vm: VmId, metric: Metric = Metric.OUT_SYN) -> int:
         """Seconds learned of a VM's traffic, or of another metric."""
@@ -147,7 +150,9 @@ class History:
         histogram, samples = known.histogram, known.samples
         if histogram.shape != (len(known.vms), _N, BINS) or samples.shape != (len(known.vms), _N):
             raise ValueError("it is a history of another version")
-        if not (np.isfinite(histogram).all() and np.isfinite(samples).all() and (histogram >= 0).all()):
+        if len(set(known.vms)) != len(known.vms):
+            raise ValueError("it is a history that knows a VM twice")
+        if not all(np.isfinite(array).all() and (array >= 0).all() for array in (histogram, samples)):
             raise ValueError("it is a history with impossible values")
         self._table.clear()
         rows = self._rows(known.vms)

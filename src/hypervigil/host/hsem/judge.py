@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct, Peer
-from hypervigil.host.hsem.facts import Facts, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Surge
 from hypervigil.model.ids import OUTSIDE, VmId
+from hypervigil.model.metric import packet_metric
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
@@ -30,7 +31,10 @@ MIN_FORGED_SENDERS = 30
 SCAN_PORTS = 24
 SCAN_HOSTS = 20.0
 FEW_COMPLETED = 0.5
-AMPLIFIED = 5.0
+AMPLIFIED = 10.0
+"""Bytes answered per byte asked: what a reflector is abused for. An ordinary DNS answer is a few times its question."""
+MIN_UNREACHABLE = 3.0
+"""So often the abused address says that it asked for nothing, before UDP other than DNS is taken for reflection."""
 
 
 def judge(facts: Facts) -> Verdict | None:
@@ -93,16 +97,23 @@ def _spoof(facts: Facts) -> Verdict | None:
     )
 
 
-def scanned(facts: Facts) -> list[Peer]:
-    """Hosts of which port after port is tried, and hardly any accepts."""
-    return [peer for peer in facts.busiest(Direction.OUT) if probed(peer)]
+def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:
+    """Hosts of which port after port is tried, ``least`` of them so long ago that hardly any will still accept."""
+    return [peer for peer in facts.busiest(Direction.OUT) if _probed(facts, peer, least)]
 
 
-def probed(peer: Peer) -> bool:
-    """Whether this looks like a scan of one host's ports."""
-    if peer.ports < SCAN_PORTS or peer.openings < SCAN_PORTS:
+def _probed(facts: Facts, peer: Peer, least: float) -> bool:
+    fresh = sum(facts.fresh[packet_metric(Direction.OUT, traffic)] for traffic in _ASKED)
+    ripe = peer.openings - fresh
+    if peer.ports < SCAN_PORTS or ripe < least:
         return False
-    return (peer.answers - peer.resets) / peer.openings < FEW_COMPLETED
+    # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
+    accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
+    return min(peer.answers - peer.resets, peer.openings - peer.resets, accepted) / ripe < FEW_COMPLETED
+
+
+_ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
+_ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
 
 
 def _scan(facts: Facts) -> Verdict | None:
@@ -137,7 +148,12 @@ def swept(facts: Facts) -> bool:
         return False
     few_packets = [p for p in facts.peers if p.direction is Direction.OUT and p.packets < SCAN_HOSTS]
     silent = sum(p.answers - p.resets <= 0 for p in few_packets)
-    return bool(few_packets) and silent >= FEW_COMPLETED * len(few_packets)
+    if not few_packets or silent < FEW_COMPLETED * len(few_packets):
+        return False
+    return any(
+        facts.of(Direction.OUT, traffic) >= SCAN_HOSTS / 2 and facts.conduct(Direction.OUT, traffic) >= Conduct.UNCLEAR
+        for traffic in (*_ASKED, TrafficClass.ARP)
+    )
 
 
 def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[Surge]:
@@ -188,6 +204,22 @@ def _flood(facts: Facts) -> Verdict | None:
     )
 
 
+def accused_by(facts: Facts, verdict: Verdict) -> dict[VmId, Accusation]:
+    """Whom an attacker attacks, by what it attempted."""
+    found: dict[VmId, tuple[Peer, str]] = {}
+    if verdict.attack is AttackClass.SCAN:
+        found = {peer.other: (peer, "tries of many ports") for peer in scanned(facts)}
+    elif verdict.attack is AttackClass.FLOOD:
+        for surge in hostile_surges(facts):
+            for peer in hit(facts, surge):
+                found.setdefault(peer.other, (peer, surge.traffic.name))
+    return {
+        other: Accusation(facts.vm, facts.case, str(verdict.attack), traffic, peer.packets)
+        for other, (peer, traffic) in found.items()
+        if other not in {facts.vm, OUTSIDE}
+    }
+
+
 def _accused(facts: Facts) -> Verdict | None:
     """Whom an attacker of this host tried to hit is its victim, however soon it was contained."""
     if not facts.accusations:
@@ -208,8 +240,13 @@ def _accused(facts: Facts) -> Verdict | None:
 def from_outside(facts: Facts) -> bool:
     """Whether most of what comes in comes from outside."""
     peers = facts.busiest(Direction.IN)
+    outside = [peer for peer in peers if peer.other == OUTSIDE]
     total = sum(peer.packets for peer in peers)
-    return total > 0 and sum(peer.packets for peer in peers if peer.other == OUTSIDE) >= total / 2
+    if outside and sum(peer.packets for peer in outside) >= total / 2:
+        return True
+    # Many sources of few packets each: most are not told by name, and are like most of those that are.
+    untold = sum(facts.side(Direction.IN).tried) - total
+    return untold >= total and len(outside) > len(peers) / 2
 
 
 def _flooded(facts: Facts) -> Verdict | None:
@@ -232,29 +269,42 @@ def _flooded(facts: Facts) -> Verdict | None:
     )
 
 
-def _reflected(facts: Facts) -> Verdict | None:
-    """It answers, much larger, what somebody asks in a surge: whoever asked forged the sender, or soon will."""
-    asked = {p.address: p for p in facts.peers if p.direction is Direction.IN}
-    for surge in facts.surges:
-        if surge.direction is not Direction.OUT or surge.traffic not in {TrafficClass.UDP, TrafficClass.DNS}:
+def amplified(facts: Facts) -> tuple[Surge, Peer, float] | None:
+    """A surge of answers to one address, whose requests surge too, and how many times larger they are."""
+    asked = {p.address: p for p in facts.peers if p.direction is Direction.IN and p.asks and p.octets}
+    surges = {(surge.direction, surge.traffic): surge for surge in facts.surges}
+    for traffic in (TrafficClass.DNS, TrafficClass.UDP):
+        surge = surges.get((Direction.OUT, traffic))
+        if surge is None or (Direction.IN, traffic) not in surges:
+            continue
+        if traffic is TrafficClass.UDP and facts.failures < MIN_UNREACHABLE:
             continue
         for peer in facts.busiest(Direction.OUT)[:3]:
             request = asked.get(peer.address)
-            if request is None or peer.openings > peer.packets / 5 or request.octets <= 0:
-                continue
-            if peer.octets / request.octets >= AMPLIFIED and settled(facts):
-                return _verdict(
-                    facts,
-                    Role.REFLECTOR,
-                    AttackClass.REFLECTION,
-                    evidence=explain.flood(facts, surge, [peer]),
-                    cause=f"{facts.vm} answers {peer.address} with {peer.octets / request.octets:.0f} times the bytes "
-                    "of what it is asked: it amplifies somebody's forged requests",
-                    counterfactual="would be CLEARED if its answers were not larger than what it is asked",
-                    confidence=0.8,
-                    target=peer.other,
-                )
+            if request is not None and peer.openings <= peer.packets / 5:
+                times = peer.octets / request.octets
+                if times >= AMPLIFIED:
+                    return surge, peer, times
     return None
+
+
+def _reflected(facts: Facts) -> Verdict | None:
+    """It answers, much larger, what somebody asks in a surge: whoever asked forged the sender, or soon will."""
+    found = amplified(facts)
+    if found is None or not settled(facts):
+        return None
+    surge, peer, times = found
+    return _verdict(
+        facts,
+        Role.REFLECTOR,
+        AttackClass.REFLECTION,
+        evidence=explain.flood(facts, surge, [peer]),
+        cause=f"{facts.vm} answers {peer.address} with {times:.0f} times the bytes of what it is asked: it amplifies "
+        "somebody's forged requests",
+        counterfactual="would be CLEARED if its answers were not much larger than what it is asked",
+        confidence=0.8,
+        target=peer.other,
+    )
 
 
 def _overloaded(facts: Facts) -> Verdict | None:

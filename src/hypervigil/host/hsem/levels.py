@@ -38,25 +38,29 @@ VERDICTS = {
     Role.CLEARED: Event.CLEARED,
 }
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.LEVEL1, Event.ANOMALY): State.LEVEL2,
-    (State.LEVEL2, Event.CLEARED): State.LEVEL1,
-    (State.LEVEL2, Event.ATTACKER): State.ATTACKER,
-    (State.LEVEL2, Event.VICTIM): State.VICTIM,
-    (State.LEVEL2, Event.REFLECTOR): State.REFLECTOR,
-    (State.LEVEL2, Event.OVERLOADED): State.OVERLOADED,
-    (State.LEVEL2, Event.RELEASED): State.LEVEL1,
-    (State.ATTACKER, Event.HOLD_ENDED): State.LEVEL2,
-    (State.ATTACKER, Event.RELEASED): State.LEVEL1,
-} | {
-    (state, event): after
-    for state in (State.VICTIM, State.REFLECTOR, State.OVERLOADED)
-    for event, after in (
-        (Event.CALM, State.LEVEL1),
-        (Event.ATTACKER, State.ATTACKER),
-        (Event.RELEASED, State.LEVEL1),
-    )
-}
+TRANSITIONS: dict[tuple[State, Event], State] = (
+    {
+        (State.LEVEL1, Event.ANOMALY): State.LEVEL2,
+        (State.LEVEL2, Event.CLEARED): State.LEVEL1,
+        (State.LEVEL2, Event.ATTACKER): State.ATTACKER,
+        (State.LEVEL2, Event.VICTIM): State.VICTIM,
+        (State.LEVEL2, Event.REFLECTOR): State.REFLECTOR,
+        (State.LEVEL2, Event.OVERLOADED): State.OVERLOADED,
+        (State.LEVEL2, Event.RELEASED): State.LEVEL1,
+        (State.ATTACKER, Event.HOLD_ENDED): State.LEVEL2,
+        (State.ATTACKER, Event.RELEASED): State.LEVEL1,
+    }
+    | {
+        (state, event): after
+        for state in (State.VICTIM, State.REFLECTOR, State.OVERLOADED)
+        for event, after in (
+            (Event.CALM, State.LEVEL1),
+            (Event.ATTACKER, State.ATTACKER),
+            (Event.RELEASED, State.LEVEL1),
+        )
+    }
+    | {(state, Event.VICTIM): State.VICTIM for state in (State.REFLECTOR, State.OVERLOADED)}
+)
 
 
 class IllegalTransitionError(Exception):

@@ -113,7 +113,7 @@ def _new_destinations(bounds: Bounds) -> Wanted:
 
 def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
     """By source where few sources send most of it, else by class."""
-    total = sum(peer.packets for peer in facts.busiest(Direction.IN))
+    total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in facts.busiest(Direction.IN)))
     sources: list[Peer] = hit(facts, surge)[:MAX_PEERS]
     if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
         value = size(surge.tail, bounds)

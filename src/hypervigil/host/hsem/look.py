@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypervigil.host.hsem.conduct import Peer
-from hypervigil.host.hsem.judge import SCAN_PORTS, probed
+from hypervigil.host.hsem.judge import SCAN_PORTS
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Excess
 from hypervigil.model.ids import VmId
@@ -56,11 +56,6 @@ class Look:
             now = sum(self.counts[part])
             factors[direction] = max(1.0, sum(recent[part]) / now) if now else 1.0
         return [_times(peer, factors[peer.direction]) for peer in self.peers]
-
-
-def probed_so_far(peer: Peer) -> bool:
-    """Whether the few tries of one interval look like a scan of ports."""
-    return probed(_times(peer, max(1.0, SCAN_PORTS / max(peer.openings, 1.0)))) and peer.openings >= 2
 
 
 def _times(peer: Peer, factor: float) -> Peer:

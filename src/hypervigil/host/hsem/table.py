@@ -27,7 +27,10 @@ class Table:
         return vm in self._rows
 
     def __getitem__(self, name: str) -> Matrix:
-        """The array with room for growth: only rows that ``rows`` gave mean anything."""
+        """The array with room for growth: only rows that ``rows`` gave mean anything.
+
+        Ask for rows first: a new one may make the array grow, which replaces it.
+        """
         return self._arrays[name]
 
     @property

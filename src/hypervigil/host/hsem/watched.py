@@ -13,6 +13,8 @@ from hypervigil.model.status import Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MUCH_STRICTER = 0.6
+SOFTEN_S = 1.0
+"""So long a limit stands before a looser one may take its place: evidence turns quickly in its first moments."""
 _NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
@@ -26,9 +28,13 @@ class Watched:
     next_limit: Callable[[], LimitId]
     state: State = State.LEVEL1
     dossier: Dossier | None = None
+    """Of its open case."""
+    draft: Dossier | None = None
+    """What may become one."""
     limits: dict[Place, Limit] = field(default_factory=dict)
     repetition: int = 0
     """How often it was found an attacker."""
+    decided_at: Instant = _NEVER
     hold_until: Instant = _NEVER
     stirred_at: Instant = _NEVER
     """When it was last more than usual, or last attacked."""
@@ -39,13 +45,13 @@ class Watched:
     forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
     forged_since: Instant = _NEVER
 
-    def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float) -> list[Decision]:
-        """Order what is not yet in force so, and lift what it takes the place of."""
+    def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float, *, whole: bool = False) -> list[Decision]:
+        """Order what is not yet in force so, and lift what it takes the place of; ``whole``: for all that time."""
         orders: list[Decision] = []
         lifts: list[Decision] = []
         for one in wanted:
             old = self.limits.get(one.place)
-            if old is not None and not _better(one, old, now, for_s):
+            if old is not None and not _better(one, old, now, for_s) and not (whole and old.until < now + for_s):
                 continue
             limit = Limit(
                 id=self.next_limit(),
@@ -68,7 +74,7 @@ class Watched:
 
     def swap(self, wanted: Sequence[Wanted], now: Instant, for_s: float) -> list[Decision]:
         """Exactly these limits and no others."""
-        decisions = self.put(wanted, now, for_s)
+        decisions = self.put(wanted, now, for_s, whole=True)
         return decisions + self.lift(now, "the verdict calls for others", keep={one.place for one in wanted})
 
     def lift(self, now: Instant, reason: str, keep: Iterable[Place] = ()) -> list[Decision]:
@@ -88,7 +94,10 @@ def place_of(limit: Limit) -> Place:
 
 
 def _better(one: Wanted, old: Limit, now: Instant, for_s: float) -> bool:
-    """Whether a limit in force is worth replacing: the new one is much stricter, or the old one would soon end."""
-    if one.value is not None and old.value is not None and one.value < MUCH_STRICTER * old.value:
-        return True
+    """Whether a limit in force is worth replacing: much stricter, or looser after some time, or soon over."""
+    if one.value is not None and old.value is not None:
+        if one.value < MUCH_STRICTER * old.value:
+            return True
+        if old.value < MUCH_STRICTER * one.value and now - old.since >= SOFTEN_S:
+            return True
     return now + for_s - old.until > for_s / 2

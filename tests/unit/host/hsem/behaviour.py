@@ -1,0 +1,261 @@
+"""What VMs do to each other, packet by packet as their NICs count it: honest work and attacks."""
+
+from hypervigil.model.traffic import ForgedKind, TrafficClass
+from tests.unit.host.hsem.scene import Behaviour, Scene
+
+SYN, SYNACK, RST, TCP = TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP
+DNS, UDP, ICMP, ARP = TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP, TrafficClass.ARP
+
+
+class Pace:
+    """So many a second, whole ones, whatever the length of the intervals; with ``wobble`` every other second more."""
+
+    def __init__(self, per_s: float, wobble: float = 0.0) -> None:
+        self.per_s, self.wobble = per_s, wobble
+        self._time = self._left = 0.0
+
+    def __call__(self, interval_s: float) -> int:
+        factor = 1.0 + (self.wobble if int(self._time) % 2 else -self.wobble)
+        self._time += interval_s
+        self._left += self.per_s * factor * interval_s
+        whole = int(self._left + 1e-9)
+        self._left -= whole
+        return whole
+
+
+# --- honest work ----
+def browses(client: str, server: str, per_s: float, *, wobble: float = 0.3, capacity: float = 1e9) -> Behaviour:
+    """So many requests a second by TCP, each answered and taken up, as far as the server can."""
+    pace, serves = Pace(per_s, wobble), Pace(capacity)
+
+    def behave(scene: Scene, s: float) -> None:
+        asked = scene.send(client, server, SYN, pace(s))
+        accepted = scene.send(server, client, SYNACK, min(asked, serves(s)))
+        scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * accepted, octets=150), octets=700)
+
+    return behave
+
+
+def resolves(client: str, resolver: str, per_s: float, *, times_larger: float = 2.0) -> Behaviour:
+    """DNS queries and their answers."""
+    pace = Pace(per_s, 0.3)
+
+    def behave(scene: Scene, s: float) -> None:
+        asked = scene.send(client, resolver, DNS, pace(s), octets=80, asks=True)
+        scene.send(resolver, client, DNS, asked, octets=int(80 * times_larger), asks=False)
+
+    return behave
+
+
+def requests_by_udp(client: str, server: str, per_s: float) -> Behaviour:
+    """A request, an answer."""
+    pace = Pace(per_s, 0.3)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(server, client, UDP, scene.send(client, server, UDP, pace(s), asks=True), asks=False)
+
+    return behave
+
+
+def streams(sender: str, receiver: str, per_s: float, *, reports_per_s: float, downwards: bool = False) -> Behaviour:
+    """Media by UDP, one way; the receiver tells now and then how it goes (or does not).
+
+    ``downwards``: towards a port lower than its own, as a sender that was asked for nothing does.
+    """
+    pace, tells = Pace(per_s), Pace(reports_per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(sender, receiver, UDP, pace(s), octets=1200, asks=downwards)
+        scene.send(receiver, sender, UDP, tells(s), octets=90, asks=not downwards)
+
+    return behave
+
+
+def copies(sender: str, receiver: str, per_s: float, *, packets_per_ack: int = 25) -> Behaviour:
+    """A bulk transfer by TCP; offloading leaves few acknowledgements."""
+    pace, acks = Pace(per_s), Pace(per_s / packets_per_ack)
+    begun = [False]
+
+    def behave(scene: Scene, s: float) -> None:
+        if not begun[0]:
+            begun[0] = True
+            scene.send(receiver, sender, SYNACK, scene.send(sender, receiver, SYN, 1))
+        scene.send(sender, receiver, TCP, pace(s), octets=1500)
+        scene.send(receiver, sender, TCP, acks(s), octets=60)
+
+    return behave
+
+
+def pings(who: str, targets: list[str], per_s: float) -> Behaviour:
+    """Asks every one of them in turn, so many a second in all; all answer."""
+    pace, turn = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            target = targets[turn[0] % len(targets)]
+            turn[0] += 1
+            scene.send(target, who, ICMP, scene.send(who, target, ICMP, 1, asks=True), asks=False)
+
+    return behave
+
+
+# --- attacks ----
+def floods_open_port(attacker: str, target: str, per_s: float) -> Behaviour:
+    """As hping does: SYN, a SYN-ACK comes, its kernel knows nothing of it and sends a RST."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        arrived = scene.send(attacker, target, SYN, pace(s), octets=60)
+        scene.send(attacker, target, RST, scene.send(target, attacker, SYNACK, arrived))
+
+    return behave
+
+
+def floods_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
+    """SYN, RST back."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(target, attacker, RST, scene.send(attacker, target, SYN, pace(s), octets=60))
+
+    return behave
+
+
+def floods(attacker: str, target: str, per_s: float, traffic: TrafficClass = SYN, *, octets: int = 60) -> Behaviour:
+    """Nobody answers."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(attacker, target, traffic, pace(s), octets=octets, asks=traffic is not TCP)
+
+    return behave
+
+
+def floods_by_ping(attacker: str, target: str, per_s: float) -> Behaviour:
+    """One target, which answers what arrives."""
+    return pings(attacker, [target], per_s)
+
+
+def floods_by_udp_to_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
+    """The target's kernel says that nobody is there, at most a few times a second."""
+    pace, tells = Pace(per_s), Pace(1)
+
+    def behave(scene: Scene, s: float) -> None:
+        arrived = scene.send(attacker, target, UDP, pace(s), asks=True)
+        scene.send(target, attacker, ICMP, min(arrived, tells(s)), asks=False, unreachable=True)
+
+    return behave
+
+
+def floods_by_data(attacker: str, target: str, per_s: float) -> Behaviour:
+    """TCP packets of no connection; the target resets each."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(target, attacker, RST, scene.send(attacker, target, TCP, pace(s)))
+
+    return behave
+
+
+def floods_from_many(sources: int, target: str, per_s: float) -> Behaviour:
+    """SYNs from so many (forged) addresses outside; the answers go nowhere."""
+    pace, turn = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            source = f"198.18.{turn[0] // 250 % 250}.{turn[0] % 250 + 1}"
+            turn[0] = (turn[0] + 1) % sources
+            scene.send(target, source, SYNACK, scene.send(source, target, SYN, 1))
+
+    return behave
+
+
+def scans_ports(attacker: str, target: str, per_s: float, *, open_ports: int = 0) -> Behaviour:
+    """Port after port; most are closed."""
+    pace, tried = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        now = pace(s)
+        width = min(tried[0] + now, int(2 * per_s) or 1)
+        before, tried[0] = tried[0], tried[0] + now
+        arrived = scene.send(attacker, target, SYN, now, octets=60, ports=width)
+        accepted = max(0, min(arrived, open_ports - before))
+        scene.send(target, attacker, SYNACK, accepted)
+        scene.send(attacker, target, RST, accepted)
+        scene.send(target, attacker, RST, arrived - accepted)
+
+    return behave
+
+
+def sweeps_hosts(attacker: str, per_s: float, *, answer_every: int = 50, network: str = "10.70") -> Behaviour:
+    """Address after address; hardly any is there."""
+    pace, tried = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            tried[0] += 1
+            target = f"{network}.{tried[0] // 250 % 250}.{tried[0] % 250 + 1}"
+            arrived = scene.send(attacker, target, SYN, 1, octets=60)
+            if tried[0] % answer_every == 0:
+                scene.send(target, attacker, RST, arrived)
+
+    return behave
+
+
+def crawls(who: str, per_s: float) -> Behaviour:
+    """Ever new addresses, nearly all of which accept: a crawler, a mail server, a busy proxy."""
+    pace, tried = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            tried[0] += 1
+            target = f"203.{tried[0] // 60_000 % 250}.{tried[0] // 250 % 250}.{tried[0] % 250 + 1}"
+            accepted = scene.send(target, who, SYNACK, scene.send(who, target, SYN, 1))
+            scene.send(who, target, TCP, 4 * accepted)
+            scene.send(target, who, TCP, 4 * accepted, octets=700)
+
+    return behave
+
+
+def forges(attacker: str, kind: ForgedKind, per_s: float, traffic: TrafficClass = ARP) -> Behaviour:
+    """Frames that are not its to send."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.forge(attacker, kind, traffic, pace(s))
+
+    return behave
+
+
+def reflects(reflector: str, abused_for: str, per_s: float, *, times_larger: float) -> Behaviour:
+    """Requests that bear somebody else's address, and the reflector's large answers to it."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        asked = scene.send(abused_for, reflector, DNS, pace(s), octets=64, asks=True)
+        scene.send(reflector, abused_for, DNS, asked, octets=int(64 * times_larger), asks=False)
+
+    return behave
+
+
+def sends_late(behaviour: Behaviour) -> Behaviour:
+    """The same, but whatever answers something comes one interval later: a long way, or a slow server."""
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.late = True
+        behaviour(scene, s)
+        scene.late = False
+
+    return behave
+
+
+def for_(seconds: float, behaviour: Behaviour) -> Behaviour:
+    """Only so long."""
+    left = [seconds]
+
+    def behave(scene: Scene, s: float) -> None:
+        if left[0] > 1e-9:
+            left[0] -= s
+            behaviour(scene, s)
+
+    return behave

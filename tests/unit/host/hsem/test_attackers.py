@@ -1,0 +1,241 @@
+"""Who attacks is found, named with class and target, and held to its own history in the one class that is abnormal."""
+
+import pytest
+
+from hypervigil.model.limits import LimitKind
+from hypervigil.model.metric import Metric, packet_metric
+from hypervigil.model.policy import Bounds
+from hypervigil.model.status import AttackClass, Role
+from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from tests.unit.host.hsem.behaviour import (
+    ARP,
+    DNS,
+    ICMP,
+    SYN,
+    TCP,
+    UDP,
+    browses,
+    floods,
+    floods_by_data,
+    floods_by_ping,
+    floods_by_udp_to_closed_port,
+    floods_closed_port,
+    floods_open_port,
+    for_,
+    forges,
+    requests_by_udp,
+    scans_ports,
+    sweeps_hosts,
+)
+from tests.unit.host.hsem.conftest import RESOLVER, town
+from tests.unit.host.hsem.scene import Behaviour, Scene
+
+FLOODS = {
+    "SYN to an open port": (floods_open_port, SYN),
+    "SYN to a closed port": (floods_closed_port, SYN),
+    "SYN that nobody answers": (floods, SYN),
+    "UDP that nobody answers": (lambda a, b, n: floods(a, b, n, UDP), UDP),
+    "UDP to a closed port": (floods_by_udp_to_closed_port, UDP),
+    "DNS that nobody answers": (lambda a, b, n: floods(a, b, n, DNS), DNS),
+    "ping that is answered": (floods_by_ping, ICMP),
+    "ping that nobody answers": (lambda a, b, n: floods(a, b, n, ICMP), ICMP),
+    "TCP that is reset": (lambda a, b, n: floods_by_data(a, b, 10 * n), TCP),
+    "fragments": (lambda a, b, n: floods(a, b, n, TrafficClass.FRAGMENT), TrafficClass.FRAGMENT),
+}
+
+
+def own_limit(scene: Scene, name: str, traffic: TrafficClass, bounds: Bounds) -> float:
+    """L = clamp(k × own p95, floor, cap)."""
+    tail = scene.hsem.tail(name, packet_metric(Direction.OUT, traffic))
+    return pytest.approx(min(max(bounds.factor * tail, bounds.floor_pps), bounds.cap_pps), rel=0.05)
+
+
+@pytest.mark.parametrize("per_s", [100, 200, 2000])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> None:
+    flood, traffic = FLOODS[kind]
+    scene = town()
+    own = own_limit(scene, "mallory", traffic, Bounds())
+    scene.begin(flood("mallory", "web", per_s)).run(4)
+
+    first = scene.ordered("mallory")[0]
+    assert first.since - scene.begun_at <= 1.0, "one second from the first packet"
+    assert (first.kind, first.direction, first.value) == (LimitKind.PACKETS, Direction.OUT, own)
+    assert {limit.classes for limit in scene.ordered("mallory")} == {frozenset({traffic})}, "no other class is touched"
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.FLOOD, "web")
+    assert verdict.at - scene.begun_at <= 2.0
+    victim = scene.verdict("web")
+    assert (victim.role, victim.attack, victim.target) == (Role.VICTIM, AttackClass.FLOOD, "mallory")
+    assert scene.suspected() <= {"mallory", "web"}, "nobody beside them is even suspected"
+    assert scene.limited() == {"mallory"}, "the victim of another VM needs no limit: its attacker has one"
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_what_is_delivered_after_the_limit_is_at_most_the_limit(kind: str) -> None:
+    flood, traffic = FLOODS[kind]
+    scene = town().begin(flood("mallory", "web", 1000)).run(1.2)
+    before = scene.delivered["mallory", "web", traffic]
+    scene.run(10)
+    (limit,) = scene.limits("mallory")
+    assert limit.value is not None
+    assert scene.delivered["mallory", "web", traffic] - before <= 1.2 * limit.value * 10
+
+
+def test_honest_work_beside_an_attack_does_not_excuse_it() -> None:
+    """The attacker talks honestly with its target in every way, and is answered."""
+    for flood in (floods, floods_closed_port, floods_open_port, floods_by_data):
+        scene = Scene("mallory", "web", "bob")
+        scene.begin(browses("mallory", "web", 30), requests_by_udp("mallory", "bob", 30)).learn()
+        scene.begin(flood("mallory", "web", 1000)).run(4)
+        assert scene.verdict("mallory").role is Role.ATTACKER, flood
+        assert scene.roles("bob") == []
+    for target, traffic in (("web", UDP), ("bob", TCP)):
+        scene = Scene("mallory", "web", "bob")
+        scene.begin(browses("mallory", "web", 30), requests_by_udp("mallory", "bob", 30)).learn()
+        scene.begin(floods("mallory", target, 2000, traffic)).run(4)
+        assert scene.verdict("mallory").target == target
+
+
+def test_the_floor_protects_the_small_and_the_cap_bounds_the_large() -> None:
+    bounds = Bounds(factor=2, floor_pps=40, cap_pps=150)
+    scene = town(bounds=bounds).begin(floods("bob", "web", 300, UDP)).run(2)
+    assert scene.ordered("bob")[0].value == 40
+    busy = Scene("mallory", "web", bounds=bounds).begin(browses("mallory", "web", 200)).learn()
+    busy.begin(floods_open_port("mallory", "web", 3000)).run(2)
+    assert busy.ordered("mallory")[0].value == 150
+
+
+def test_a_vm_without_history_is_judged_by_the_prior() -> None:
+    scene = Scene("mallory", "web", "alice").begin(browses("alice", "web", 10)).learn()
+    scene.running("mallory", "web", "alice", "newborn")
+    assert scene.hsem.samples("newborn") == 0
+    scene.begin(floods_open_port("newborn", "web", 200)).run(3)
+    assert scene.verdict("newborn").role is Role.ATTACKER
+    assert scene.ordered("newborn")[0].value == 20.0, "the floor"
+    assert "presumed" in scene.verdict("newborn").evidence[0].text
+
+
+@pytest.mark.parametrize("per_s", [20, 200, 2000])
+@pytest.mark.parametrize("open_ports", [0, 5])
+def test_a_port_scan(scene: Scene, per_s: float, open_ports: int) -> None:
+    scene.begin(scans_ports("mallory", "web", per_s, open_ports=open_ports)).run(5)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, "web")
+    assert (scene.verdict("web").role, scene.verdict("web").target) == (Role.VICTIM, "mallory")
+    kinds = {(limit.kind, *limit.classes) for limit in scene.limits("mallory")}
+    assert kinds == {(LimitKind.NEW_DESTINATIONS,), (LimitKind.PACKETS, SYN)}
+
+
+@pytest.mark.parametrize("per_s", [40, 400])
+def test_a_sweep_over_many_hosts(scene: Scene, per_s: float) -> None:
+    scene.begin(sweeps_hosts("mallory", per_s)).run(5)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.SCAN)
+    assert LimitKind.NEW_DESTINATIONS in {limit.kind for limit in scene.limits("mallory")}
+    assert scene.suspected() == {"mallory"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "name"),
+    [
+        (forges("mallory", ForgedKind.ARP, 2), "ARP sender"),
+        (forges("mallory", ForgedKind.DHCP_SERVER, 2, UDP), "DHCP server"),
+        (forges("mallory", ForgedKind.ROUTER_ADVERTISEMENT, 2, ARP), "router advertisement"),
+        (forges("mallory", ForgedKind.IPV4, 100, SYN), "IPv4 sender"),
+        (forges("mallory", ForgedKind.MAC, 100, UDP), "MAC"),
+    ],
+)
+def test_forged_frames_are_nobody_elses(scene: Scene, behaviour: Behaviour, name: str) -> None:
+    scene.begin(behaviour).run(4)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.SPOOF)
+    assert name in verdict.cause
+    assert verdict.evidence[0].kind == "forged"
+    assert scene.suspected() == {"mallory"}
+
+
+def test_a_forged_frame_now_and_then_is_a_misconfiguration(scene: Scene) -> None:
+    scene.begin(forges("mallory", ForgedKind.IPV4, 0.5, SYN)).run(40)
+    assert scene.suspected() == set()
+
+
+def test_two_attackers_of_one_victim_are_both_named(scene: Scene) -> None:
+    scene.begin(floods_open_port("mallory", "web", 500), floods("bob", "web", 300, UDP)).run(4)
+    assert scene.blamed() == {"mallory", "bob"}
+    assert {scene.verdict(name).target for name in ("mallory", "bob")} == {"web"}
+    assert scene.verdict("web").role is Role.VICTIM
+    accusers = {e.text.split()[0] for e in scene.hsem._vms["web"].dossier and _accusations(scene, "web")}
+    assert accusers == {"mallory", "bob"}
+
+
+def _accusations(scene: Scene, name: str):
+    from hypervigil.host.hsem import explain
+
+    dossier = scene.hsem._vms[name].dossier
+    return [e for e in explain.accused(dossier.facts(scene.now, 0)) if e.kind == "attacked-by"]
+
+
+def test_one_attacker_of_two_victims(scene: Scene) -> None:
+    scene.begin(floods("mallory", "web", 300, UDP), floods("mallory", "bob", 250, UDP)).run(4)
+    assert scene.blamed() == {"mallory"}
+    assert scene.roles("web") == scene.roles("bob") == [Role.VICTIM]
+    assert scene.roles("alice") == []
+
+
+def test_a_victim_that_attacks_is_an_attacker_too(scene: Scene) -> None:
+    scene.begin(floods_open_port("mallory", "web", 500), floods("web", "bob", 300, UDP)).run(4)
+    assert scene.blamed() == {"mallory", "web"}
+    assert scene.roles("web") == [Role.VICTIM, Role.ATTACKER]
+    assert scene.verdict("bob").target == "web"
+    assert scene.roles("alice") == []
+
+
+def test_two_that_attack_each_other(scene: Scene) -> None:
+    scene.begin(floods("mallory", "bob", 300, UDP), floods("bob", "mallory", 300, SYN)).run(4)
+    assert scene.blamed() == {"mallory", "bob"}
+
+
+def test_a_vm_with_all_the_cores_busy_is_as_guilty(scene: Scene) -> None:
+    scene.cpu["mallory"] = 1.0
+    scene.begin(floods_open_port("mallory", "web", 500)).run(20)
+    assert scene.roles("mallory")[0] is Role.ATTACKER
+
+
+def test_a_tripwires_look_finds_it_sooner(scene: Scene) -> None:
+    scene.begin(floods_open_port("mallory", "web", 2000))
+    scene.step(0.05, look_at=("mallory", "web"))
+    scene.step(0.05, look_at=("mallory", "web"))
+    assert scene.ordered("mallory")[0].since - scene.begun_at <= 0.11
+    scene.run(3)
+    assert scene.blamed() == {"mallory"}
+    assert scene.limited() == {"mallory"}
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4, 0.6, 1.0])
+@pytest.mark.parametrize("kind", ["SYN to an open port", "SYN that nobody answers", "UDP that nobody answers"])
+def test_a_burst_that_is_over_is_still_an_attack(kind: str, seconds: float) -> None:
+    flood, _ = FLOODS[kind]
+    scene = town().begin(for_(seconds, flood("mallory", "web", 2000))).run(3)
+    assert scene.verdict("mallory").role is Role.ATTACKER
+    assert scene.verdict("web").role is Role.VICTIM, "known although its attacker was cut at once"
+    assert scene.verdict("web").target == "mallory"
+
+
+def test_its_verdict_can_be_acted_on(scene: Scene) -> None:
+    scene.begin(floods_open_port("mallory", "web", 500)).run(4)
+    verdict = scene.verdict("mallory")
+    assert "mallory sends" in verdict.cause
+    assert "web" in verdict.cause
+    assert verdict.counterfactual.startswith("would be CLEARED if")
+    kinds = [e.kind for e in verdict.evidence]
+    assert kinds == ["outbound-surge", "pair", "unanswered"]
+    surge = verdict.evidence[0]
+    assert surge.value == pytest.approx(500, rel=0.1)
+    assert surge.baseline == pytest.approx(scene.hsem.tail("mallory", Metric.OUT_SYN), rel=0.01)
+
+
+def test_an_attack_on_the_outside_accuses_nobody_here(scene: Scene) -> None:
+    scene.begin(floods("mallory", RESOLVER, 500, UDP)).run(4)
+    assert scene.verdict("mallory").target == "outside"
+    assert scene.suspected() == {"mallory"}

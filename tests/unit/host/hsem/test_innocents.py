@@ -1,0 +1,128 @@
+"""Who works honestly is not blamed and not limited, however much more it is than before."""
+
+import pytest
+
+from hypervigil.model.status import Level, Role
+from tests.unit.host.hsem.behaviour import (
+    SYN,
+    UDP,
+    browses,
+    copies,
+    crawls,
+    floods_open_port,
+    pings,
+    requests_by_udp,
+    resolves,
+    sends_late,
+    streams,
+)
+from tests.unit.host.hsem.conftest import RESOLVER, town
+from tests.unit.host.hsem.scene import Behaviour, Scene
+
+MANY = [f"10.80.0.{n}" for n in range(1, 100)]
+
+HONEST: dict[str, Behaviour] = {
+    "ten times as many requests": browses("alice", "web", 100),
+    "a hundred times as many requests": browses("alice", "web", 1000),
+    "a client that never was one": browses("bob", "web", 200),
+    "requests that the server is slow to answer": sends_late(browses("alice", "web", 100)),
+    "ten times as many look-ups": resolves("bob", RESOLVER, 100),
+    "look-ups at a neighbour": resolves("bob", "web", 200),
+    "signed answers, much larger than their questions": resolves("bob", "web", 200, times_larger=8),
+    "requests by UDP": requests_by_udp("bob", "web", 300),
+    "a bulk transfer": copies("web", "alice", 3000),
+    "a bulk transfer with few acknowledgements": copies("web", "alice", 3000, packets_per_ack=45),
+    "a backup": copies("alice", RESOLVER, 8000),
+    "a survey of many hosts by ping": pings("alice", MANY, 60),
+    "a crawler": crawls("alice", 50),
+    "a crawler of far places": sends_late(crawls("alice", 50)),
+    "somebody outside in a hurry": browses("203.0.113.9", "web", 300),
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_it_is_neither_suspected_nor_limited(kind: str) -> None:
+    scene = town().begin(HONEST[kind]).run(20)
+    assert scene.suspected() == set()
+    assert scene.limited() == set()
+
+
+def test_it_may_also_begin_and_end_and_begin(scene: Scene) -> None:
+    for _ in range(3):
+        surge = browses("alice", "web", 200)
+        scene.begin(surge).run(3)
+        scene.end(surge)
+        scene.run(2)
+    assert scene.suspected() == set()
+
+
+def test_many_clients_at_once(scene: Scene) -> None:
+    scene.begin(*[browses(f"203.0.113.{n}", "web", 5) for n in range(1, 60)]).run(10)
+    assert scene.suspected() == set()
+
+
+@pytest.mark.parametrize("downwards", [False, True])
+def test_a_stream_is_told_from_a_flood_by_its_receivers_reports(scene: Scene, *, downwards: bool) -> None:
+    stream = streams("web", "alice", 300, reports_per_s=2, downwards=downwards)
+    scene.begin(stream).run(40)
+    assert scene.blamed() == set()
+    assert set(scene.roles("web")) | set(scene.roles("alice")) == {Role.CLEARED}
+    assert scene.limits("web") == []
+    assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_cleared(scene: Scene) -> None:
+    scene.begin(streams("web", "alice", 300, reports_per_s=0)).run(40)
+    assert scene.blamed() == set()
+    assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+@pytest.mark.parametrize("capacity", [150, 100, 60, 40])
+def test_more_than_a_server_can_serve_is_nobodys_attack(scene: Scene, capacity: float) -> None:
+    scene.begin(browses("alice", "web", 200, capacity=capacity)).run(40)
+    assert scene.blamed() == set()
+    assert Role.VICTIM not in scene.roles("web")
+    assert scene.delivered["alice", "web", SYN] >= 0.5 * scene.offered["alice", "web", SYN]
+
+
+def test_bystanders_of_an_attack_are_left_alone(scene: Scene) -> None:
+    scene.begin(browses("alice", "web", 60), browses("bob", "web", 60)).begin(floods_open_port("mallory", "web", 1000))
+    scene.run(20)
+    assert scene.blamed() == {"mallory"}
+    assert scene.suspected() <= {"mallory", "web"}
+
+
+def test_an_honest_peak_beside_somebodys_attack_on_oneself(scene: Scene) -> None:
+    """Alice is flooded while she is honestly busy herself."""
+    scene.begin(browses("alice", "web", 100), floods_open_port("mallory", "alice", 500)).run(20)
+    assert scene.blamed() == {"mallory"}
+    assert set(scene.roles("alice")) == {Role.VICTIM}
+    assert scene.limited() == {"mallory"}
+
+
+def test_what_was_cleared_is_left_in_peace_for_a_while(scene: Scene) -> None:
+    stream = streams("web", "alice", 300, reports_per_s=0)
+    scene.begin(stream).run(15)
+    assert scene.roles("web") == [Role.CLEARED]
+    scene.run(40)
+    assert len(scene.verdicts("web")) == 1, "the same again opens no case"
+    assert scene.level("web") is Level.LEVEL1
+
+
+def test_unseen_ports_are_not_zero_and_not_an_attack(scene: Scene) -> None:
+    samples = scene.hsem.samples("web")
+    scene.unseen = {"web"}
+    scene.run(5)
+    assert scene.hsem.samples("web") == samples, "what is unseen teaches nothing"
+    assert scene.hsem.samples("alice") > 40
+    scene.unseen = set()
+    scene.run(5)
+    assert scene.suspected() == set()
+    assert scene.hsem.samples("web") > samples
+
+
+def test_silence_is_learned_as_zero(scene: Scene) -> None:
+    samples = scene.hsem.samples("bob")
+    scene._behaviours.clear()
+    scene.run(5)
+    assert scene.hsem.samples("bob") == samples + 5

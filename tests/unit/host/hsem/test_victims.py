@@ -1,0 +1,124 @@
+"""Who suffers is named and helped where it can be: floods from outside, abuse as a reflector, overload by nobody."""
+
+import pytest
+
+from hypervigil.model.limits import LimitKind
+from hypervigil.model.status import AttackClass, Level, Role
+from hypervigil.model.traffic import Direction
+from tests.unit.host.hsem.behaviour import (
+    DNS,
+    SYN,
+    UDP,
+    browses,
+    floods,
+    floods_from_many,
+    floods_open_port,
+    reflects,
+    requests_by_udp,
+    resolves,
+)
+from tests.unit.host.hsem.scene import Scene
+
+STRANGER = "203.0.113.66"
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [floods_open_port(STRANGER, "web", 500), floods(STRANGER, "web", 500, UDP), floods(STRANGER, "web", 500, SYN)],
+)
+def test_a_flood_from_one_outside_is_limited_at_the_victims_port_by_its_source(scene: Scene, flood) -> None:
+    scene.begin(flood).run(5)
+    verdict = scene.verdict("web")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.VICTIM, AttackClass.FLOOD, "outside")
+    (limit,) = scene.limits("web")
+    assert (limit.kind, limit.direction, limit.peer) == (LimitKind.PEER, Direction.IN, STRANGER)
+    assert scene.suspected() == {"web"}, "its clients are not"
+
+
+def test_a_flood_from_many_outside_is_limited_by_class(scene: Scene) -> None:
+    scene.begin(floods_from_many(500, "web", 1000)).run(5)
+    assert (scene.verdict("web").role, scene.verdict("web").target) == (Role.VICTIM, "outside")
+    (limit,) = scene.limits("web")
+    assert (limit.kind, limit.direction, limit.classes) == (LimitKind.PACKETS, Direction.IN, frozenset({SYN}))
+    assert scene.blamed() == set()
+    assert not [limit for limit in scene.ordered("web") if limit.kind is LimitKind.PEER], "its clients are not limited"
+
+
+def test_a_flood_from_outside_beside_one_from_inside(scene: Scene) -> None:
+    scene.begin(floods_open_port(STRANGER, "web", 300), floods_open_port("mallory", "web", 300)).run(5)
+    assert scene.blamed() == {"mallory"}
+    assert set(scene.roles("web")) == {Role.VICTIM}
+
+
+def test_a_reflector_is_muffled_and_not_blamed(scene: Scene) -> None:
+    scene.begin(reflects("web", STRANGER, 200, times_larger=20)).run(5)
+    verdict = scene.verdict("web")
+    assert (verdict.role, verdict.attack) == (Role.REFLECTOR, AttackClass.REFLECTION)
+    assert "20 times the bytes" in verdict.cause
+    (limit,) = scene.limits("web")
+    assert (limit.direction, limit.classes) == (Direction.OUT, frozenset({DNS}))
+    assert scene.blamed() == set()
+
+
+def test_who_answers_larger_than_asked_but_not_more_than_usual_is_no_reflector() -> None:
+    usual = resolves("alice", "web", 100)
+    scene = Scene("web", "alice").begin(usual).learn()
+    scene.end(usual)
+    scene.begin(resolves("alice", "web", 100, times_larger=20)).run(10)
+    assert scene.suspected() == set()
+
+
+def test_who_is_asked_for_large_things_by_udp_is_no_reflector(scene: Scene) -> None:
+    """As with QUIC: small acknowledgements one way, much data the other."""
+    scene.begin(requests_by_udp(STRANGER, "web", 200), reflects("web", STRANGER, 5, times_larger=20)).run(10)
+    assert Role.REFLECTOR not in scene.roles("web")
+
+
+def test_a_busy_vm_is_overloaded_by_nobody(scene: Scene) -> None:
+    scene.cpu["bob"] = 0.99
+    scene.run(9)
+    assert scene.roles("bob") == [], "being busy for a moment is nothing"
+    scene.run(5)
+    verdict = scene.verdict("bob")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.OVERLOADED, AttackClass.NONE, None)
+    assert "own work" in verdict.cause
+    assert scene.ordered("bob") == []
+
+
+def test_who_is_always_busy_is_not_overloaded() -> None:
+    scene = Scene("bob")
+    scene.cpu["bob"] = 0.95
+    scene.learn(60).run(30)
+    assert scene.suspected() == set()
+
+
+def test_who_is_asked_for_more_than_it_can_serve_is_overloaded(scene: Scene) -> None:
+    scene.older(10).begin(browses("alice", "web", 100, capacity=70))
+    scene.cpu["web"] = 1.0
+    scene.run(20)
+    assert scene.roles("web")[0] is Role.OVERLOADED
+    assert "asked for more than usual" in scene.verdicts("web")[0].cause
+    assert scene.blamed() == set()
+    assert scene.ordered("web") == []
+
+
+def test_who_is_busy_because_it_is_flooded_is_a_victim(scene: Scene) -> None:
+    scene.cpu["web"] = 1.0
+    scene.begin(floods_open_port("mallory", "web", 500)).run(20)
+    assert scene.roles("web") == [Role.VICTIM]
+
+
+def test_who_is_overloaded_and_then_flooded_becomes_a_victim(scene: Scene) -> None:
+    scene.cpu["web"] = 1.0
+    scene.run(12)
+    assert scene.roles("web") == [Role.OVERLOADED]
+    scene.begin(floods_open_port("mallory", "web", 500)).run(5)
+    assert scene.roles("web") == [Role.OVERLOADED, Role.VICTIM]
+    assert scene.verdicts("web")[-1].target == "mallory"
+    assert scene.blamed() == {"mallory"}
+
+
+def test_a_victim_of_a_neighbour_stays_one_while_it_is_attacked(scene: Scene) -> None:
+    scene.begin(floods_open_port("mallory", "web", 500)).run(50)
+    assert scene.level("web") is Level.LEVEL2
+    assert scene.roles("web") == [Role.VICTIM]
