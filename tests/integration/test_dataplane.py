@@ -5,6 +5,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,45 @@ FORGERIES = {
     ForgedKind.ETHERTYPE: to_b(b"\0" * 46, 0x88CC),
     ForgedKind.UNREADABLE: to_b(b"\x35" + b"\0" * 45),
 }
+ADVERTISEMENT = b"\x86\0\0\0" + b"\0" * 12
+"""An ICMPv6 router advertisement."""
+OPTIONS = b"\x3a\0\1\4" + b"\0" * 4
+"""Eight bytes of IPv6 options, and then ICMPv6."""
+
+
+def nd(kind: int, target: str, option: int, mac: str) -> bytes:
+    head = bytes([kind]) + b"\0\0\0\x20\0\0\0"
+    return head + ip_address(target).packed + bytes([option, 1]) + bytes.fromhex(mac.replace(":", ""))
+
+
+OTHER_MAC = "52:54:00:aa:00:77"
+VARIANTS = {
+    "IPv4 none but not DHCP": (ForgedKind.IPV4, to_b(ipv4("0.0.0.0", B, 6, tcp(1000, 80, 2)))),
+    "IPv4 in a fragment": (ForgedKind.IPV4, to_b(ipv4(ELSE, B, 17, b"x" * 24, fragment=0x2001))),
+    "IPv6 none but not ICMP": (ForgedKind.IPV6, to_b(ipv6("::", B6, 17, udp(1000, 2000)), 0x86DD)),
+    "IPv6 behind options": (ForgedKind.IPV6, to_b(ipv6("fd77::99", B6, 60, OPTIONS + icmp(128)), 0x86DD)),
+    "ARP with another's MAC": (ForgedKind.ARP, ethernet(A_MAC, B_MAC, 0x0806, arp(2, OTHER_MAC, A, B))),
+    "ARP that asks for its own": (ForgedKind.ARP, ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, A_MAC, B, B))),
+    "ND solicitation": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(135, B6, 1, OTHER_MAC)), 0x86DD)),
+    "ND advertisement": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(136, A6, 2, OTHER_MAC)), 0x86DD)),
+    "ND behind options": (ForgedKind.ND, to_b(ipv6(A6, B6, 60, OPTIONS + nd(136, "fd77::99", 2, A_MAC)), 0x86DD)),
+    "DHCPv6 server": (ForgedKind.DHCP_SERVER, to_b(ipv6(A6, B6, 17, udp(547, 546)), 0x86DD)),
+    "DHCP server in a fragment": (ForgedKind.DHCP_SERVER, to_b(ipv4(A, B, 17, udp(67, 68), fragment=0x2000))),
+    "RA behind options": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv6(A6, B6, 60, OPTIONS + ADVERTISEMENT), 0x86DD)),
+    "RA in a fragment": (
+        ForgedKind.ROUTER_ADVERTISEMENT,
+        to_b(ipv6(A6, B6, 44, b"\x3a\0\0\1\0\0\0\1" + ADVERTISEMENT), 0x86DD),
+    ),
+    "RA hidden in a later fragment": (
+        ForgedKind.UNREADABLE,
+        to_b(ipv6(A6, B6, 44, b"\x3c\0\0\1\0\0\0\1" + OPTIONS), 0x86DD)[:70],
+    ),
+    "IPv6 redirect": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv6("fe80::1", B6, 58, nd(137, A6, 2, A_MAC)), 0x86DD)),
+    "IPv4 redirect": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv4(A, B, 1, icmp(5)))),
+    "VLAN of a provider": (ForgedKind.VLAN, to_b(b"\0\5\x08\0" + ipv4(A, B, 17, udp(1000, 2000)), 0x88A8)),
+    "VLAN with another's MAC": (ForgedKind.VLAN, to_b(b"\0\5\x08\0" + ipv4(A, B, 17, udp(1, 2)), 0x8100, OTHER_MAC)),
+    "a length for ethertype": (ForgedKind.ETHERTYPE, to_b(b"\xaa\xaa\3" + b"\0" * 43, 46)),
+}
 HONEST = {
     TrafficClass.SYN: to_b(ipv4(A, B, 6, tcp(1000, 80, 0x02))),
     TrafficClass.SYNACK: to_b(ipv4(A, B, 6, tcp(1000, 80, 0x12))),
@@ -117,6 +157,19 @@ def test_forgery_passes_without_enforcement_and_not_with_it(rig: Rig, kind: Forg
     rig.bind(Mode.ENFORCE)
     assert not rig.delivered(FORGERIES[kind])
     assert (rig.counters(rig.a)["forged"] - before)[kind] == 2
+
+
+@pytest.mark.req("T-NET-1", "A109")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_way_of_writing_a_forgery_passes(rig: Rig, variant: str) -> None:
+    kind, frame = VARIANTS[variant]
+    rig.bind(Mode.MONITOR)
+    before = rig.counters(rig.a)["forged"].copy()
+    assert rig.delivered(frame), "the control"
+    rig.bind(Mode.ENFORCE)
+    assert not rig.delivered(frame)
+    counted = rig.counters(rig.a)["forged"] - before
+    assert counted[kind] == counted.sum() == 2
 
 
 @pytest.mark.parametrize("traffic", TrafficClass)

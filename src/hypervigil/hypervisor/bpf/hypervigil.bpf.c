@@ -101,7 +101,10 @@ static __always_inline int among(const struct hv_address *set, __u32 count, cons
 	return 0;
 }
 
-/* Read the transport header that begins at f->l4. Returns 0 when it cannot be read. */
+/*
+ * Read the transport header that begins at f->l4. Returns 0 when it cannot be read: also a first fragment must hold it
+ * (RFC 7112), else what it hides from us, such as a router advertisement, is put together again at the receiver.
+ */
 static __always_inline int read_transport(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
 {
 	struct frame *f = &s->frame;
@@ -164,7 +167,7 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, _
 		f->l4 = 0;
 		return 1;
 	}
-	return read_transport(skb, s, header_end) || f->fragment;
+	return read_transport(skb, s, header_end);
 }
 
 static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
@@ -206,7 +209,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	f->protocol = next;
 	f->l4 = at;
 	*header_end = at;
-	return read_transport(skb, s, header_end) || f->fragment;
+	return read_transport(skb, s, header_end);
 }
 
 /* Fill ``f``. Returns 0 when a header that we must know cannot be read. */
