@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +30,7 @@ _WANTED = {
     "net/bridge/bridge-nf-call-arptables": "0",
     "net/ipv4/ip_forward": "1",
 }
+_PASS, _DROP = 7000, 7001  # priorities of the routing rules that keep traffic in the lab
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _INTERFACE_LENGTH = 15
 
@@ -122,12 +124,14 @@ class Networks:
             for network in self._networks.values():
                 network.up()
             _make_ext()
+            _keep_inside(list(self._networks.values()))
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        _remove_rules()
         _remove_ext()
         for network in reversed(self._networks.values()):
             network.down()
@@ -176,6 +180,29 @@ def _remove_ext() -> list[str]:
     return removed
 
 
+def _keep_inside(networks: Sequence[Network]) -> None:
+    """Route between the lab's own networks only: answers to invented addresses must not leave by the host's uplink."""
+    inside = [*(network.spec.cidr for network in networks), f"{EXT_ADDRESS}/{EXT_PREFIX}"]
+    lines = []
+    for device in [*(network.bridge for network in networks), EXT_INTERFACE]:
+        lines += [
+            f"rule add priority {_PASS} iif {device} to {IPv4Network(to, strict=False)} lookup main" for to in inside
+        ]
+        lines.append(f"rule add priority {_DROP} iif {device} blackhole")
+    call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def _remove_rules() -> list[str]:
+    removed = []
+    for rule in json.loads(call(["ip", "-j", "rule", "show"])):
+        device = rule.get("iif", "")
+        if device.startswith(_BRIDGE_PREFIX) and works(
+            ["ip", "rule", "del", "priority", str(rule["priority"]), "iif", device]
+        ):
+            removed.append(f"routing rule for {device}")
+    return removed
+
+
 def _set_and_remember() -> None:
     """Set what the lab needs of the kernel, after writing down what it was."""
     there = {name: _PROC / name for name in _WANTED if (_PROC / name).exists()}
@@ -207,7 +234,7 @@ def clean_all() -> list[str]:
     LabError when a lab runs right now, in another process.
     """
     with only_lab():
-        removed = _remove_ext()
+        removed = _remove_rules() + _remove_ext()
         for link in sorted(Path("/sys/class/net").glob(f"{_BRIDGE_PREFIX}*")):
             if works(["ip", "link", "del", link.name]):
                 removed.append(f"link {link.name}")

@@ -48,6 +48,7 @@ def _things() -> Iterator[str]:
     yield from (f"namespace {path.name}" for path in _inside(Path("/run/netns")) if path.name.startswith(_OURS))
     yield from (f"domain {path.stem}" for path in _domain_files())
     yield from (f"{line}" for line in _lines("nft", "list", "tables") if any(word in line for word in _OURS))
+    yield from (f"routing rule {line}" for line in _lines("ip", "rule", "show") if any(word in line for word in _OURS))
     yield from _queueing()
     yield from (f"pin {path}" for path in _inside(_PINS) if any(word in path.name for word in _OURS))
     yield from _programs()
