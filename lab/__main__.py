@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from lab import clean, run
+from lab import clean, pulses, run, trials
 from lab.errors import LabError
 
 _WRONG = 2
@@ -27,6 +27,8 @@ class Command(Protocol):
 
 _COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run, "run a scenario and say whether all was judged rightly"),
+    "pulses": (pulses, "measure how soon floods at one rate are limited, many on one boot"),
+    "trials": (trials, "make many mixed attacks and honest tasks on one boot and say who was blamed"),
     "clean": (clean, "remove what crashed runs left on this host"),
 }
 

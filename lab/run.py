@@ -41,9 +41,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Run it; 0 if all was right, 1 if not."""
     scenario = load(options.file)
-    _check_writable(options.json)
-    if os.geteuid() != 0:
-        raise LabError("booting guests and changing the host's network needs root: run it with sudo")
+    check_writable(options.json)
+    check_root()
     if options.just_boot:
         return _just_boot(scenario, watched=not options.control)
     result = _known_control(scenario) if options.control else None
@@ -52,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
         if result.control and result.ok:
             _keep_control(result)
     if options.json is not None:
-        _write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+        write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     print("\n".join(told(result)))
     return 0 if result.ok else 1
 
@@ -77,7 +76,7 @@ def play(stage: Stage) -> Seen:
         say(f"{stage.now_s:4.0f} s  {'attack' if step.attack else 'step'} on {step.on}: {step.run}")
         stage.act(step, end_s)
     _wait(stage, end_s)
-    judged = _ask(stage, stage.product) if stage.product is not None else None
+    judged = ask(stage, stage.product) if stage.product is not None else None
     for act in stage.acts:
         stage.settle(act)
     stage.read_work()
@@ -104,7 +103,7 @@ def _wait(stage: Stage, until_s: float) -> None:
             next_reading_s += _READ_WORK_EVERY_S
 
 
-def _ask(stage: Stage, product: Product) -> Judged:
+def ask(stage: Stage, product: Product) -> Judged:
     """The product's cases and limits, on the scenario's clock and with the scenario's names."""
     began = stage.wall_s
     cases = [_case(case, began) for case in product.cases()]
@@ -189,7 +188,13 @@ def told(result: Outcome) -> list[str]:
     return [*lines, "ok" if result.ok else "NOT ok"]
 
 
-def _check_writable(path: Path | None) -> None:
+def check_root() -> None:
+    """Before anything is booted."""
+    if os.geteuid() != 0:
+        raise LabError("booting guests and changing the host's network needs root: run it with sudo")
+
+
+def check_writable(path: Path | None) -> None:
     """Before anything is booted."""
     if path is None:
         return
@@ -199,7 +204,7 @@ def _check_writable(path: Path | None) -> None:
         raise LabError(f"{path.parent} is not there or may not be written: name another place for the outcome")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Whole or not at all."""
     fresh = path.with_name(path.name + ".new")
     try:
@@ -226,7 +231,7 @@ def _known_control(scenario: Scenario) -> Outcome | None:
 
 def _keep_control(result: Outcome) -> None:
     make(_CONTROLS)
-    _write(_control_path(result.scenario, result.image), msgspec.json.encode(result))
+    write(_control_path(result.scenario, result.image), msgspec.json.encode(result))
     oldest_last = sorted(_CONTROLS.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in oldest_last[_CONTROLS_KEPT:]:
         path.unlink(missing_ok=True)

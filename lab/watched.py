@@ -80,6 +80,16 @@ class Limit(msgspec.Struct, frozen=True):
     classes: tuple[str, ...] = ()
 
 
+class Vm(msgspec.Struct, frozen=True):
+    """One VM, as the product says it."""
+
+    name: str
+    level: str
+    role: str | None
+    limits: int
+    samples: int
+
+
 @dataclass(frozen=True)
 class Product:
     """One installation of the product."""
@@ -121,6 +131,10 @@ class Product:
         """Whether every part of it is connected and sees."""
         done = self.call("status", "--json")
         return done.returncode == 0 and bool(json.loads(done.stdout)["ready"])
+
+    def vms(self) -> list[Vm]:
+        """Every VM that it watches."""
+        return msgspec.convert(self.ask("vms")["vms"], list[Vm])
 
     def vm(self, name: str) -> dict[str, Any]:
         """All that it says of one VM."""
