@@ -63,7 +63,7 @@ class FrameDecoder(Generic[T]):
             try:
                 message = self._decoder.decode(body)
             except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
-                raise self._break(f"not a message of this protocol: {_quoted(error)}") from None
+                raise self._break(f"not a message of this protocol: {quoted(error)}") from None
             yield message
 
     def _break(self, reason: str) -> ProtocolError:
@@ -72,7 +72,7 @@ class FrameDecoder(Generic[T]):
         return ProtocolError(reason)
 
 
-def _quoted(error: Exception) -> str:
+def quoted(error: Exception) -> str:
     """The decoder's complaint; it may repeat the other end's bytes, so nothing of it may steer a terminal or log."""
     text = "".join(c if c.isprintable() and c.isascii() else "?" for c in str(error))
     return text if len(text) <= _MAX_COMPLAINT else text[:_MAX_COMPLAINT] + "…"

@@ -1,0 +1,132 @@
+"""What an agent in a guest tells: a guest's word, which may raise suspicion against that guest and never lowers it."""
+
+from enum import IntEnum, StrEnum
+
+
+class GuestMetric(IntEnum):
+    """A column of an agent's report: counts in the interval, states at its end, shares in permille.
+
+    Packets are those of the guest's own kernel, loopback left out; by class they are estimated from sampled headers.
+    """
+
+    OUT_PACKETS = 0
+    OUT_BYTES = 1
+    IN_PACKETS = 2
+    IN_BYTES = 3
+    OUT_FAULTS = 4
+    """Frames that the guest's NICs could not send: errors and drops."""
+    OUT_SYN = 5
+    OUT_SYNACK = 6
+    OUT_RST = 7
+    OUT_TCP = 8
+    OUT_DNS = 9
+    OUT_UDP = 10
+    OUT_ICMP = 11
+    OUT_ARP = 12
+    OUT_FRAGMENT = 13
+    OUT_MULTICAST = 14
+    OUT_OTHER = 15
+    IN_SYN = 16
+    IN_SYNACK = 17
+    IN_RST = 18
+    IN_TCP = 19
+    IN_DNS = 20
+    IN_UDP = 21
+    IN_ICMP = 22
+    IN_ARP = 23
+    IN_FRAGMENT = 24
+    IN_MULTICAST = 25
+    IN_OTHER = 26
+    OPENED = 27
+    """TCP connections that the guest began."""
+    ANSWERED = 28
+    """Of those begun, the ones that came to be."""
+    FAILED = 29
+    """TCP tries that came to nothing: refused, unreachable, or out of time."""
+    TIMED_OUT = 30
+    UNREACHABLE = 31
+    """ICMP "unreachable" that came in."""
+    FAIL_SHARE = 32
+    """Permille of the tries that ended in the interval and failed; unseen below ten of them."""
+    RETRANSMITTED = 33
+    RESETS_SENT = 34
+    ACCEPTED = 35
+    """TCP connections that others began and that came to be."""
+    PENDING = 36
+    """State: tries that wait for an answer."""
+    HALF_OPEN = 37
+    """State: others' tries that wait for their last step."""
+    CONNECTIONS = 38
+    """State: TCP connections."""
+    FAN_OUT = 39
+    """Distinct addresses that the guest sent to."""
+    FAN_IN = 40
+    """Distinct addresses that sent to the guest."""
+    PORTS_TRIED = 41
+    """Distinct ports tried at the most tried address."""
+    ODD_PORTS = 42
+    """Openings towards ports that are not the guest's usual ones."""
+    INTERRUPTS = 43
+    """Interrupts of virtual devices: what the hypervisor answered."""
+    BLOCK_READS = 44
+    BLOCK_WRITES = 45
+    BLOCK_BYTES = 46
+    BALLOON = 47
+    """Pages that the balloon took or gave back."""
+    FORKS = 48
+    PROCESSES = 49
+    """State: threads that run or want to."""
+    CPU = 50
+    """Permille of all vCPUs."""
+    STEAL = 51
+    """Permille of time that vCPUs waited for a physical CPU."""
+    MEMORY = 52
+    """Permille of memory that is not available."""
+    DISK = 53
+    """Permille of time that the busiest disk had requests open."""
+    SWAPPED = 54
+    """Pages that went to swap or came from there."""
+    NEAR_CPU = 55
+    """Times that the guest came near its capacity of CPU, since the agent's start; likewise the next two."""
+    NEAR_MEMORY = 56
+    NEAR_DISK = 57
+
+
+class Suspect(StrEnum):
+    """What the agent takes its own VM for when it goes to Level 2: a hint, and no verdict."""
+
+    ATTACKER = "attacker"
+    VICTIM = "victim"
+    UNKNOWN = "unknown"
+
+
+class SpecialRequest(StrEnum):
+    """What a guest does seldom and an intruder often."""
+
+    NIC = "nic"
+    DISK = "disk"
+    CPU = "cpu"
+    MEMORY = "memory"
+    BALLOON = "balloon"
+    PROMISCUOUS = "promiscuous"
+    MODULE = "module"
+    RAW_SOCKET = "raw-socket"
+    FORWARDING = "forwarding"
+    CLOCK = "clock"
+
+
+class Need(StrEnum):
+    """A resource that a guest asks for because it is near its capacity of it."""
+
+    CPU = "cpu"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+class Zone(IntEnum):
+    """Where an address lies, as the agent was told."""
+
+    UNKNOWN = 0
+    """The agent was not told the provider's networks."""
+    INSIDE = 1
+    OUTSIDE = 2
