@@ -42,7 +42,12 @@ MINUTE = 60.0
 
 
 class Rig:
-    """An enforcer whose monitor comes and goes, and whose clock stands still unless it is set."""
+    """An enforcer whose monitor comes and goes, and whose clock stands still unless it is set.
+
+    ``again`` makes it.
+    """
+
+    enforcer: Enforcer
 
     def __init__(self, directory: Path) -> None:
         self.at = 1000.0
@@ -51,7 +56,6 @@ class Rig:
         self._signer = HeadSigner(directory / "head.key", directory / "heads.jsonl", directory / "head.pub")
         self.heard: list[FromEnforcer] = []
         self._decoder: FrameDecoder[FromEnforcer] = FrameDecoder(FromEnforcer)
-        self.again()
 
     def again(self) -> None:
         """Another process takes over."""
@@ -111,6 +115,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     monkeypatch.setattr(process, "_now", lambda: Instant(rig.at))
     monkeypatch.setattr(process, "peer_uid", lambda _: 4711)
+    rig.again()  # only now: an enforcer looks at the clock when it is made
     yield rig
     rig.enforcer._worker.shutdown(wait=True)
 
