@@ -9,17 +9,8 @@ import numpy as np
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
-from hypervigil.host.hsem.history import History, Remembered
-from hypervigil.host.hsem.judge import (
-    FORGED_ROLES,
-    FORGED_SENDERS,
-    MIN_FORGED_ROLES,
-    accused_by,
-    amplified,
-    judge,
-    scanned,
-    swept,
-)
+from hypervigil.host.hsem.history import MOST, History, Remembered
+from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge, scanned, swept
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
 from hypervigil.host.hsem.look import Look, peers_of
@@ -51,8 +42,6 @@ DRAFT_S = 3.0
 FEW_TRIES = 2.0
 """Tries in vain at many ports that open a case."""
 FORGED_S = 10.0
-FORGED_TO_ASK = 10
-"""Forged senders within ``FORGED_S`` that open a case."""
 QUIET_S = 60.0
 """What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
 RECHECK_S = 4.0
@@ -155,6 +144,7 @@ class Hsem:
                 record.hold_until = Instant(max(ends, default=one.since) - RECHECK_S)
                 verdict = judge(one.facts) if one.facts is not None else None
                 if one.facts is not None and verdict is not None:
+                    record.repetition = max(record.repetition, one.facts.repetition + 1)
                     record.targets = frozenset(accused_by(one.facts, verdict))
             if one.facts is not None:
                 self._remember(one.facts)
@@ -179,6 +169,7 @@ class Hsem:
     def hear(self, report: HostReport, now: Instant) -> list[Decision]:
         """A report of HREM's."""
         values: Matrix = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))
+        values = np.clip(values, 0.0, MOST)  # sums and products of anything stay finite; NaN stays NaN
         if report.whole:
             return self._learn(report, values, now)
         tails = self._history.tails(report.vms)
@@ -270,7 +261,7 @@ class Hsem:
                 record.forged = [0] * len(ForgedKind)
                 record.forged_since = now
             record.forged[one.kind] += one.frames
-            if _forged_enough(record.forged):
+            if forged_enough(record.forged):
                 asked.add(one.vm)
         return asked
 
@@ -288,7 +279,7 @@ class Hsem:
         if now - record.forged_since <= FORGED_S:
             draft.forged = list(record.forged)
         facts = draft.facts(now, record.repetition)
-        if not (_forged_enough(draft.forged) or self._suspicious(record, facts, look, now)):
+        if not (forged_enough(draft.forged) or self._suspicious(record, facts, look, now)):
             return []
         record.forged = [0] * len(ForgedKind)
         draft.opened_at = now
@@ -493,8 +484,3 @@ _GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})
 _UNKNOWN = Instant(float("inf"))
 """When a VM was last stirred, if nobody looked: as late as it can be."""
 _CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})
-
-
-def _forged_enough(forged: Sequence[int]) -> bool:
-    roles = sum(forged[kind] for kind in FORGED_ROLES)
-    return roles >= MIN_FORGED_ROLES or sum(forged[kind] for kind in FORGED_SENDERS) >= FORGED_TO_ASK

@@ -46,7 +46,7 @@ def surges(facts: Facts) -> list[Evidence]:
 
 
 def _fact(facts: Facts, kind: str, value: float, unit: str, text: str) -> Evidence:
-    return Evidence(facts.vm, kind, Origin.HOST_OBSERVED, facts.at, value, None, unit, text)
+    return Evidence(facts.vm, kind, Origin.HOST_OBSERVED, facts.at, float(value), None, unit, text)
 
 
 def flood(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> list[Evidence]:

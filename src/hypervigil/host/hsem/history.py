@@ -24,6 +24,8 @@ HALF_LIFE = 6 * 3600.0
 """Samples (seconds)."""
 PRIOR_PPS = 8.0
 """What a VM without history is presumed to send of a class at its busiest, packets per second."""
+MOST = 1e30
+"""More of anything is counted as this."""
 REFRESH = 10
 """Quantiles of each VM are computed anew once in so many seconds."""
 
@@ -90,7 +92,7 @@ class History:
             return
         rows = self._rows(vms)
         seen = np.isfinite(values) & (values >= 0)
-        scaled = np.where(seen, values * _SCALE, 0.0)
+        scaled = np.where(seen, np.minimum(values, MOST), 0.0) * _SCALE
         bins = np.zeros(values.shape, np.intp)
         above = scaled >= _EDGES[0]
         bins[above] = 1 + np.floor(PER_OCTAVE * np.log2(scaled[above] / _EDGES[0])).astype(np.intp)

@@ -28,6 +28,8 @@ FORGED_ROLES = (ForgedKind.ARP, ForgedKind.ND, ForgedKind.DHCP_SERVER, ForgedKin
 FORGED_SENDERS = (ForgedKind.MAC, ForgedKind.IPV4, ForgedKind.IPV6, ForgedKind.VLAN, ForgedKind.ETHERTYPE)
 MIN_FORGED_ROLES = 3
 MIN_FORGED_SENDERS = 30
+FORGED_TO_ASK = 10
+"""Forged senders in a short time that open a case; fewer are a misconfiguration's."""
 SCAN_PORTS = 24
 SCAN_HOSTS = 20.0
 FEW_COMPLETED = 0.5
@@ -95,6 +97,12 @@ def _spoof(facts: Facts) -> Verdict | None:
         "they are its own, add them to the policy",
         confidence=0.95 if senders >= MIN_FORGED_SENDERS else 0.85,
     )
+
+
+def forged_enough(forged: Sequence[int]) -> bool:
+    """Whether so many forged frames in a short time are reason to ask."""
+    roles = sum(forged[kind] for kind in FORGED_ROLES)
+    return roles >= MIN_FORGED_ROLES or sum(forged[kind] for kind in FORGED_SENDERS) >= FORGED_TO_ASK
 
 
 def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:

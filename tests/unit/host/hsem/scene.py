@@ -4,8 +4,8 @@ Who behaves how is told by functions of ``behaviour``; what a NIC counts and tel
 do it: attempted packets before any limit, the busiest peers, what came back. Sweeps go through the real HREM.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -64,7 +64,9 @@ class Scene:
         self.addresses: dict[str, str] = {}
         self.ports: dict[str, PortId] = {}
         self._policy = (bounds or Bounds(), ladder)
-        self._cases, self._limits, self._sequence = count(1), count(1), count(1)
+        self._cases: Iterator[CaseId] = (CaseId(f"c{n}") for n in count(1))
+        self._limits: Iterator[LimitId] = (LimitId(f"l{n}") for n in count(1))
+        self._sequence = count(1)
         self._behaviours: list[Behaviour] = []
         self._known: set[tuple[str, Direction, str]] = set()
         self._heard: dict[tuple[str, Direction], dict[str, float]] = defaultdict(dict)
@@ -91,8 +93,8 @@ class Scene:
         self.hrem = Hrem(self._book)
         self.hsem = Hsem(
             bounds,
-            next_case=lambda: CaseId(f"c{next(self._cases)}"),
-            next_limit=lambda: LimitId(f"l{next(self._limits)}"),
+            next_case=lambda: next(self._cases),
+            next_limit=lambda: next(self._limits),
             ladder=ladder,
         )
         self.witness = Witness(self.hsem)
@@ -176,7 +178,7 @@ class Scene:
                 )
                 for vm, case in before.cases.items()
             ],
-            Counter(verdict.vm for verdict in before.verdicts if verdict.role is Role.ATTACKER),
+            before.repetitions(),
         )
 
     def run(self, seconds: float) -> "Scene":
@@ -211,10 +213,14 @@ class Scene:
             unseen=tuple(self.ports[n] for n in self.names if n in self.unseen),
             partial=look_at is not None,
         )
+        self.swept(sweep)
+        self.witness.check([VmId(name) for name in self.names], self.now)
+
+    def swept(self, sweep: Sweep) -> None:
+        """A sweep reaches the monitor, and time passes there."""
         for report in self.hrem.observe(sweep, self.now):
             self.witness.hear(self.hsem.hear(report, self.now), self.now)
         self.witness.hear(self.hsem.tick(self.now), self.now)
-        self.witness.check([VmId(name) for name in self.names], self.now)
 
     # --- frames ----
     def address(self, name: str) -> str:

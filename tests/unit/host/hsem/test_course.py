@@ -199,6 +199,14 @@ def test_a_restart_forgets_nothing_of_an_attack(scene: Scene, seconds_before: fl
     assert held[-1] == 124.0, "found a second time: its hold was counted over the restart"
 
 
+def test_a_restart_within_a_long_attack_keeps_its_repetition() -> None:
+    scene = town(bounds=Bounds(hold_s=10)).begin(floods_open_port("mallory", "web", 500)).run(20)
+    assert scene.roles("mallory") == [Role.ATTACKER] * 2
+    scene.restart()
+    scene.run(30)
+    assert [limit.until - limit.since for limit in scene.ordered("mallory")][-1] == 44.0, "the third hold, four-fold"
+
+
 def test_a_restart_keeps_what_is_milder_too(scene: Scene) -> None:
     scene.begin(for_(2, reflects("alice", STRANGER, 200, times_larger=20)))
     scene.begin(for_(2, floods_open_port(STRANGER, "web", 500)), for_(3, streams("bob", "alice", 300, reports_per_s=0)))

@@ -1,5 +1,6 @@
 """Holds every decision of the judge to what must be true of all of them, whatever happened."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -59,6 +60,11 @@ class Witness:
                     assert self.cases.pop(vm) == decision.case
                     assert not [one for one in self.standing.values() if one.vm == vm], "nothing outlasts its case"
                     self.closed.append(decision)
+
+    def repetitions(self) -> dict[VmId, int]:
+        """In how many cases each VM was found an attacker, as a ledger of cases tells it."""
+        cases = {(one.vm, one.case) for one in self.verdicts if one.role is Role.ATTACKER}
+        return Counter(vm for vm, _ in cases)
 
     def check(self, vms: Iterable[VmId], now: Instant) -> None:
         """After a tick: Level 2 if and only if there is a case, and nothing stands beyond its end."""
