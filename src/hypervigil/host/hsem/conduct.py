@@ -21,16 +21,20 @@ DOES_WHAT_IT_CAN = 0.1
 ANSWERED = 0.5
 IGNORED = 0.3
 """Of packets that ask, these shares were answered: the other end takes part, or does not."""
-ACKNOWLEDGED = 0.02
-"""Acknowledgements per data packet: offloading and delayed ACKs leave few, a blind sender gets none."""
+ACKNOWLEDGED = 0.008
+"""Acknowledgements per data packet: with offloading one comes per two frames of 64 KiB, to a flood none."""
 HEARD = 0.002
 """Packets that come back per packet of a stream that answers something: a receiver's reports are few."""
+STREAM_PPS = 500.0
+"""Up to here datagrams that nobody answers yet may be a stream whose receiver reports every few seconds (RFC 3550)."""
 BEGUN = 0.5
 """Of a peer's packets, this share begins something: the sender is the one who asks."""
 AIMED = 0.5
 """Of pings, this share goes to one address: not a survey of many."""
 MOST = 0.5
 """What holds for this share of an excess holds for it."""
+REPEATED = 6.0
+"""SYN-ACKs per SYN that nobody takes up: the first and five repetitions (Linux's ``tcp_synack_retries``)."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 
@@ -77,6 +81,8 @@ class Side:
     """What the VM's history explains of them in that time."""
     fresh: tuple[float, ...]
     """What is so new that answers may still be under way."""
+    asked: float
+    """SYNs since a minute before."""
 
     def excess(self, traffic: TrafficClass) -> float:
         """Attempted packets that history does not explain."""
@@ -95,22 +101,22 @@ class Side:
         return max(0.0, 1.0 - self.fresh[traffic] / self.tried[traffic]) if self.tried[traffic] else 1.0
 
 
-def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from)."""
     match traffic:
         case TrafficClass.SYN:
             return _connecting(mine, theirs, peers)
         case TrafficClass.SYNACK:
-            return _in_reply(mine.passed[traffic], theirs.passed[TrafficClass.SYN])
+            return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
         case TrafficClass.RST:
-            asked = sum(theirs.passed[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
-            return _in_reply(mine.passed[traffic], asked)
+            asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
+            return _in_reply(mine.tried[traffic], 1.5 * asked)
         case TrafficClass.TCP:
             return _streaming(mine, theirs, peers)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers)
         case TrafficClass.UDP | TrafficClass.DNS:
-            return _datagrams(traffic, mine, theirs, peers)
+            return _datagrams(traffic, mine, theirs, peers, slow=peak_pps <= STREAM_PPS)
         case TrafficClass.ARP:
             return _by_answers(traffic, mine, theirs, peers)
         case _:
@@ -155,7 +161,7 @@ def _by_share(led_to_nothing: float) -> Conduct:
 
 
 def _in_reply(sent: float, asked: float) -> Conduct:
-    return Conduct.ANSWERING if sent <= 1.5 * asked + SLACK else Conduct.HOSTILE
+    return Conduct.ANSWERING if sent <= asked + SLACK else Conduct.HOSTILE
 
 
 def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
@@ -181,15 +187,25 @@ def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     return _by_answers(TrafficClass.ICMP, mine, theirs, asking)
 
 
-def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
     if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
-        return _by_answers(traffic, mine, theirs, asking, reports=traffic is TrafficClass.UDP)
+        found = _by_answers(traffic, mine, theirs, asking, reports=traffic is TrafficClass.UDP)
+        refused = theirs.excess(TrafficClass.ICMP) >= 1.0
+        may_be_stream = slow and traffic is TrafficClass.UDP and not refused and bool(peers)
+        return min(found, Conduct.UNCLEAR) if may_be_stream else found
     streams = tuple(p for p in peers if not p.asks)
     share = mine.share_passed(traffic)
     heard = sum(answers for _, answers in _answered(traffic, theirs, streams))
     sent = share * sum(p.packets for p in streams)
     return Conduct.ANSWERING if heard >= max(1.0, HEARD * sent) else Conduct.UNCLEAR
+
+
+def unheard(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> bool:
+    """Whether most datagrams of a class ask somebody who never said a word by it."""
+    asking = tuple(peer for peer in peers if peer.asks)
+    deaf = sum(peer.packets for peer, answers in _answered(traffic, theirs, asking) if answers < 1.0)
+    return deaf >= MOST * mine.unusual(traffic)
 
 
 def _answered(traffic: TrafficClass, theirs: Side, peers: tuple[Peer, ...]) -> Iterator[tuple[Peer, float]]:

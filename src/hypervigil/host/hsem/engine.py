@@ -469,6 +469,7 @@ class Hsem:
             samples=self._history.samples(vm),
         )
         dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
+        dossier.asked = recent.asked
         dossier.new_destinations = recent.counts[_NEW]
         return dossier
 

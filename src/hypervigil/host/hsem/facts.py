@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct
+from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, unheard
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
@@ -63,6 +63,8 @@ class Facts:
     """Of these, what a limit of ours stopped."""
     fresh: tuple[float, ...]
     """Of these, what came in the last interval."""
+    asked: tuple[float, float]
+    """SYNs since a minute before the case began, out and in."""
     tails: tuple[float, ...]
     """The VM's own 95th percentile of each of them, per second."""
     forged: tuple[int, ...]
@@ -91,7 +93,7 @@ class Facts:
         usual = tuple(tail * self.seconds for tail in self.tails[part])
         tried = self.counts[part]
         passed = tuple(max(0.0, all_ - stopped) for all_, stopped in zip(tried, self.limited[part], strict=True))
-        return Side(tried, passed, usual, self.fresh[part])
+        return Side(tried, passed, usual, self.fresh[part], self.asked[direction])
 
     def busiest(self, direction: Direction) -> list[Peer]:
         """The peers of one direction, the busiest first."""
@@ -99,9 +101,16 @@ class Facts:
 
     def conduct(self, direction: Direction, traffic: TrafficClass) -> Conduct:
         """How the excess of a class in a direction is meant by whoever sends it."""
+        peak = max((s.rate for s in self.surges if (s.direction, s.traffic) == (direction, traffic)), default=0.0)
+        return conduct(traffic, *self._ends(direction), peak)
+
+    def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
+        """Whether those to whom most datagrams of a class go never said anything by it."""
+        return unheard(traffic, *self._ends(direction))
+
+    def _ends(self, direction: Direction) -> tuple[Side, Side, tuple[Peer, ...]]:
         other = Direction.IN if direction is Direction.OUT else Direction.OUT
-        peers = tuple(p for p in self.peers if p.direction is direction)
-        return conduct(traffic, self.side(direction), self.side(other), peers)
+        return self.side(direction), self.side(other), tuple(p for p in self.peers if p.direction is direction)
 
     @property
     def last_surge_at(self) -> Instant:
@@ -125,6 +134,7 @@ class Dossier:
     counts: list[float] = field(default_factory=lambda: [0.0] * (2 * _CLASSES))
     limited: list[float] = field(default_factory=lambda: [0.0] * (2 * _CLASSES))
     fresh: tuple[float, ...] = (0.0,) * (2 * _CLASSES)
+    asked: tuple[float, float] = (0.0, 0.0)
     forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
     failures: float = 0.0
     new_destinations: float = 0.0
@@ -142,6 +152,7 @@ class Dossier:
         self.counts = [old + new for old, new in zip(self.counts, packets, strict=True)]
         self.fresh = fresh
         self.seconds += seconds
+        self.asked = (self.asked[0] + packets[Metric.OUT_SYN], self.asked[1] + packets[Metric.IN_SYN])
 
     def surge(self, direction: Direction, traffic: TrafficClass, rate: float, now: Instant) -> None:
         """A class is above its allowance now."""
@@ -189,6 +200,7 @@ class Dossier:
             counts=tuple(self.counts),
             limited=tuple(self.limited),
             fresh=self.fresh,
+            asked=self.asked,
             tails=self.tails,
             forged=tuple(self.forged),
             failures=self.failures,
@@ -220,6 +232,7 @@ def reopened(facts: Facts) -> Dossier:
         counts=list(facts.counts),
         limited=list(facts.limited),
         fresh=facts.fresh,
+        asked=facts.asked,
         forged=list(facts.forged),
         failures=facts.failures,
         new_destinations=facts.new_destinations,

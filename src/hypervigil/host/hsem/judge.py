@@ -18,8 +18,8 @@ MIN_PACKETS = 100.0
 """A burst is an attack only if it was at least this many packets above what is usual."""
 CLEAR_AFTER_S = 3.0
 """Whoever conducts himself honestly for so long is cleared."""
-UNHEARD_S = 5.0
-"""A stream that nobody answers for so long is not a conversation."""
+UNHEARD_S = 4.0
+"""A stream that nobody answers for so long is no conversation: receivers report at first after 2.5 s (RFC 3550)."""
 AWAIT_ACCUSER_S = 10.0
 """Whoever is hit from inside waits so long for the verdict on the other end."""
 GIVE_UP_S = 29.0
@@ -180,8 +180,7 @@ def _is_hostile(facts: Facts, surge: Surge) -> bool:
     meant = facts.conduct(surge.direction, surge.traffic)
     if meant is not Conduct.UNCLEAR or surge.traffic not in {TrafficClass.UDP, TrafficClass.DNS}:
         return meant is Conduct.HOSTILE
-    streams = [p for p in facts.busiest(surge.direction) if not p.asks]
-    return bool(streams) and not streams[0].answers and surge.last_at - surge.first_at >= UNHEARD_S
+    return surge.last_at - surge.first_at >= UNHEARD_S and facts.unheard(surge.direction, surge.traffic)
 
 
 def hit(facts: Facts, surge: Surge) -> list[Peer]:
@@ -357,8 +356,7 @@ def _cleared(facts: Facts) -> Verdict | None:
 def _unclear(facts: Facts) -> bool:
     """Whether a surge that is going on may still turn out to be an attack."""
     return any(
-        surge.direction is Direction.OUT
-        and facts.at - surge.last_at < ENDED_S
+        facts.at - surge.last_at < ENDED_S
         and facts.conduct(surge.direction, surge.traffic) is Conduct.UNCLEAR
         and facts.at - facts.opened_at < 2 * UNHEARD_S
         for surge in facts.surges

@@ -17,6 +17,8 @@ from hypervigil.model.metric import PACKET_METRICS, Metric
 WATCHED: tuple[Metric, ...] = (*PACKET_METRICS, Metric.NEW_DESTINATIONS)
 MEMORY_S = 0.5
 """What was seen just now is remembered with this time constant, to tell how it is meant."""
+ASKED_S = 60.0
+"""SYNs are remembered for longer: a TCP repeats its SYN-ACK for a minute (RFC 9293, RFC 6298)."""
 SLACK = 15.0
 """Packets above the allowance that nobody asks about."""
 SLACK_S = 0.25
@@ -47,6 +49,8 @@ class Recent:
     """Of these, what came in the last interval: answers to it may still be under way."""
     seconds: float
     """The time that the counts stand for."""
+    asked: tuple[float, float]
+    """SYNs of about the last minute, out and in."""
 
 
 class Watch:
@@ -55,7 +59,7 @@ class Watch:
     def __init__(self, *, factor: float, floor_pps: float) -> None:
         self.factor = factor
         self.floor_pps = floor_pps
-        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,))
+        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,))
 
     def keep(self, vms: Sequence[VmId]) -> None:
         """Forget all others."""
@@ -79,6 +83,8 @@ class Watch:
         self._table["fresh"][rows] = fresh
         self._table["counts"][rows] = self._table["counts"][rows] * kept + fresh
         self._table["seconds"][rows] = self._table["seconds"][rows] * kept + interval_s
+        faded = np.float32(np.exp(-interval_s / ASKED_S))
+        self._table["asked"][rows] = self._table["asked"][rows] * faded + fresh[:, [Metric.OUT_SYN, Metric.IN_SYN]]
         above = score > slack
         clearly = score > CLEARLY * slack
         return [
@@ -93,6 +99,7 @@ class Watch:
             tuple(self._table["counts"][row].tolist()),
             tuple(self._table["fresh"][row].tolist()),
             max(float(self._table["seconds"][row, 0]), 0.001),
+            (float(self._table["asked"][row, 0]), float(self._table["asked"][row, 1])),
         )
 
     def calm(self, vm: VmId) -> None:

@@ -126,3 +126,15 @@ def test_silence_is_learned_as_zero(scene: Scene) -> None:
     scene._behaviours.clear()
     scene.run(5)
     assert scene.hsem.samples("bob") == samples + 5
+
+
+def test_a_copy_that_is_offloaded_at_both_ends_is_acknowledged_rarely(scene: Scene) -> None:
+    """Two frames of 64 KiB per acknowledgement."""
+    scene.begin(copies("web", "alice", 9000, packets_per_ack=90)).run(20)
+    assert scene.suspected() == set()
+
+
+def test_a_stream_waits_for_its_first_report(scene: Scene) -> None:
+    scene.begin(streams("web", "alice", 200, reports_per_s=0.4, downwards=True)).run(20)
+    assert scene.blamed() == set()
+    assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]

@@ -8,11 +8,13 @@ from hypervigil.model.traffic import Direction
 from tests.unit.host.hsem.behaviour import (
     DNS,
     SYN,
+    SYNACK,
     UDP,
     browses,
     floods,
     floods_from_many,
     floods_open_port,
+    for_,
     reflects,
     requests_by_udp,
     resolves,
@@ -122,3 +124,18 @@ def test_a_victim_of_a_neighbour_stays_one_while_it_is_attacked(scene: Scene) ->
     scene.begin(floods_open_port("mallory", "web", 500)).run(50)
     assert scene.level("web") is Level.LEVEL2
     assert scene.roles("web") == [Role.VICTIM]
+
+
+def test_a_victim_repeats_its_answers_to_a_flood_that_is_over(scene: Scene) -> None:
+    """Handshakes that nobody takes up are answered again and again for a minute, though nobody asks any more."""
+
+    def repeats(of: Scene, _: float) -> None:
+        of.send("web", STRANGER, SYNACK, 300)
+
+    scene.begin(for_(1, floods_open_port(STRANGER, "web", 600))).run(10)
+    for _ in range(5):
+        scene.begin(repeats).run(0.2)
+        scene.end(repeats)
+        scene.run(8)
+    assert scene.blamed() == set()
+    assert not [limit for limit in scene.ordered("web") if limit.direction is Direction.OUT]
