@@ -231,6 +231,8 @@ def test_every_frame_is_counted_once_by_its_vm_and_peer(rig: Rig, tap: Tap) -> N
     assert max(port.fan_out for port in ports(sweeps)) == 3
     whole = [sweep for sweep in sweeps if not sweep.partial]
     assert all(0.1 < sweep.interval_s < 1.0 for sweep in whole)
+    later = rig.sweeps_until(lambda s: len(s) >= 15)
+    assert sum(sweep.interval_s for sweep in later) / len(later) <= 0.21, "five times a second"
 
 
 def test_a_tripwire_brings_a_look_before_the_next_sweep(rig: Rig, plane: DataPlane, tap: Tap) -> None:

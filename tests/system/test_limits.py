@@ -17,6 +17,7 @@ import libvirt
 import pytest
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
+from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.policy import Mode
@@ -305,7 +306,7 @@ def scheduled(domain: libvirt.virDomain) -> tuple[int, int]:
 
 def test_fixed_work_takes_longer_by_the_factor(stage: Stage) -> None:
     was = scheduled(stage.domain)
-    freely = min(worked(stage.a, SPIN) for _ in range(3))
+    freely = min(worked(stage.a, SPIN) for _ in range(2))
     with stage.driver.limited(stage.vm, LimitKind.CPU, 0.5) as told:
         assert told == "vcpu_quota 50000 of 100000 us"
         cpu, began = stage.domain.vcpus()[0][0][2], time.monotonic()
@@ -436,3 +437,22 @@ def test_what_somebody_changes_by_virsh_is_back_in_two_seconds(stage: Stage) -> 
                     assert stage.domain.blockIoTune("vdb", 0)["total_iops_sec"] == 500
                 case _:
                     assert stage.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+
+
+@pytest.mark.req("A204")
+def test_off_puts_everything_back_with_nobody_alive(stage: Stage) -> None:
+    a, driver, layout = stage.a, stage.driver, stage.driver.layout
+    was = scheduled(stage.domain), stage.domain.blockIoTune("vdb", 0)
+    for kind, value in ((LimitKind.ISOLATE, None), (LimitKind.CPU, 0.5), (LimitKind.BLOCK_OPERATIONS, 500.0)):
+        driver.put(driver.limit(stage.vm, kind, value))
+    driver.kill()
+    assert pings(a, stage.b.address, 3) == 0, "the control"
+    assert (scheduled(stage.domain), stage.domain.blockIoTune("vdb", 0)) != was
+    done = undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
+    assert {f"put back {kind} of {stage.vm}" for kind in ("cpu", "block-operations")} <= set(done)
+    assert (scheduled(stage.domain), stage.domain.blockIoTune("vdb", 0)) == was
+    assert pings(a, stage.b.address) == 10
+    assert not layout.pin_dir.exists()
+    assert undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir) == [], "doing it again is no error"
+    driver.start()
+    stage.bind()
