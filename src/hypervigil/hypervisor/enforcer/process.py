@@ -24,9 +24,10 @@ from hypervigil.hypervisor.enforcer.domains import DOMAIN_KINDS, DomainSteps
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S, Nics
 from hypervigil.hypervisor.enforcer.ports import Domains, Gatekeeper, Plane
 from hypervigil.hypervisor.enforcer.signing import HeadSigner, SigningError
-from hypervigil.model.ids import Instant, LimitId, VmId
+from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import NIC_KINDS, Limit, LimitKind
 from hypervigil.model.policy import Mode
+from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire.frames import FrameDecoder, ProtocolError, encode
 from hypervigil.wire.messages import (
     Ask,
@@ -223,14 +224,15 @@ class Enforcer:
 
     def _set_tripwires(self, request: SetTripwires) -> tuple[Outcome, ...]:
         outcomes = []
-        for policy in list(self._state.ports.values()):
-            wires = [w for w in request.tripwires if w.port == policy.port]
-            if not wires:
-                continue
+        wires: dict[PortId, list[tuple[Direction, TrafficClass, int]]] = {}
+        for wire in request.tripwires:
+            if wire.port in self._state.ports:
+                wires.setdefault(wire.port, []).append((wire.direction, wire.traffic, wire.packets_per_100ms))
+        for port, thresholds in wires.items():
             try:
-                self._plane.set_tripwires(policy.port, [(w.direction, w.traffic, w.packets_per_100ms) for w in wires])
+                self._plane.set_tripwires(port, thresholds)
             except (DataPlaneError, OSError) as error:
-                outcomes.append(Outcome(policy.port, False, _now(), str(error)))
+                outcomes.append(Outcome(port, False, _now(), str(error)))
         return tuple(outcomes)
 
     # --- what recurs ---

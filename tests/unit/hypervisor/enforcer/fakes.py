@@ -33,6 +33,7 @@ class Kernel:
         self.rate: dict[tuple, RateInForce] = {}
         self.source: dict[tuple[PortId, str], tuple[float, int]] = {}
         self.gates: dict[PortId, Gate] = {}
+        self.wires: dict[PortId, list[tuple]] = {}
         self.gone: set[PortId] = set()
         self.deaf = False
         self.refuses: set[str] = set()
@@ -101,6 +102,7 @@ class Kernel:
 
     def set_tripwires(self, port, thresholds):
         self._do("set_tripwires", port)
+        self.wires.setdefault(port, []).extend(thresholds)
 
     def drift(self):
         return self.drifted

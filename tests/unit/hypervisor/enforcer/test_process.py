@@ -14,10 +14,11 @@ from hypervigil.hypervisor.enforcer import process
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S
 from hypervigil.hypervisor.enforcer.process import GRACE_S, Enforcer, EnforcerConfig
 from hypervigil.hypervisor.enforcer.signing import HeadSigner
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire.frames import FrameDecoder, encode
 from hypervigil.wire.messages import (
     Ask,
@@ -31,9 +32,11 @@ from hypervigil.wire.messages import (
     PutLimits,
     Refused,
     Repaired,
+    SetTripwires,
     Signed,
     SignHead,
     ToEnforcer,
+    Tripwire,
 )
 from tests.unit.hypervisor.enforcer.fakes import RED, Gatekeeper, Kernel, Libvirt, limit, port
 
@@ -431,6 +434,22 @@ def test_heads_are_signed_and_what_is_behind_is_refused(rig: Rig) -> None:
         assert isinstance(await rig.ask(SignHead(request=1, sequence=7, digest=b"a" * 32)), Signed)
         assert isinstance(await rig.ask(SignHead(request=2, sequence=6, digest=b"b" * 32)), Refused)
         await rig.goes()
+
+    asyncio.run(play())
+
+
+def test_tripwires_are_set_per_port_and_those_of_no_port_are_left_out(rig: Rig) -> None:
+    async def play() -> None:
+        await rig.bind()
+        wires = [Tripwire(RED1.port, Direction.OUT, traffic, 30) for traffic in (TrafficClass.SYN, TrafficClass.UDP)]
+        elsewhere = Tripwire(PortId("52:54:00:00:00:99"), Direction.OUT, TrafficClass.SYN, 30)
+        request = SetTripwires(request=1, tripwires=(wires[0], elsewhere, wires[1]))
+        assert await rig.enforcer.handle(request) == Done(request=1, outcomes=())
+        assert rig.kernel.wires == {RED1.port: [(Direction.OUT, w.traffic, 30) for w in wires]}
+        rig.kernel.refuses = {"set_tripwires"}
+        answer = await rig.enforcer.handle(request)
+        assert isinstance(answer, Done)
+        assert [(outcome.subject, outcome.ok) for outcome in answer.outcomes] == [(RED1.port, False)]
 
     asyncio.run(play())
 
