@@ -8,7 +8,7 @@ import argparse
 import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,15 +142,19 @@ def main(options: argparse.Namespace) -> int:
     """Run them; 0 if all is as promised, 1 if not."""
     check_writable(options.json)
     check_root()
-    result = run(options.rate, options.count, options.seed)
-    if options.json is not None:
-        write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+
+    def keep(result: PulsesOutcome) -> None:
+        if options.json is not None:
+            write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+
+    result = run(options.rate, options.count, options.seed, keep)
+    keep(result)
     print("\n".join(told(result)))
     return 0 if result.ok else 1
 
 
-def run(rate: str, count: int, seed: int) -> PulsesOutcome:
-    """Boot once, warm up once, flood again and again, undo, sum up."""
+def run(rate: str, count: int, seed: int, keep: Callable[[PulsesOutcome], None]) -> PulsesOutcome:
+    """Boot once, warm up once, flood again and again, undo; ``keep`` is given what there is after each pulse."""
     before = look()
     image()
     profile = PROFILES[rate]
@@ -170,6 +174,7 @@ def run(rate: str, count: int, seed: int) -> PulsesOutcome:
                     outcome = msgspec.structs.replace(outcome, known=known(stage.product, began))
                 outcomes.append(outcome)
                 print(_row(outcome), flush=True)
+                keep(summed(rate, seed, outcomes, [], unfinished=number < count))
     finally:
         history_path().unlink(missing_ok=True)
     return summed(rate, seed, outcomes, residue(before))
@@ -290,7 +295,9 @@ def measured(seen: PulseSeen) -> PulseOutcome:
     )
 
 
-def summed(rate: str, seed: int, pulses: Sequence[PulseOutcome], left: Sequence[str]) -> PulsesOutcome:
+def summed(
+    rate: str, seed: int, pulses: Sequence[PulseOutcome], left: Sequence[str], *, unfinished: bool = False
+) -> PulsesOutcome:
     """All pulses together, and what of the promise does not hold."""
     limits = [pulse.limit_s for pulse in pulses]
     shares = [pulse.delivered_share for pulse in pulses if pulse.delivered_share is not None]
@@ -315,6 +322,8 @@ def summed(rate: str, seed: int, pulses: Sequence[PulseOutcome], left: Sequence[
         for name in p.wrong_blame
     ]
     failures += [f"left on the host: {thing}" for thing in left]
+    if unfinished:
+        failures.append("it was stopped before its end")
     return PulsesOutcome(
         rate=rate,
         seed=seed,

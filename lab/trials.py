@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ _WARMUP_S = 60.0
 _ATTACK_S = 11.0
 _BENIGN_S = 15.0
 _AWAY_S = 3.0
+_UNFINISHED = "it was stopped before its end"
 _LOAD_RATE = 4  # requests a second of each of the two clients of a guest
 
 
@@ -40,15 +41,19 @@ def main(options: argparse.Namespace) -> int:
     trials = [trial for trial in draw(options.count, options.seed) if not options.kind or trial.kind in options.kind]
     check_writable(options.json)
     check_root()
-    result = run(trials, options.seed, control=options.control)
-    if options.json is not None:
-        write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+
+    def keep(result: Summary) -> None:
+        if options.json is not None:
+            write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+
+    result = run(trials, options.seed, control=options.control, keep=keep)
+    keep(result)
     print("\n".join(told(result)))
     return 0 if result.ok else 1
 
 
-def run(trials: Sequence[Trial], seed: int, *, control: bool) -> Summary:
-    """Boot once, warm up once, make each trial, undo, judge."""
+def run(trials: Sequence[Trial], seed: int, *, control: bool, keep: Callable[[Summary], None]) -> Summary:
+    """Boot once, warm up once, make each trial, undo, judge; ``keep`` is given what there is after each trial."""
     before = look()
     image()
     outcomes = []
@@ -65,6 +70,7 @@ def run(trials: Sequence[Trial], seed: int, *, control: bool) -> Summary:
                     outcome = msgspec.structs.replace(outcome, known=known(stage.product, began))
                 outcomes.append(outcome)
                 print(_row(outcome), flush=True)
+                keep(summary(outcomes, seed, control=control, problems=[_UNFINISHED]))
     finally:
         history_path().unlink(missing_ok=True)
     left = [f"left on the host: {thing}" for thing in residue(before)]
