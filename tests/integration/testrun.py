@@ -1,0 +1,55 @@
+"""Runs a loaded program on one frame by bpf(2)'s BPF_PROG_TEST_RUN: no device carries it, but the maps are real."""
+
+import ctypes
+import struct
+
+from hypervigil.hypervisor.adapters.ebpf import kernel
+
+_TEST_RUN = 10
+_CONTEXT = 192
+_IFINDEX, _GSO_SIZE = 40, 176
+"""Offsets in ``struct __sk_buff`` (linux/bpf.h)."""
+
+
+class _Attributes(ctypes.Structure):
+    _fields_ = [
+        ("prog_fd", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("data_in", ctypes.c_uint64),
+        ("data_out", ctypes.c_uint64),
+        ("repeat", ctypes.c_uint32),
+        ("duration", ctypes.c_uint32),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_uint64),
+        ("ctx_out", ctypes.c_uint64),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    ]
+
+
+def runnable(frame: bytes) -> bool:
+    """Whether the kernel takes the frame for a test run: not one that is cut off within its IP header."""
+    return len(frame) >= 14 + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(frame[12:14], 0)
+
+
+def run_program(program_fd: int, frame: bytes, ifindex: int, gso_size: int = 0) -> int:
+    """What the program returns for a frame at a device of this network namespace."""
+    context = bytearray(_CONTEXT)
+    struct.pack_into("=I", context, _IFINDEX, ifindex)
+    struct.pack_into("=I", context, _GSO_SIZE, gso_size)
+    data = ctypes.create_string_buffer(frame, len(frame))
+    held = (ctypes.c_uint8 * _CONTEXT).from_buffer(context)
+    attributes = _Attributes(
+        prog_fd=program_fd,
+        data_size_in=len(frame),
+        data_in=ctypes.addressof(data),
+        repeat=1,
+        ctx_size_in=_CONTEXT,
+        ctx_in=ctypes.addressof(held),
+    )
+    kernel._bpf(_TEST_RUN, attributes)
+    return ctypes.c_int32(attributes.retval).value
