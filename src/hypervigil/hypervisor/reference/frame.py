@@ -153,12 +153,7 @@ def _read_ipv6(frame: Frame) -> int | None:
 
 
 def _transport(frame: Frame) -> int | None:
-    """A fragment may be too short for its transport header."""
-    header_end = _read_transport(frame)
-    return frame.l4 if header_end is None and frame.fragment else header_end
-
-
-def _read_transport(frame: Frame) -> int | None:
+    """Also a first fragment must hold its transport header (RFC 7112)."""
     match frame.protocol:
         case 6:
             head = frame.load(frame.l4, 14)
