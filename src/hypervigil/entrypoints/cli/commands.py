@@ -14,6 +14,7 @@ from hypervigil.entrypoints.cli.common import ask_monitor, fail, places, printer
 from hypervigil.entrypoints.cli.journal import journal
 from hypervigil.entrypoints.cli.lifecycle import doctor, off, up
 from hypervigil.entrypoints.cli.policy import policy
+from hypervigil.entrypoints.cli.replay import replay
 from hypervigil.entrypoints.cli.times import parse_duration, parse_until
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.model.ids import CaseId
@@ -216,7 +217,7 @@ def history_import(context: click.Context, path: Path) -> dict[str, Any]:
     return ask_monitor(context, control.ImportHistory(data=data, by=_operator()))
 
 
-for _command in (up, off, doctor, journal, policy):
+for _command in (up, off, doctor, journal, policy, replay):
     main.add_command(_command)
 
 if __name__ == "__main__":
