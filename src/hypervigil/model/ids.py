@@ -14,6 +14,9 @@ CaseId = NewType("CaseId", str)
 LimitId = NewType("LimitId", str)
 """One limit in force: ``l`` and a number that the journal never gives out twice."""
 
+PerimeterId = NewType("PerimeterId", str)
+"""Ends that the network policy treats alike; made of what tells them from others, so it outlasts changes of these."""
+
 Instant = NewType("Instant", float)
 """Seconds of ``CLOCK_BOOTTIME``."""
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 
+from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwarding, Group, Rule, RuleEnd
+from hypervigil.model.traffic import ForgedKind
+
 
 class Mode(StrEnum):
     """Monitor drops nothing and says what it would have done; enforce acts."""
@@ -17,15 +20,36 @@ class NetworkPolicy:
     """One shared network (bridge) whose ports are protected."""
 
     name: str
-    bridge: str
+    bridge: str | None
+    """``None`` only where the network is routed."""
     cidr: str | None = None
     trusted_dhcp_macs: tuple[str, ...] = ()
     uplinks: tuple[str, ...] = ()
     """Ports of the bridge that belong to no VM and may pass anything, e.g. the host's own NIC."""
+    forwarding: Forwarding = Forwarding.BRIDGED
+    members: tuple[RuleEnd, ...] = ()
+    """Who may be on it; empty: every NIC that is."""
+    between: Between | None = None
+    """Between members of one tenant; ``None`` is open."""
+    gateways: tuple[str, ...] = ()
+    """Addresses of its routers and DHCP servers that are no VMs."""
+    reaches: tuple[str, ...] = ()
+    """Networks in which its members may begin something, as far as a path allows it."""
+    outside: bool = False
+    """Whether it has a way outside and back in, as far as a path allows it."""
 
     def __post_init__(self) -> None:
         if self.cidr is not None:
             ip_network(self.cidr)
+        for address in self.gateways:
+            ip_address(address)
+        if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
+            raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
+
+    @property
+    def ruled(self) -> bool:
+        """Whether it says anything of who may reach whom."""
+        return bool(self.members or self.between or self.gateways or self.reaches or self.outside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +63,17 @@ class VmPolicy:
     addresses: tuple[str, ...] = ()
     """IP addresses its NICs may use, besides those in libvirt's XML."""
     quarantine_allows: tuple[str, ...] = ()
+    address_pairs: tuple[AddressPair, ...] = ()
+    """Addresses that others may have too: of a cluster, of a virtual router."""
+    unchecked: tuple[ForgedKind, ...] = ()
+    """Kinds of forgery that are its business, e.g. because it routes for others."""
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         for address in (*self.addresses, *self.quarantine_allows):
             ip_address(address)
+        if ForgedKind.UNREADABLE in self.unchecked:
+            raise ValueError(f"vm {self.name}: what cannot be read is nobody's business to send")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +107,16 @@ class Policy:
     bounds: Bounds = field(default_factory=Bounds)
     ladder: tuple[str, ...] = ("limit", "quarantine")
     """What an attacker meets at its first, second, … verdict: ``limit``, ``quarantine``, ``isolate``, ``pause``."""
+    groups: tuple[Group, ...] = ()
+    paths: tuple[Rule, ...] = ()
+    denials: tuple[Rule, ...] = ()
+    floor: Floor = field(default_factory=Floor)
+
+    @property
+    def ruled(self) -> bool:
+        """Whether there is a network policy. Without one, who may reach whom is left to the bridges, as ever."""
+        bounded = self.floor.between is not Between.OPEN or not self.floor.outside
+        return bool(self.groups or self.paths or self.denials or bounded or any(n.ruled for n in self.networks))
 
     def mode_of(self, vm_name: str) -> Mode:
         """The mode in force for the VM of this libvirt name."""

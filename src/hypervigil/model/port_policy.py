@@ -1,10 +1,41 @@
-"""The three network layers compiled for one port: all that the data plane needs to know of it."""
+"""The three network layers compiled: one policy per port, and the fabric of perimeters that all ports share."""
 
-from dataclasses import dataclass
-from ipaddress import ip_address
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 
-from hypervigil.model.ids import PortId, VmId
+from hypervigil.model.ids import PerimeterId, PortId, VmId
+from hypervigil.model.network import AddressPair, Budget
 from hypervigil.model.policy import Mode
+from hypervigil.model.services import Services
+from hypervigil.model.traffic import ForgedKind
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What members of one perimeter may send to those of another without being asked; answers follow by themselves."""
+
+    source: PerimeterId
+    destination: PerimeterId
+    services: Services
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRange:
+    """Addresses that are no VM's, and the perimeter they are; the longest prefix decides."""
+
+    cidr: str
+    perimeter: PerimeterId
+
+    def __post_init__(self) -> None:
+        ip_network(self.cidr)
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """The network policy compiled: what is not granted between two perimeters is denied."""
+
+    grants: tuple[Grant, ...] = ()
+    addresses: tuple[AddressRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +54,13 @@ class PortPolicy:
     quarantine_allows: tuple[str, ...] = ()
     may_serve_dhcp: bool = False
     may_advertise_routes: bool = False
+    network: str | None = None
+    """The shared network it is on, by the policy's name."""
+    perimeter: PerimeterId | None = None
+    """Its place in the fabric; ``None``: no network policy speaks of it, and the bridge alone decides."""
+    budget: Budget = field(default_factory=Budget)
+    unchecked: tuple[ForgedKind, ...] = ()
+    pairs: tuple[AddressPair, ...] = ()
 
     def __post_init__(self) -> None:
         for address in (*self.addresses, *self.quarantine_allows):

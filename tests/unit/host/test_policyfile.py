@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 
 from hypervigil.host import policyfile
 from hypervigil.host.policyfile import KEYS, PolicyError, PolicyStore, describe, diff, load, parse
+from hypervigil.model.network import (
+    AddressPair,
+    Between,
+    Budget,
+    EndKind,
+    Floor,
+    Forwarding,
+    Group,
+    Rule,
+    RuleEnd,
+)
 from hypervigil.model.policy import Bounds, Mode, NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.services import ANYTHING, Services
+from hypervigil.model.services import parse as services
+from hypervigil.model.traffic import ForgedKind
 
 DOCS = Path(__file__).parents[3] / "docs" / "policy.md"
 FULL = """
@@ -77,6 +91,105 @@ def test_every_key_reaches_the_model():
     )
 
 
+LAYERS = """
+[[network]]
+name = "tenants"
+bridge = "br-t"
+cidr = "10.60.0.0/24"
+members = ["tenant:blue", "group:web", "vm:db-1"]
+between = "isolated"
+gateways = ["10.60.0.1", "fe80::1"]
+reaches = ["far"]
+outside = true
+
+[[network]]
+name = "far"
+forwarding = "routed"
+cidr = "2001:db8::/64"
+
+[[vm]]
+name = "db-1"
+tenant = "blue"
+address_pairs = [{ address = "10.60.0.100", mac = "00-00-5E-00-01-01" }, { address = "10.60.0.101" }]
+unchecked = ["ipv4", "router_advertisement"]
+budget = { packets_per_s = 5000, table_entries = 100 }
+
+[[group]]
+name = "web"
+vms = "web-*"
+
+[[path]]
+name = "customers"
+from = "outside"
+to = ["group:web", "vm:a:b"]
+services = ["tcp/80", "tcp/443"]
+by = "blue"
+
+[[path]]
+name = "lookup"
+from = ["203.0.113.7", "198.51.100.0/24", "network:tenants"]
+to = "tenant:blue"
+services = "any"
+
+[[deny]]
+name = "no mail"
+from = "any"
+to = "outside"
+services = "tcp/25"
+
+[floor]
+between = "isolated"
+outside = false
+budget = { octets_per_s = 1e9, new_flows_per_s = 2000 }
+"""
+
+
+def test_the_three_layers_reach_the_model():
+    policy = parse(LAYERS)
+    group, blue = RuleEnd(EndKind.GROUP, "web"), RuleEnd(EndKind.TENANT, "blue")
+    assert policy.networks == (
+        NetworkPolicy(
+            "tenants",
+            "br-t",
+            "10.60.0.0/24",
+            members=(blue, group, RuleEnd(EndKind.VM, "db-1")),
+            between=Between.ISOLATED,
+            gateways=("10.60.0.1", "fe80::1"),
+            reaches=("far",),
+            outside=True,
+        ),
+        NetworkPolicy("far", None, "2001:db8::/64", forwarding=Forwarding.ROUTED),
+    )
+    assert policy.vms == (
+        VmPolicy(
+            "db-1",
+            "blue",
+            address_pairs=(AddressPair("10.60.0.100", "00:00:5e:00:01:01"), AddressPair("10.60.0.101")),
+            unchecked=(ForgedKind.IPV4, ForgedKind.ROUTER_ADVERTISEMENT),
+            budget=Budget(packets_per_s=5000.0, table_entries=100),
+        ),
+    )
+    assert policy.groups == (Group("web", ("web-*",)),)
+    web = Services.of([*services("tcp/80").ranges, *services("tcp/443").ranges])
+    ranges = (RuleEnd(EndKind.RANGE, "203.0.113.7/32"), RuleEnd(EndKind.RANGE, "198.51.100.0/24"))
+    assert policy.paths == (
+        Rule("customers", (RuleEnd(EndKind.OUTSIDE),), (group, RuleEnd(EndKind.VM, "a:b")), web, "blue"),
+        Rule("lookup", (*ranges, RuleEnd(EndKind.NETWORK, "tenants")), (blue,), ANYTHING),
+    )
+    outside = (RuleEnd(EndKind.OUTSIDE),)
+    assert policy.denials == (Rule("no mail", (RuleEnd(EndKind.ANY),), outside, services("tcp/25")),)
+    assert policy.floor == Floor(Between.ISOLATED, False, Budget(octets_per_s=1e9, new_flows_per_s=2000.0))
+    assert policy.ruled
+
+
+def test_only_what_speaks_of_who_reaches_whom_is_a_network_policy():
+    assert not parse(FULL).ruled
+    assert not parse('[[vm]]\nname = "a"\nbudget = { packets_per_s = 1 }\nunchecked = ["mac"]').ruled
+    assert not parse("[floor]\nbudget = { packets_per_s = 1 }").ruled
+    assert parse(NET + '\nbetween = "open"').ruled
+    assert parse("[floor]\noutside = false").ruled
+
+
 def test_an_empty_file_is_the_default():
     assert parse("") == Policy()
     assert parse("# nothing yet\n") == Policy()
@@ -86,10 +199,17 @@ def test_every_field_of_the_model_has_a_key():
     assert set(KEYS["bounds"]) == {field.name for field in fields(Bounds)}
     assert set(KEYS["network"]) == {field.name for field in fields(NetworkPolicy)}
     assert set(KEYS["vm"]) == {field.name for field in fields(VmPolicy)}
-    assert {key + "s" if key in {"network", "vm"} else key for key in KEYS[""]} == {f.name for f in fields(Policy)}
+    assert set(KEYS["group"]) == {field.name for field in fields(Group)}
+    assert set(KEYS["floor"]) == {field.name for field in fields(Floor)}
+    renamed = {"from": "sources", "to": "destinations"}
+    for table in ("path", "deny"):
+        assert {renamed.get(key, key) for key in KEYS[table]} == {field.name for field in fields(Rule)}
+    plural = {"network": "networks", "vm": "vms", "group": "groups", "path": "paths", "deny": "denials"}
+    assert {plural.get(key, key) for key in KEYS[""]} == {field.name for field in fields(Policy)}
 
 
 NET = '[[network]]\nname = "n"\nbridge = "b"'
+PATH = '[[path]]\nname = "p"\nfrom = "outside"\nto = "outside"\nservices = "tcp/80"\n'
 VM = '[[vm]]\nname = "a"\n'
 MISTAKES = {
     # what is written: what the sentence must say
@@ -153,6 +273,54 @@ MISTAKES = {
     "x = " + "[" * 100_000: "nested far too deep",
     "x = {" + "a" * 5000 + " = 1}": "unknown key 'x'",
     "a" * 5000 + " = 1": "unknown key",
+    NET + '\nforwarding = "switched"': 'forwarding must be "bridged" or "routed", not "switched"',
+    '[[network]]\nname = "n"\nforwarding = "routed"': "without a bridge it must be routed and have a cidr",
+    NET + "\noutside = 1": "line 4: network 'n': outside must be true or false, not 1",
+    NET + '\nbetween = "closed"': 'between must be "open" or "isolated"',
+    NET + '\nmembers = "outside"': "line 4: network 'n': members are VMs, groups and tenants, not 'outside'",
+    NET + '\nmembers = "group:web"': "line 4: network 'n': members: there is no group 'web': known are none yet",
+    NET + '\nreaches = ["m"]': "line 4: network 'n': reaches: there is no network 'm': known are n",
+    NET + '\ncidr = "10.0.0.0/24"\ngateways = ["10.1.0.1"]': "gateway 10.1.0.1 is not in 10.0.0.0/24: correct one",
+    NET + '\ngateways = ["10.0.0.1"]\n' + VM + 'addresses = ["10.0.0.1"]': "is the address of vm 'a'",
+    NET + '\ngateways = ["10.0.0.1"]\n[[network]]\nname = "m"\nbridge = "c"\ngateways = ["10.0.0.1"]': (
+        "gateway 10.0.0.1 is claimed by network 'n' and 'm'"
+    ),
+    VM + 'unchecked = ["unreadable"]': "unchecked must hold only mac, ipv4, ipv6, arp, nd, dhcp_server",
+    VM + "budget = { packets = 1 }": "line 3: vm 'a': budget has the unknown key 'packets': known are packets_per_s",
+    VM + "budget = { packets_per_s = 0 }": "budget has a packets_per_s that must be a number above 0, not 0",
+    VM + "budget = { table_entries = 1.5 }": "table_entries that must be a whole number above 0, not 1.5",
+    VM + "budget = 5": "budget must be a table in { } with packets_per_s",
+    VM + 'address_pairs = [{ mac = "00:00:5e:00:01:01" }]': "with an address each",
+    VM + 'address_pairs = [{ address = "x" }]': "has a address that must be an IPv4 or IPv6 address",
+    VM + 'addresses = ["10.0.0.9"]\n[[vm]]\nname = "b"\naddress_pairs = [{ address = "10.0.0.9" }]': (
+        "line 6: vm 'b': 10.0.0.9 is the own address of vm 'a'"
+    ),
+    '[[group]]\nname = "g"': "group 'g' has no vms: add vms",
+    '[[group]]\nname = "g"\nvms = ["a*b"]': "line 3: group 'g': vms may have a * at its end only, not \"a*b\"",
+    '[[group]]\nname = "g"\nvms = []': "vms must hold 1 to",
+    '[[group]]\nname = "g"\nvms = "a"\n[[group]]\nname = "g"\nvms = "b"': "group 'g' is there twice",
+    PATH: "path 'p' goes past every VM",
+    PATH + 'from = "any"': "line 6, column 13: not TOML (Cannot overwrite a value); mend that line",
+    PATH.replace('"outside"', '"vm:a"', 1).replace("tcp/80", "http"): (
+        "line 5: path 'p': services holds \"http\", which is no service; write for example"
+    ),
+    PATH.replace('"outside"', '"web"', 1): 'line 3: path \'p\': from must be "any", "outside", "gateway", "vm:NAME"',
+    PATH.replace('"outside"', '"group:web"', 1): "line 3: path 'p': from: there is no group 'web': known are none",
+    PATH.replace('"outside"', '"10.0.0.1/24"', 1): "names a machine, not a network",
+    PATH.replace('"outside"', "7", 1): "not 7",
+    PATH.replace('"outside"', "[]", 1): "from must hold 1 to",
+    PATH.replace('"outside"', '"tenant:blu"', 1) + '[[vm]]\nname = "a"\ntenant = "blue"': (
+        "line 3: path 'p': from: no vm has tenant 'blu': did you mean 'blue'?"
+    ),
+    PATH.replace('"outside"', '"vm:a"', 1) + 'by = "red"': "line 6: path 'p': by: no vm has tenant 'red'",
+    PATH.replace('"outside"', '"10.0.0.0/25"', 1) + NET + '\ncidr = "10.0.0.0/24"': (
+        "line 3: path 'p': 10.0.0.0/25 lies in network 'n': ranges are of the outside; write \"network:n\""
+    ),
+    PATH.replace('"outside"', '"vm:a"')
+    + PATH.replace('"outside"', '"vm:a"').replace('"p"', '"q"').replace("80", "x"): ("line 10: path 'q': services"),
+    '[[path]]\nname = "p"\nfrom = "any"\nto = "any"': "path 'p' has no services",
+    "[floor]\nmode = 3": "line 2: unknown key 'mode' in floor: it belongs into [vm]",
+    "[[floor]]\noutside = true": "floor must be a table: write [floor]",
 }
 
 

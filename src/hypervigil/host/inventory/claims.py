@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from hypervigil.model.ids import PortId, VmId
-from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.policy import NetworkPolicy, Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.network.ends import Directory
 
 
 def link_local(mac: str) -> str:
@@ -28,23 +29,23 @@ class Claims:
 
 def settle(inventory: Inventory, policy: Policy) -> Claims:
     """Grant every address to one VM: policy's word first, also for VMs that do not run, then XML in order of start."""
-    networks = {network.bridge: network for network in policy.networks}
+    directory = Directory(policy)
     reserved = {str(ip_address(a)): vm.name for vm in policy.vms for a in vm.addresses}
     names = {vm.vm: vm.name for vm in inventory.vms}
-    entries = {entry.name: entry for entry in policy.vms}
     owners: dict[str, VmId] = {}
     granted: dict[PortId, tuple[str, ...]] = {}
     nics, notes = _distinct(inventory)
     for vm in inventory.vms:
-        own = entries.get(vm.name, VmPolicy(vm.name))
+        own = directory.entry(vm.name)
+        places = {nic.port: directory.network(vm.name, nic) for nic in vm.nics}
         notes += [
             f"{vm.name}: the policy's address {address} is in no network that the VM has a NIC in; "
             "correct the address or the network's cidr"
             for address in own.addresses
-            if vm.nics and not any(_fits(address, nic, networks) for nic in vm.nics)
+            if vm.nics and not any(_fits(address, place) for place in places.values())
         ]
         for nic in nics[vm.vm]:
-            wanted = [*nic.addresses, *(a for a in own.addresses if _fits(a, nic, networks))]
+            wanted = [*nic.addresses, *(a for a in own.addresses if _fits(a, places[nic.port]))]
             mine: list[str] = []
             for address in dict.fromkeys(str(ip_address(a)) for a in wanted):
                 holder = _holder(address, vm, reserved, owners, names)
@@ -96,9 +97,8 @@ def _holder(
     return None if other == vm.vm else names[other]
 
 
-def _fits(address: str, nic: Nic, networks: dict[str, NetworkPolicy]) -> bool:
-    """Whether a VM's address can be this NIC's: its network has no range of that kind, or the address is in it."""
-    network = networks.get(nic.bridge) if nic.bridge is not None else None
+def _fits(address: str, network: NetworkPolicy | None) -> bool:
+    """Whether a VM's address can be that of a NIC on this network: it has no range of that kind, or holds it."""
     if network is None or network.cidr is None:
         return True
     net, one = ip_network(network.cidr, strict=False), ip_address(address)

@@ -1,11 +1,16 @@
-"""Inventory and policy compiled to one policy per NIC. Pure."""
+"""Inventory and policy compiled to one policy per NIC, and the fabric that they share. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hypervigil.host.inventory.claims import settle
-from hypervigil.model.policy import Mode, NetworkPolicy, Policy
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.network import AddressPair
+from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.port_policy import Fabric, PortPolicy
+from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.network.compile import compile_fabric, perimeters_of
+from hypervigil.network.ends import Directory
+from hypervigil.network.merge import budget_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,39 +19,55 @@ class Compiled:
 
     ports: tuple[PortPolicy, ...]
     notes: tuple[str, ...]
+    fabric: Fabric = field(default_factory=Fabric)
 
 
 def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
     """One ``PortPolicy`` per NIC. A NIC whose MAC or device another VM has already gets none, and a note says so."""
     claims = settle(inventory, policy)
-    networks = {network.bridge: network for network in policy.networks}
-    entries = {entry.name: entry for entry in policy.vms}
+    directory = Directory(policy)
     ports = []
     notes = list(claims.notes)
-    for vm in inventory.vms:
-        mode, entry = policy.mode_of(vm.name), entries.get(vm.name)
-        for nic in claims.nics[vm.vm]:
-            network = networks.get(nic.bridge) if nic.bridge is not None else None
-            addresses = claims.granted.get(nic.port, ())
-            ports.append(
-                PortPolicy(
-                    port=nic.port,
-                    vm=vm.vm,
-                    interface=nic.interface,
-                    ifindex=nic.ifindex,
-                    mode=mode,
-                    addresses=addresses,
-                    quarantine_allows=entry.quarantine_allows if entry is not None else (),
-                    may_serve_dhcp=network is not None and nic.port in {m.lower() for m in network.trusted_dhcp_macs},
-                )
+    kept = [(vm, nic) for vm in inventory.vms for nic in claims.nics[vm.vm]]
+    members = [directory.member(vm, nic) for vm, nic in kept]
+    for (vm, nic), member, perimeter in zip(kept, members, perimeters_of(policy, members), strict=True):
+        entry, network = directory.entry(vm.name), directory.network(vm.name, nic)
+        mode = entry.mode or policy.mode
+        addresses = claims.granted.get(nic.port, ())
+        ports.append(
+            PortPolicy(
+                port=nic.port,
+                vm=vm.vm,
+                interface=nic.interface,
+                ifindex=nic.ifindex,
+                mode=mode,
+                addresses=(*addresses, *_shared(entry, addresses)),
+                quarantine_allows=entry.quarantine_allows,
+                may_serve_dhcp=member.serves_dhcp or ForgedKind.DHCP_SERVER in entry.unchecked,
+                may_advertise_routes=ForgedKind.ROUTER_ADVERTISEMENT in entry.unchecked,
+                network=member.network,
+                perimeter=perimeter,
+                budget=budget_of(policy, entry),
+                unchecked=entry.unchecked,
+                pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
             )
-            notes += _weaknesses(vm, nic, mode, network, bound=bool(addresses))
-    return Compiled(tuple(ports), tuple(notes))
+        )
+        notes += _weaknesses(vm, nic, mode, network, bound=bool(addresses))
+        if entry.unchecked:
+            kinds = ", ".join(kind.name.lower() for kind in entry.unchecked)
+            notes.append(f"{vm.name}: the policy lets it send what others may not: {kinds}")
+    return Compiled(tuple(ports), tuple(notes), compile_fabric(policy, members))
 
 
 def protected_networks(policy: Policy) -> tuple[NetworkPolicy, ...]:
-    """Bridges on which a port without a compiled policy may pass nothing: those of a policy that enforces."""
+    """Networks on which a port without a compiled policy may pass nothing: those of a policy that enforces."""
     return policy.networks if policy.mode is Mode.ENFORCE else ()
+
+
+def _shared(entry: VmPolicy, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Addresses that others may have too; none where no address is bound, since then every one may be used."""
+    plain: list[AddressPair] = [pair for pair in entry.address_pairs if pair.mac is None]
+    return tuple(pair.address for pair in plain if pair.address not in addresses) if addresses else ()
 
 
 def _weaknesses(vm: Vm, nic: Nic, mode: Mode, network: NetworkPolicy | None, *, bound: bool) -> list[str]:

@@ -171,7 +171,7 @@ class Conductor:
         if not networks:
             return None
         uplinks = tuple(uplink for network in networks for uplink in network.uplinks)
-        return wire.Guarding(bridges=tuple(network.bridge for network in networks), exempt=uplinks)
+        return wire.Guarding(bridges=tuple(n.bridge for n in networks if n.bridge is not None), exempt=uplinks)
 
     def swept(self, sweep: Sweep, now: Instant) -> None:
         """A sweep: observe, judge, act."""

@@ -1,12 +1,17 @@
 """Bindings come from policy and libvirt's XML alone; no address and no MAC has two owners; nothing is widened."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hypervigil.host.inventory import AddressBook, compile_ports, protected_networks
 from hypervigil.host.inventory.claims import link_local
 from hypervigil.model.ids import OUTSIDE, PortId, VmId
+from hypervigil.model.network import AddressPair, Budget, Floor, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.port_policy import Fabric
+from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 
 A, B = VmId("a" * 8), VmId("b" * 8)
@@ -105,6 +110,45 @@ def test_an_enforced_nic_on_an_unnamed_bridge_is_watched_and_said_to_be_weaker()
     compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, "10.0.0.1", bridge="virbr9"),)), Policy(mode=Mode.ENFORCE))
     assert len(compiled.ports) == 1
     assert "bridge virbr9, which the policy does not name" in compiled.notes[0]
+
+
+def test_what_a_vm_may_do_besides_is_the_policys_word_by_name() -> None:
+    shared = AddressPair("10.60.0.100"), AddressPair("10.60.0.101", "00:00:5e:00:01:01")
+    own = VmPolicy("a", address_pairs=shared, unchecked=(ForgedKind.DHCP_SERVER, ForgedKind.IPV4))
+    policy = Policy(networks=(NET,), vms=(own, VmPolicy("b", address_pairs=shared)), floor=Floor(budget=Budget(9.0)))
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_B, 6)))
+    compiled = compile_ports(both, policy)
+    first, second = compiled.ports
+    assert first.addresses == ("10.60.0.2", link_local(MAC_A), "10.60.0.100")
+    assert second.addresses == (), "an address that others may have binds nobody"
+    assert first.pairs == second.pairs == shared[1:]
+    assert (first.may_serve_dhcp, second.may_serve_dhcp) == (True, False)
+    assert first.unchecked == (ForgedKind.DHCP_SERVER, ForgedKind.IPV4)
+    assert first.budget == second.budget == Budget(9.0)
+    assert any("lets it send what others may not: dhcp_server, ipv4" in note for note in compiled.notes)
+
+
+def test_ports_have_a_perimeter_only_where_there_is_a_network_policy() -> None:
+    both = Inventory((vm(A, "a", MAC_A, 5, "10.60.0.2"), vm(B, "b", MAC_B, 6, bridge="virbr9")))
+    plain = compile_ports(both, Policy(networks=(NET,)))
+    assert [(port.network, port.perimeter) for port in plain.ports] == [("net1", None), (None, None)]
+    assert plain.fabric == Fabric()
+    ruled = compile_ports(both, Policy(networks=(replace(NET, outside=True),)))
+    assert [port.perimeter for port in ruled.ports] == ["net1/default", None]
+    assert {(grant.source, grant.destination) for grant in ruled.fabric.grants} == {
+        ("net1/default", "net1/default"),
+        ("net1/default", "net1/*gateway"),
+        ("net1/*gateway", "net1/default"),
+    }
+
+
+def test_a_routed_networks_addresses_are_bound_to_nics_without_a_bridge() -> None:
+    routed = NetworkPolicy("far", None, "10.62.0.0/24", forwarding=Forwarding.ROUTED)
+    policy = Policy(Mode.ENFORCE, (routed,), (VmPolicy("a", addresses=("10.62.0.5",)),))
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, bridge=None),)), policy)
+    assert compiled.ports[0].network == "far"
+    assert compiled.ports[0].addresses == ("10.62.0.5", link_local(MAC_A))
+    assert compiled.notes == ()
 
 
 def test_the_book_names_the_other_end() -> None:
