@@ -82,7 +82,7 @@ def play(stage: Stage) -> Seen:
     stage.read_work()
     return Seen(
         scenario,
-        tuple(_step_seen(stage, act) for act in stage.acts),
+        tuple(step_seen(stage, act) for act in stage.acts),
         {table.name: stage.samples(table.name) for table in scenario.guest},
         judged,
     )
@@ -142,7 +142,8 @@ def _later(wall_s: float | None, began: float) -> float | None:
     return None if wall_s is None else wall_s - began
 
 
-def _step_seen(stage: Stage, act: Act) -> StepSeen:
+def step_seen(stage: Stage, act: Act) -> StepSeen:
+    """A step as it went."""
     ended_s = act.ended_s if act.ended_s is not None else stage.scenario.limits.duration_s
     sent = act.sent
     if act.step.boots and sent is not None and sent.slices:

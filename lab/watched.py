@@ -61,6 +61,9 @@ class Case(msgspec.Struct, frozen=True):
     attack: str | None
     target: str | None
     evidence: tuple[Evidence, ...]
+    cause: str | None = None
+    counterfactual: str | None = None
+    closing_reason: str | None = None
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -92,24 +95,34 @@ class Vm(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Product:
-    """One installation of the product."""
+    """One installation of the product; ``nice`` is that of its command line where the lab asks."""
 
     places: Places = Places()
+    nice: int = 0
 
     def call(self, *arguments: str, timeout_s: float = _ANSWER_S) -> subprocess.CompletedProcess[str]:
         """Run ``hypervigil ARGUMENTS``."""
         program = Path(sys.executable).parent / "hypervigil"
-        argv = [str(program), *self.places.options, *arguments]
+        if not program.is_file():
+            raise LabError(f"{program} is not there: run 'make setup'")
+        argv = ["nice", "-n", str(self.nice), str(program), *self.places.options, *arguments]
         try:
             return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
-        except FileNotFoundError:
-            raise LabError(f"{program} is not there: run 'make setup'") from None
         except subprocess.TimeoutExpired:
             raise LabError(f"'hypervigil {' '.join(arguments)}' did not end within {timeout_s:.0f} s") from None
 
     def ask(self, *arguments: str) -> dict[str, Any]:
         """The JSON answer of a command that must succeed."""
         body: dict[str, Any] = json.loads(self._must(*arguments, "--json"))
+        return body
+
+    def answer(self, *arguments: str) -> dict[str, Any]:
+        """The JSON answer of a command that may end with a complaint; ``error`` where it said nothing else."""
+        done = self.call(*arguments, "--json")
+        try:
+            body: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            return {"error": (done.stderr or done.stdout).strip() or f"exit status {done.returncode}"}
         return body
 
     def up(self, policy: str, *, enforce: bool = True) -> None:
