@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from lab import clean, pulses, run, trials
+from lab import clean, demo, pulses, run, trials
 from lab.errors import LabError
 
 _WRONG = 2
@@ -26,6 +26,7 @@ class Command(Protocol):
 
 
 _COMMANDS: dict[str, tuple[Command, str]] = {
+    "demo": (demo, "show live how an attack is found and contained, and write a page about it"),
     "run": (run, "run a scenario and say whether all was judged rightly"),
     "pulses": (pulses, "measure how soon floods at one rate are limited, many on one boot"),
     "trials": (trials, "make many mixed attacks and honest tasks on one boot and say who was blamed"),

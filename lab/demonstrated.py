@@ -1,0 +1,481 @@
+"""From what was seen of a demonstration to a table of what was expected and what was decided. Pure.
+
+Times are seconds since warm-up began; ``after_s`` counts from the beginning of an act. Where a promise is a ratio of
+small numbers, the slack that it is given is stated beside it.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from lab.capture import Slice
+from lab.figures import percentile
+from lab.outcome import GRACE_S
+from lab.place import WorkSample
+from lab.watched import Case, Limit
+
+GUESTS = ("a", "b", "c")
+ATTACKER, VICTIM, CLIENT = GUESTS
+SURGE = "surge"
+"""Under this name the requests of the surge stand among the guests' work."""
+
+LIMITED_WITHIN_S = 2.0
+RATE_KEPT = 0.95
+LATENCY_FACTOR = 1.5
+LATENCY_SLACK_S = 0.02
+"""What a p95 of few milliseconds may grow by, whatever its factor: as much as one slice of a busy core."""
+DELIVERED_FACTOR = 1.2
+DELIVERED_SLACK = 10
+"""Packets that may pass besides, for each limit put in force: its bucket is full at first."""
+LEFT_OF_SURGE = 0.5
+SETTLING_S = 5.0
+"""At the beginning of warm-up clients find their pace."""
+NOTEWORTHY = 0.15
+"""A share of the host's CPU that others use, above which they are mentioned: they disturb what is measured."""
+BIN_S = 0.5
+"""Of what guests offer during the surge."""
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What one guest offered of one class of packets: counts per ``BIN_S`` from the beginning of the surge."""
+
+    guest: str
+    direction: str
+    traffic: str
+    counts: tuple[int, ...]
+
+
+class Used(msgspec.Struct, frozen=True, array_like=True):
+    """Shares of the host's CPU since the time before: in use at all, and by others than guests, lab and product."""
+
+    at_s: float
+    share: float
+    others: float
+
+
+class SurgeAct(msgspec.Struct, frozen=True):
+    """The first act. ``rate`` is what was asked for, ``usual`` what B serves all day, in requests a second."""
+
+    began_s: float
+    ended_s: float
+    rate: float
+    usual: float
+
+
+class FloodAct(msgspec.Struct, frozen=True):
+    """The second act. ``onset_s``: its first packet at A's tap. Both counts are the lab's own."""
+
+    began_s: float
+    ended_s: float
+    onset_s: float | None
+    command: str
+    sent: tuple[Slice, ...]
+    delivered: tuple[Slice, ...]
+    problem: str | None = None
+
+
+class JournalSeen(msgspec.Struct, frozen=True):
+    """What ``hypervigil journal verify`` and ``replay`` said."""
+
+    ok: bool
+    records: int
+    heads: int
+    problem: str | None
+    verdicts: int
+    mismatches: int
+
+
+class Demonstration(msgspec.Struct, frozen=True):
+    """All that was seen."""
+
+    made_at: float
+    host: dict[str, str]
+    took_s: dict[str, float]
+    warmup_s: float
+    ended_s: float
+    surge: SurgeAct
+    flood: FloodAct
+    work: dict[str, tuple[WorkSample, ...]]
+    offers: tuple[Offer, ...]
+    busy: tuple[Used, ...]
+    cases: tuple[Case, ...]
+    limits: tuple[Limit, ...]
+    journal: JournalSeen
+    residue: tuple[str, ...]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One row of the table."""
+
+    act: str
+    of: str
+    expected: str
+    decided: str
+    when: str
+    evidence: str
+    ok: bool
+
+
+class Stretch(msgspec.Struct, frozen=True):
+    """The work of some seconds."""
+
+    rate: float
+    p95_s: float | None
+    ok: int
+    failed: int
+
+
+def checks(seen: Demonstration) -> list[Check]:
+    """Everything that was promised, in the order in which it was played."""
+    return [*_surge(seen), *_flood(seen), *_afterwards(seen)]
+
+
+def named(text: str) -> str:
+    """A sentence of the product's with the guests' names as the audience knows them."""
+    return re.sub(r"\bhvl-([a-z])\b", lambda found: found[1].upper(), text)
+
+
+def stretch(seconds: Iterable[WorkSample], low_s: float, high_s: float) -> Stretch:
+    """What was done in the seconds that lie in a time by half or more."""
+    inside = [second for second in seconds if low_s <= second.at_s - 0.5 <= high_s]
+    ok = sum(second.ok for second in inside)
+    latencies = [latency for second in inside for latency in second.latencies_s]
+    return Stretch(ok / max(1, len(inside)), percentile(latencies, 0.95), ok, sum(second.failed for second in inside))
+
+
+def before(seen: Demonstration, name: str) -> Stretch:
+    """A guest's ordinary day."""
+    return stretch(seen.work[name], SETTLING_S, seen.surge.began_s)
+
+
+def during(seen: Demonstration, name: str) -> Stretch:
+    """The same guest from the first packet of the flood to its end."""
+    return stretch(seen.work[name], _onset(seen), seen.flood.ended_s)
+
+
+def allowed_latency_s(usual_s: float) -> float:
+    """How large C's p95 may be."""
+    return max(LATENCY_FACTOR * usual_s, usual_s + LATENCY_SLACK_S)
+
+
+def deciding(seen: Demonstration, name: str, low_s: float, high_s: float) -> Case | None:
+    """Of the cases of one guest that were opened in some time, the one with the gravest verdict."""
+    gravity = {None: -1, "cleared": 0, "overloaded": 1, "victim": 2, "reflector": 3, "attacker": 4}
+    own = [case for case in seen.cases if case.name == name and low_s <= case.opened_at < high_s]
+    return max(own, key=lambda case: gravity.get(case.role, 0), default=None)
+
+
+def in_force(seen: Demonstration, name: str | None = None) -> list[Limit]:
+    """Limits that were in force at some time, of one guest or of all, in order."""
+    own = [limit for limit in seen.limits if limit.in_force_at is not None and name in (None, limit.name)]
+    return sorted(own, key=_start)
+
+
+def busy(seen: Demonstration, low_s: float, high_s: float) -> Used | None:
+    """The means over some time."""
+    some = [used for used in seen.busy if low_s < used.at_s <= high_s]
+    if not some:
+        return None
+    return Used(high_s, sum(used.share for used in some) / len(some), sum(used.others for used in some) / len(some))
+
+
+# --- the first act ---
+
+
+def _surge(seen: Demonstration) -> list[Check]:
+    low, high = seen.surge.began_s, seen.flood.began_s
+    act = "surge"
+    asked = stretch(seen.work[SURGE], low, high)
+    served = stretch(seen.work[VICTIM], low + 1, seen.surge.ended_s - 1)
+    verdicts = []
+    for name in GUESTS:
+        case = deciding(seen, name, low, high)
+        role = case.role if case is not None else None
+        if name == VICTIM:
+            why = f"{served.rate:.0f} requests/s instead of {seen.surge.usual:.0f}"
+        else:
+            why = "does what it always does"
+        verdicts.append(
+            Check(
+                act,
+                name.upper(),
+                "innocent",
+                "no case" if case is None else role or "no verdict",
+                _after(case.decided_at if case else None, low),
+                _because(case) or why,
+                role in (None, "cleared"),
+            )
+        )
+    limited = [limit for limit in in_force(seen) if _overlap(limit, low, high) > 0]
+    kept = [(limit, _kept(seen, limit)) for limit in limited]
+    standing = [limit for limit in limited if _end(limit) > seen.surge.ended_s]
+    least = min((share for _, share in kept if share is not None), default=None)
+    too_small = [limit for limit, share in kept if share is not None and share < LEFT_OF_SURGE]
+    return [
+        *verdicts,
+        Check(
+            act,
+            "all",
+            f"no limit below {LEFT_OF_SURGE:.0%} of what is offered",
+            f"{_count(len(limited), 'limit')}" + (f", the smallest {least:.0%}" if least is not None else ""),
+            _after(_start(limited[0]) if limited else None, low),
+            "; ".join(_limit(limit) for limit in too_small or limited) or "nothing was held back",
+            not too_small,
+        ),
+        Check(
+            act,
+            "all",
+            "nobody is limited at its end",
+            ", ".join(sorted({(limit.name or "?").upper() for limit in standing})) or "nobody",
+            _after(seen.surge.ended_s, low),
+            "; ".join(_limit(limit) for limit in standing) or "no limit stands",
+            not standing,
+        ),
+        _unfailed(act, "the crowd", asked),
+        _unfailed(act, CLIENT.upper(), stretch(seen.work[CLIENT], low, high)),
+    ]
+
+
+def _unfailed(act: str, of: str, done: Stretch) -> Check:
+    total = done.ok + done.failed
+    p95 = f"95 % within {_ms(done.p95_s)}" if done.p95_s is not None else "none was answered"
+    return Check(
+        act, of, "no request fails", f"{done.failed} of {total:,} failed", "", p95, done.ok > 0 and not done.failed
+    )
+
+
+def _kept(seen: Demonstration, limit: Limit) -> float | None:
+    """A limit as a share of what was offered of its classes while it was in force; None where it is not comparable.
+
+    A limit that is no rate of packets leaves nothing.
+    """
+    if limit.kind != "packets" or limit.value is None:
+        return 0.0
+    low, high = max(_start(limit), seen.surge.began_s), min(_end(limit), seen.surge.ended_s)
+    first = math.floor((low - seen.surge.began_s) / BIN_S)
+    last = max(first + 1, math.ceil((high - seen.surge.began_s) / BIN_S))
+    offered = 0.0
+    for offer in seen.offers:
+        same = offer.guest == limit.name and offer.direction == limit.direction
+        if same and (not limit.classes or offer.traffic in limit.classes):
+            counts = offer.counts[first:last]
+            offered += sum(counts) / (BIN_S * len(counts)) if counts else 0.0
+    return limit.value / offered if offered else None
+
+
+# --- the second act ---
+
+
+def _flood(seen: Demonstration) -> list[Check]:
+    onset = _onset(seen)
+    act = "flood"
+    attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
+    victim = deciding(seen, VICTIM, seen.flood.began_s, math.inf)
+    client = deciding(seen, CLIENT, seen.flood.began_s, math.inf)
+    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > onset]
+    limited = min((_start(limit) for limit in limits), default=None)
+    first = limits[0] if limits else None
+    on_client = [limit for limit in in_force(seen, CLIENT) if _end(limit) > onset]
+    role = attacker.role if attacker else None
+    return [
+        Check(
+            act,
+            "A",
+            "attacker: flood",
+            _role(attacker),
+            _after(attacker.decided_at if attacker else None, onset),
+            _because(attacker) or seen.flood.problem or "",
+            role == "attacker"
+            and attacker is not None
+            and attacker.attack == "flood"
+            and seen.flood.onset_s is not None,
+        ),
+        Check(
+            act,
+            "A",
+            f"limited within {LIMITED_WITHIN_S:g} s",
+            "limited" if limited is not None else "not limited",
+            _after(limited, onset),
+            _limit(first) if first is not None else "",
+            limited is not None and limited - onset <= LIMITED_WITHIN_S,
+        ),
+        _delivered(seen, limits, limited),
+        Check(
+            act,
+            "B",
+            "victim of A",
+            _role(victim) + (f" of {victim.target.upper()}" if victim and victim.target else ""),
+            _after(victim.decided_at if victim else None, onset),
+            _because(victim),
+            victim is not None and victim.role == "victim" and victim.target == ATTACKER,
+        ),
+        Check(
+            act,
+            "C",
+            "innocent, not limited",
+            ("no case" if client is None else _role(client)) + (", limited" if on_client else ""),
+            _after(client.decided_at if client else None, onset),
+            _because(client) or "does what it always does",
+            (client is None or client.role in (None, "cleared")) and not on_client,
+        ),
+        *_client(seen),
+    ]
+
+
+def _delivered(seen: Demonstration, limits: Sequence[Limit], limited: float | None) -> Check:
+    sent = sum(part.frames for part in seen.flood.sent)
+    expected = f"≤ {DELIVERED_FACTOR:g} × limit + {DELIVERED_SLACK} packets per limit reach B"
+    if limited is None:
+        arrived = sum(part.frames for part in seen.flood.delivered)
+        return Check("flood", "A", expected, f"{arrived:,} of {sent:,}", "", "no limit was in force", ok=False)
+    low, high = limited + GRACE_S, seen.flood.ended_s
+    early = sum(part.frames for part in seen.flood.delivered if part.from_s < low)
+    late = sum(part.frames for part in seen.flood.delivered if part.from_s >= low)
+    packets = [limit for limit in limits if limit.kind == "packets" and limit.value is not None]
+    passed = sum((limit.value or 0.0) * _overlap(limit, low, high) for limit in packets)
+    allowed = DELIVERED_FACTOR * passed + DELIVERED_SLACK * len(limits)
+    return Check(
+        "flood",
+        "A",
+        expected,
+        f"{late:,}, allowed {allowed:,.0f}",
+        f"{max(0.0, high - low):.1f} s long",
+        f"{sent:,} sent; {early:,} had passed before",
+        late <= allowed,
+    )
+
+
+def _client(seen: Demonstration) -> list[Check]:
+    usual, hit = before(seen, CLIENT), during(seen, CLIENT)
+    loaded = busy(seen, _onset(seen), seen.flood.ended_s)
+    cores = "CPU not measured"
+    if loaded is not None:
+        cores = f"{loaded.share:.0%} of the host's CPU in use"
+        cores += f", {loaded.others:.0%} by others than this" if loaded.others > NOTEWORTHY else ""
+    kept = hit.rate / usual.rate if usual.rate else 0.0
+    rate = Check(
+        "flood",
+        "C",
+        f"≥ {RATE_KEPT:.0%} of its rate",
+        f"{kept:.0%}",
+        "all the flood long",
+        f"{hit.rate:.2f} requests/s, before {usual.rate:.2f}; {hit.failed} failed; {cores}",
+        kept >= RATE_KEPT,
+    )
+    expected = f"p95 ≤ {LATENCY_FACTOR:g} ×, or + {_ms(LATENCY_SLACK_S)}"
+    if usual.p95_s is None or hit.p95_s is None:
+        return [rate, Check("flood", "C", expected, "no answer", "", "", ok=False)]
+    latency = Check(
+        "flood",
+        "C",
+        expected,
+        _ms(hit.p95_s),
+        "all the flood long",
+        f"before {_ms(usual.p95_s)}, allowed {_ms(allowed_latency_s(usual.p95_s))}",
+        hit.p95_s <= allowed_latency_s(usual.p95_s),
+    )
+    return [rate, latency]
+
+
+# --- afterwards ---
+
+
+def _afterwards(seen: Demonstration) -> list[Check]:
+    act = "after"
+    onset = _onset(seen)
+    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > onset]
+    standing = [limit for limit in seen.limits if limit.in_force_at is not None and limit.lifted_at is None]
+    freed = max((_end(limit) for limit in limits), default=None)
+    blamed = sorted({case.name for case in seen.cases if case.role == "attacker" and case.name not in (None, ATTACKER)})
+    journal = seen.journal
+    good = journal.ok and journal.problem is None and journal.records > 0
+    return [
+        Check(
+            act,
+            "A",
+            "free again once it is calm",
+            "limited" if standing or freed is None else "free",
+            _after(freed, onset) if not standing else "",
+            "; ".join(_limit(limit) for limit in standing) or "every limit has an end",
+            bool(limits) and not standing,
+        ),
+        Check(
+            act,
+            "all",
+            "nobody is wrongly blamed",
+            ", ".join((name or "?").upper() for name in blamed) or "nobody",
+            "",
+            f"{_count(len(seen.cases), 'case')} in all",
+            not blamed,
+        ),
+        Check(
+            act,
+            "journal",
+            "whole, and leads to the same verdicts",
+            f"{'good' if good else 'broken'}, {journal.mismatches} of {_count(journal.verdicts, 'verdict')} differ",
+            "",
+            journal.problem or f"{journal.records:,} records, {_count(journal.heads, 'signed head')}",
+            good and journal.verdicts > 0 and not journal.mismatches,
+        ),
+        Check(
+            act,
+            "host",
+            "nothing is left",
+            f"{_count(len(seen.residue), 'thing')} left" if seen.residue else "nothing",
+            "",
+            "; ".join(seen.residue) or "compared with before",
+            not seen.residue,
+        ),
+    ]
+
+
+# --- words and times ---
+
+
+def _onset(seen: Demonstration) -> float:
+    return seen.flood.began_s if seen.flood.onset_s is None else seen.flood.onset_s
+
+
+def _start(limit: Limit) -> float:
+    return limit.in_force_at if limit.in_force_at is not None else math.inf
+
+
+def _end(limit: Limit) -> float:
+    return limit.lifted_at if limit.lifted_at is not None else limit.to
+
+
+def _overlap(limit: Limit, low_s: float, high_s: float) -> float:
+    return max(0.0, min(_end(limit), high_s) - max(_start(limit), low_s))
+
+
+def _role(case: Case | None) -> str:
+    if case is None or case.role is None:
+        return "no verdict"
+    return f"{case.role}: {case.attack}" if case.role == "attacker" else case.role
+
+
+def _because(case: Case | None) -> str:
+    """The cause, or while there is none what the case was opened for."""
+    if case is None:
+        return ""
+    return named(case.cause or (case.evidence[0].text if case.evidence else ""))
+
+
+def _limit(limit: Limit) -> str:
+    value = "" if limit.value is None else f" {limit.value:g}/s"
+    classes = f" of {', '.join(limit.classes).upper()}" if limit.classes else ""
+    return f"{(limit.name or '?').upper()}: {limit.kind}{value}{classes} {limit.direction or ''}".rstrip()
+
+
+def _after(at_s: float | None, since_s: float) -> str:
+    return "" if at_s is None else f"{at_s - since_s:+.2f} s"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,615 @@
+"""The demonstration as one page: charts over time, the table, and the evidence. Pure; needs no other file.
+
+Charts are SVG made here. Colours are the reader's choice of light or dark.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+
+from lab.capture import Slice
+from lab.demonstrated import (
+    ATTACKER,
+    CLIENT,
+    GUESTS,
+    LATENCY_SLACK_S,
+    SURGE,
+    VICTIM,
+    Check,
+    Demonstration,
+    allowed_latency_s,
+    before,
+    busy,
+    deciding,
+    during,
+    in_force,
+    named,
+    stretch,
+)
+from lab.figures import percentile
+from lab.place import WorkSample
+from lab.watched import Case, Limit
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 1040, 64, 18, 30, 26
+_ACTS = {"surge": "Act 1 · B is suddenly popular", "flood": "Act 2 · A floods B", "after": "Afterwards"}
+_SO = "An attacker named, its victim protected, nobody else disturbed"
+_NOT_SO = "Not everything went as promised"
+_ZOOM = (-0.4, 2.0)
+_ZOOM_BIN_S, _BIN_S, _WINDOW_S = 0.02, 0.5, 5.0
+_SECONDS_EVERY = 10.0
+
+Point = tuple[float, float]
+
+
+def html(seen: Demonstration, judged: Sequence[Check]) -> str:
+    """The page."""
+    wrong = sum(not check.ok for check in judged)
+    badge = f"{wrong} of {len(judged)} not as promised" if wrong else f"All {len(judged)} checks as promised"
+    made = datetime.fromtimestamp(seen.made_at).astimezone().strftime("%Y-%m-%d %H:%M")
+    host = ", ".join(f"{escape(key)} {escape(value)}" for key, value in seen.host.items() if key != "image")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Hypervigil: {escape(badge)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<header>
+<p class="eyebrow">Hypervigil · demonstration</p>
+<h1>{_NOT_SO if wrong else _SO}</h1>
+<p class="badge {"bad" if wrong else "good"}">{"✗" if wrong else "✓"} {escape(badge)}</p>
+<p class="meta">{made} · {host} · {seen.took_s.get("total", 0):.0f} s in all</p>
+</header>
+<main>
+<section class="pair">
+<figure class="card">{_scene(seen)}</figure>
+<div class="tiles">{"".join(_tiles(seen))}</div>
+</section>
+<section><h2>The first two seconds</h2>
+<p class="lead">Packets per second of the flood, counted by the lab itself: what A sends, and what of it reaches B.</p>
+<figure class="card">{_first_seconds(seen)}</figure></section>
+<section><h2>The whole story</h2>
+<p class="lead">Two minutes on one axis. Shaded: the two acts. Everything here is counted by the lab, nothing by
+Hypervigil.</p>
+<figure class="card">{"".join(_charts(seen))}</figure></section>
+<section><h2>Expected and decided</h2>{_table(judged)}</section>
+<section><h2>Why it decided so</h2>
+<p class="lead">In Hypervigil's own words: the cause, what would have cleared the accused, and the evidence.</p>
+<div class="cases">{"".join(_cases(seen)) or "<p>No case was opened.</p>"}</div></section>
+<section><h2>What was limited, and for how long</h2>{_limits(seen)}</section>
+</main>
+<footer>
+<p>C's latency is that of every single request, from the time at which it was due to its last byte. Its usual p95 may
+grow by half, or by {1000 * LATENCY_SLACK_S:.0f} ms where that is more. All numbers are in <code>demo.json</code> beside
+this page.</p>
+</footer>
+</body>
+</html>
+"""
+
+
+# --- the picture of who does what to whom ---
+
+
+def _scene(seen: Demonstration) -> str:
+    sent, arrived = (sum(p.frames for p in parts) for parts in (seen.flood.sent, seen.flood.delivered))
+    usual = before(seen, CLIENT)
+    width = max(1.5, 14 * math.sqrt(arrived / sent)) if sent else 1.5
+    roles = {name: (deciding(seen, name, seen.flood.began_s, math.inf) or None) for name in GUESTS}
+
+    def node(name: str, x: int, y: int, what: str) -> str:
+        case = roles[name]
+        role = case.role if case and case.role else "innocent"
+        return (
+            f'<g class="node {name}"><circle cx="{x}" cy="{y}" r="38"/>'
+            f'<text class="name" x="{x}" y="{y + 11}">{name.upper()}</text>'
+            f'<text class="role" x="{x}" y="{y + 60}">{escape(role)}</text>'
+            f'<text class="what" x="{x}" y="{y + 78}">{escape(what)}</text></g>'
+        )
+
+    return f"""<svg viewBox="0 48 520 290" role="img" aria-label="A floods B; almost nothing arrives; C works on">
+<path class="flow a" d="M120 108 H 232" stroke-width="14"/>
+<path class="flow a" d="M276 108 H 384" stroke-width="{width:.1f}"/>
+<rect class="gate" x="238" y="66" width="32" height="84" rx="6"/>
+<text class="gate" x="254" y="176">limit at A's own port</text>
+<text class="num a" x="172" y="92">{sent:,}</text><text class="small" x="172" y="136">packets sent</text>
+<text class="num a" x="332" y="92">{arrived:,}</text><text class="small" x="332" y="130">arrived</text>
+<path class="flow c" d="M140 262 C 250 262 330 220 392 150" stroke-width="3"/>
+<text class="num c" x="300" y="262">{usual.rate:.1f} → {during(seen, CLIENT).rate:.1f}</text>
+<text class="small" x="300" y="280">requests/s, before → during the flood</text>
+{node(ATTACKER, 78, 108, "floods")}
+{node(VICTIM, 426, 108, "serves a page")}
+{node(CLIENT, 98, 250, "asks for it")}
+</svg>"""
+
+
+def _tiles(seen: Demonstration) -> Iterable[str]:
+    onset = seen.flood.onset_s
+    attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
+    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    sent, arrived = (sum(p.frames for p in parts) for parts in (seen.flood.sent, seen.flood.delivered))
+    if onset is not None and limits:
+        yield _tile(f"{_start(limits[0]) - onset:.2f} s", "from A's first packet until it was limited", "a")
+    if onset is not None and attacker is not None and attacker.decided_at is not None:
+        yield _tile(f"{attacker.decided_at - onset:.2f} s", f"until it was named {attacker.role or '–'}", "a")
+    if sent:
+        yield _tile(f"{_share(1 - arrived / sent)}", "of the flood never reached B", "b")
+    asked = stretch(seen.work[SURGE], seen.surge.began_s, seen.flood.began_s)
+    yield _tile(f"{asked.failed:,} failed", f"of {asked.ok + asked.failed:,} requests of the honest crowd", "b")
+    usual, hit = before(seen, CLIENT), during(seen, CLIENT)
+    if usual.rate:
+        yield _tile(f"{hit.rate / usual.rate:.0%}", "of C's request rate kept during the flood", "c")
+    if usual.p95_s is not None and hit.p95_s is not None:
+        yield _tile(f"{1000 * usual.p95_s:.0f} → {1000 * hit.p95_s:.0f} ms", "C's p95 latency, before → during", "c")
+
+
+def _tile(number: str, words: str, of: str) -> str:
+    return f'<div class="tile {of}"><b>{escape(number)}</b><span>{escape(words)}</span></div>'
+
+
+def _share(value: float) -> str:
+    """A share near one without rounding it up to all."""
+    return f"{math.floor(1000 * value) / 10:.1f} %"
+
+
+# --- charts ---
+
+
+@dataclass
+class _Chart:
+    """One chart: a scale for each axis, and the marks drawn so far."""
+
+    title: str
+    low_s: float
+    high_s: float
+    ticks: Sequence[tuple[float, str]]
+    scale: Callable[[float], float]
+    """From a value to its height, from 0 to 1."""
+    height: int = 190
+    time_label: Callable[[float], str] = lambda at: f"{at:.0f} s"
+    every_s: float = _SECONDS_EVERY
+    unit: str = ""
+    parts: list[str] = field(default_factory=list)
+    legend: list[tuple[str, str]] = field(default_factory=list)
+
+    def x(self, at_s: float) -> float:
+        """Where a time lies."""
+        share = (at_s - self.low_s) / (self.high_s - self.low_s)
+        return _LEFT + min(1.0, max(0.0, share)) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        """Where a value lies."""
+        share = min(1.0, max(0.0, self.scale(value)))
+        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
+
+    def band(self, low_s: float, high_s: float, kind: str, label: str = "") -> None:
+        """A shaded time."""
+        left, right = self.x(low_s), self.x(high_s)
+        self.parts.append(
+            f'<rect class="band {kind}" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
+            f'height="{self.height - _TOP - _BOTTOM}"/>'
+        )
+        if label:
+            self.parts.append(f'<text class="bandname" x="{left + 6:.1f}" y="{_TOP + 14}">{escape(label)}</text>')
+
+    def line(self, points: Iterable[Point], kind: str, name: str = "") -> None:
+        """A line through points."""
+        path = " ".join(f"{self.x(at):.1f},{self.y(value):.1f}" for at, value in points)
+        self.parts.append(f'<polyline class="line {kind}" points="{path}"/>')
+        if name:
+            self.legend.append((f"line {kind}", name))
+
+    def steps(self, bins: Sequence[Point], width_s: float, kind: str, name: str = "", *, filled: bool = True) -> None:
+        """A staircase over equal times; each point is the beginning of one of them and its value."""
+        if not bins:
+            return
+        corners = [(at + shift, value) for at, value in bins for shift in (0.0, width_s)]
+        path = " ".join(f"{self.x(at):.1f},{self.y(value):.1f}" for at, value in corners)
+        if filled:
+            floor = self.y(0.0)
+            area = f"{self.x(corners[0][0]):.1f},{floor:.1f} {path} {self.x(corners[-1][0]):.1f},{floor:.1f}"
+            self.parts.append(f'<polygon class="area {kind}" points="{area}"/>')
+        self.parts.append(f'<polyline class="line {kind}" points="{path}"/>')
+        if name:
+            self.legend.append((f"line {kind}", name))
+
+    def dots(self, points: Iterable[Point], kind: str, name: str = "", radius: float = 1.8) -> None:
+        """Single points, as one path."""
+        path = "".join(f"M{self.x(at):.1f} {self.y(value):.1f}h0" for at, value in points)
+        self.parts.append(f'<path class="dots {kind}" stroke-width="{2 * radius}" d="{path}"/>')
+        if name:
+            self.legend.append((f"dot {kind}", name))
+
+    def level(self, value: float, kind: str, name: str) -> None:
+        """A horizontal line."""
+        at = self.y(value)
+        self.parts.append(f'<path class="level {kind}" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>')
+        self.legend.append((f"level {kind}", name))
+
+    def mark(self, at_s: float, label: str, kind: str, row: int = 0) -> None:
+        """A moment; ``row`` keeps labels of near moments apart."""
+        x, y = self.x(at_s), _TOP + 14 + 18 * row
+        beside = f'x="{x - 6:.1f}" text-anchor="end"' if x > 0.85 * _WIDTH else f'x="{x + 6:.1f}"'
+        self.parts.append(
+            f'<path class="mark {kind}" d="M{x:.1f} {_TOP}V{self.height - _BOTTOM}"/>'
+            f'<text class="marklabel {kind}" {beside} y="{y}">{escape(label)}</text>'
+        )
+
+    def svg(self) -> str:
+        """The whole of it."""
+        axis = []
+        for value, words in self.ticks:
+            at = self.y(value)
+            axis.append(
+                f'<path class="grid" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>'
+                f'<text class="tick y" x="{_LEFT - 8}" y="{at + 4:.1f}">{escape(words)}</text>'
+            )
+        at_s = math.ceil(self.low_s / self.every_s - 1e-9) * self.every_s
+        while at_s <= self.high_s + 1e-9:
+            axis.append(
+                f'<text class="tick x" x="{self.x(at_s):.1f}" y="{self.height - 8}">'
+                f"{escape(self.time_label(at_s))}</text>"
+            )
+            at_s += self.every_s
+        keys = "".join(f'<span class="key"><i class="{kind}"></i>{escape(name)}</span>' for kind, name in self.legend)
+        unit = f" <small>{escape(self.unit)}</small>" if self.unit else ""
+        return (
+            f'<div class="chart"><p class="charthead"><b>{escape(self.title)}</b>{unit}{keys}</p>'
+            f'<div class="scroll"><svg viewBox="0 {_TOP - 8} {_WIDTH} {self.height - _TOP + 8}" role="img" '
+            f'aria-label="{escape(self.title)}">{"".join(axis)}{"".join(self.parts)}</svg></div></div>'
+        )
+
+
+def _charts(seen: Demonstration) -> Iterable[str]:
+    yield _chart_rate(seen)
+    yield _chart_latency(seen)
+    yield _chart_flood(seen)
+    yield _chart_surge(seen)
+    yield _chart_busy(seen)
+
+
+def _over_time(
+    seen: Demonstration,
+    title: str,
+    unit: str,
+    ticks: Sequence[tuple[float, str]],
+    scale: Callable[[float], float],
+    *,
+    names: bool = False,
+) -> _Chart:
+    """A chart of the whole time, with its acts and what was decided."""
+    chart = _Chart(title, 0.0, seen.ended_s, ticks, scale, unit=unit)
+    chart.band(seen.surge.began_s, seen.surge.ended_s, "surge", "Act 1: surge" if names else "")
+    chart.band(seen.flood.began_s, seen.flood.ended_s, "flood", "Act 2: flood" if names else "")
+    return chart
+
+
+def _chart_rate(seen: Demonstration) -> str:
+    seconds = [second for second in seen.work[CLIENT] if second.at_s > 1]
+    most = max((second.ok for second in seconds), default=8) + 2
+    chart = _over_time(seen, "C's requests answered", "a second", _even(most), lambda v: v / most, names=True)
+    usual = before(seen, CLIENT).rate
+    if usual:
+        chart.level(usual, "c", f"usual, {usual:.1f}")
+    chart.steps([(second.at_s - 1, second.ok) for second in seconds], 1.0, "c thin", filled=False)
+    chart.line(_rolling(seconds, lambda some: sum(s.ok for s in some) / len(some)), "c", "mean of 5 s")
+    failed = [(second.at_s - 0.5, float(second.failed)) for second in seconds if second.failed]
+    chart.dots(failed, "bad", "failed", radius=4) if failed else chart.legend.append(("dot bad", "failed: none"))
+    return chart.svg()
+
+
+def _chart_latency(seen: Demonstration) -> str:
+    seconds = [second for second in seen.work[CLIENT] if second.at_s > 1]
+    dots = [
+        (second.at_s - 1 + (number + 0.5) / len(second.latencies_s), 1000 * latency)
+        for second in seconds
+        for number, latency in enumerate(second.latencies_s)
+    ]
+    most = max([100.0, *(value for _, value in dots)])
+    low, high = 0.0, math.log10(most * 1.15)
+    ticks = [(float(value), f"{value:,} ms") for value in (1, 3, 10, 30, 100, 300, 1000, 3000) if value <= most]
+    chart = _over_time(seen, "C's latency", "every request, and the p95 of 5 s", ticks, _log(low, high))
+    chart.dots(dots, "c faint", "a request")
+    p95 = _rolling(seconds, lambda some: percentile([one for second in some for one in second.latencies_s], 0.95))
+    chart.line([(at, 1000 * value) for at, value in p95], "c", "p95")
+    usual = before(seen, CLIENT).p95_s
+    if usual is not None:
+        allowed = allowed_latency_s(usual)
+        at = chart.y(1000 * allowed)
+        left, right = chart.x(seen.flood.onset_s or seen.flood.began_s), chart.x(seen.flood.ended_s)
+        chart.parts.append(f'<path class="level bad" d="M{left:.1f} {at:.1f}H{right:.1f}"/>')
+        chart.legend.append(("level bad", f"p95 allowed in the flood, {1000 * allowed:.0f} ms"))
+    return chart.svg()
+
+
+def _chart_flood(seen: Demonstration) -> str:
+    sent = _rates(seen.flood.sent, 0.0, seen.ended_s, _BIN_S)
+    arrived = _rates(seen.flood.delivered, 0.0, seen.ended_s, _BIN_S)
+    most = max([1000.0, *(value for _, value in sent)])
+    chart = _over_time(seen, "The flood", "packets a second, each step ten times more", _decades(most), _log1(most))
+    chart.steps(_trimmed(sent), _BIN_S, "a", "sent by A")
+    chart.steps(_trimmed(arrived), _BIN_S, "b", "arrived at B")
+    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    if limits:
+        chart.mark(_start(limits[0]), "A limited", "a", 0)
+        freed = max(_end(limit) for limit in limits)
+        if freed <= seen.ended_s:
+            chart.mark(freed, "A free again", "good", 0)
+    return chart.svg()
+
+
+def _chart_surge(seen: Demonstration) -> str:
+    served = [second for second in seen.work[VICTIM] if second.at_s > 1]
+    crowd = seen.work[SURGE]
+    most = max([10.0, *(float(second.ok) for second in (*served, *crowd))]) * 1.1
+    chart = _over_time(seen, "What B serves", "requests a second", _even(most), lambda v: v / most)
+    chart.steps([(second.at_s - 1, float(second.ok)) for second in served], 1.0, "b", "served by B, to everybody")
+    chart.steps(
+        [(second.at_s - 1, float(second.ok)) for second in crowd if second.ok or second.failed],
+        1.0,
+        "crowd",
+        "answers that the crowd got",
+        filled=False,
+    )
+    failed = [(second.at_s - 0.5, float(second.failed)) for second in crowd if second.failed]
+    chart.dots(failed, "bad", "failed", radius=4) if failed else chart.legend.append(("dot bad", "failed: none"))
+    return chart.svg()
+
+
+def _chart_busy(seen: Demonstration) -> str:
+    ticks = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
+    chart = _over_time(seen, "The host's CPU in use", f"all {seen.host.get('cores', '')} cores", ticks, lambda v: v)
+    chart.height = 120
+    chart.parts.clear()
+    chart.band(seen.surge.began_s, seen.surge.ended_s, "surge")
+    chart.band(seen.flood.began_s, seen.flood.ended_s, "flood")
+    chart.line([(used.at_s, used.share) for used in seen.busy], "cpu", "in use")
+    chart.line([(used.at_s, used.others) for used in seen.busy], "bad thin", "of it by nobody of this demonstration")
+    mean = busy(seen, seen.flood.onset_s or seen.flood.began_s, seen.flood.ended_s)
+    if mean is not None:
+        chart.legend.append(("", f"during the flood {mean.share:.0%}, by others {mean.others:.0%}"))
+    return chart.svg()
+
+
+def _first_seconds(seen: Demonstration) -> str:
+    onset = seen.flood.onset_s
+    if onset is None:
+        return "<p>A sent nothing.</p>"
+    low, high = onset + _ZOOM[0], onset + _ZOOM[1]
+    sent = _rates(seen.flood.sent, low, high, _ZOOM_BIN_S)
+    arrived = _rates(seen.flood.delivered, low, high, _ZOOM_BIN_S)
+    most = max([1000.0, *(value for _, value in sent)]) * 1.5  # room for words above
+    chart = _Chart(
+        "A's packets",
+        _ZOOM[0],
+        _ZOOM[1],
+        _even(most),
+        lambda value: value / most,
+        height=300,
+        every_s=0.2,
+        time_label=lambda at: f"{at:+.1f} s" if abs(at) > 1e-9 else "0",
+        unit="a second",
+    )
+    chart.steps([(at - onset, value) for at, value in sent], _ZOOM_BIN_S, "a", "sent by A")
+    chart.steps([(at - onset, value) for at, value in arrived], _ZOOM_BIN_S, "b strong", "arrived at B")
+    for row, (at, label, kind) in enumerate(sorted(_moments(seen))):
+        chart.mark(at - onset, f"{label} {at - onset:+.2f} s", kind, row)
+    return chart.svg()
+
+
+def _moments(seen: Demonstration) -> Iterable[tuple[float, str, str]]:
+    attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
+    victim = deciding(seen, VICTIM, seen.flood.began_s, math.inf)
+    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    if attacker is not None:
+        yield attacker.opened_at, "A is looked at closely (Level 2)", "plain"
+        if attacker.decided_at is not None:
+            yield attacker.decided_at, f"A is named {attacker.role}", "a"
+    if limits:
+        yield _start(limits[0]), "limit in force", "good"
+    if victim is not None and victim.decided_at is not None:
+        yield victim.decided_at, f"B is named {victim.role}", "b"
+
+
+def _rates(parts: Iterable[Slice], low_s: float, high_s: float, width_s: float) -> list[Point]:
+    """Frames a second in equal times; what was counted over several of them is spread evenly."""
+    counts = [0.0] * max(1, math.ceil((high_s - low_s) / width_s))
+    for part in parts:
+        length = max(1e-6, part.to_s - part.from_s)
+        first = max(0, math.floor((part.from_s - low_s) / width_s))
+        last = min(len(counts) - 1, math.floor((part.to_s - low_s) / width_s))
+        for number in range(first, last + 1):
+            begin = low_s + number * width_s
+            shared = max(0.0, min(part.to_s, begin + width_s) - max(part.from_s, begin))
+            counts[number] += part.frames * min(1.0, shared / length)
+    return [(low_s + number * width_s, count / width_s) for number, count in enumerate(counts)]
+
+
+def _trimmed(bins: Sequence[Point]) -> list[Point]:
+    """Without the empty times at both ends."""
+    busy_bins = [number for number, (_, value) in enumerate(bins) if value > 0]
+    return list(bins[busy_bins[0] : busy_bins[-1] + 1]) if busy_bins else []
+
+
+def _rolling(seconds: Sequence[WorkSample], what: Callable[[Sequence[WorkSample]], float | None]) -> list[Point]:
+    """A figure of the last ``_WINDOW_S`` seconds, at each second."""
+    width = int(_WINDOW_S)
+    found = []
+    for end in range(width, len(seconds) + 1):
+        value = what(seconds[end - width : end])
+        if value is not None:
+            found.append((seconds[end - 1].at_s - _WINDOW_S / 2, value))
+    return found
+
+
+def _even(most: float) -> list[tuple[float, str]]:
+    """Round ticks from nought up."""
+    raw = most / 4
+    base = 10.0 ** math.floor(math.log10(raw))
+    step = next(base * factor for factor in (1, 2, 2.5, 5, 10) if base * factor >= raw)
+    return [(number * step, f"{number * step:,.6g}") for number in range(int(most / step) + 1)]
+
+
+def _decades(most: float) -> list[tuple[float, str]]:
+    return [(0.0, "0"), *((10.0**n, f"{10**n:,}") for n in range(1, math.ceil(math.log10(most)) + 1))]
+
+
+def _log1(most: float) -> Callable[[float], float]:
+    high = math.ceil(math.log10(most))
+    return lambda value: math.log10(1 + max(0.0, value)) / high
+
+
+def _log(low: float, high: float) -> Callable[[float], float]:
+    return lambda value: (math.log10(max(value, 1e-6)) - low) / (high - low)
+
+
+# --- words ---
+
+
+def _table(judged: Sequence[Check]) -> str:
+    rows = []
+    act = ""
+    for check in judged:
+        if check.act != act:
+            act = check.act
+            rows.append(f'<tr class="act"><th colspan="6">{escape(_ACTS.get(act, act))}</th></tr>')
+        mark = '<td class="ok">✓</td>' if check.ok else '<td class="no">✗</td>'
+        rows.append(
+            f"<tr class='{'right' if check.ok else 'wrong'}'>{mark}<td class='of'>{escape(check.of)}</td>"
+            f"<td>{escape(check.expected)}</td><td><b>{escape(check.decided)}</b></td>"
+            f"<td class='when'>{escape(check.when)}</td><td class='why'>{escape(check.evidence)}</td></tr>"
+        )
+    head = "<th></th><th></th><th>expected</th><th>decided</th><th>when</th><th>on which evidence</th>"
+    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _cases(seen: Demonstration) -> Iterable[str]:
+    for case in sorted(seen.cases, key=lambda case: case.opened_at):
+        yield _case(seen, case)
+
+
+def _case(seen: Demonstration, case: Case) -> str:
+    name = case.name or "?"
+    onset = seen.flood.onset_s
+    flood = case.opened_at >= seen.flood.began_s and onset is not None
+    since, of = (onset or 0.0, "flood") if flood else (seen.surge.began_s, "surge")
+    times = [f"opened {case.opened_at - since:+.2f} s", *(
+        f"{word} {at - since:+.2f} s" for word, at in (("decided", case.decided_at), ("closed", case.closed_at)) if at
+    )]  # fmt: skip
+    facts = "".join(f"<li>{escape(named(fact.text))}</li>" for fact in case.evidence)
+    clear = f'<p class="counter">It {escape(named(case.counterfactual))}.</p>' if case.counterfactual else ""
+    return f"""<article class="card case {escape(case.role or "open")}">
+<p class="who"><b>{escape(name.upper())}</b><span class="role">{escape(case.role or "undecided")}</span>
+<span class="times">{escape(", ".join(times))}, from the beginning of the {of}</span></p>
+<p class="cause">{escape(named(case.cause or "Nothing was decided."))}.</p>
+{clear}<ul>{facts}</ul></article>"""
+
+
+def _limits(seen: Demonstration) -> str:
+    limits = in_force(seen)
+    if not limits:
+        return "<p>Nobody was limited.</p>"
+    origin = seen.flood.onset_s if seen.flood.onset_s is not None else seen.flood.began_s
+    rows = "".join(
+        f"<tr><td class='of'>{escape((limit.name or '?').upper())}</td><td>{escape(limit.kind)}</td>"
+        f"<td class='when'>{'–' if limit.value is None else f'{limit.value:,.6g}/s'}</td>"
+        f"<td>{escape(', '.join(limit.classes).upper() or 'all')} {escape(limit.direction or '')}</td>"
+        f"<td class='when'>{_start(limit) - origin:+.2f} s</td><td class='when'>{_end(limit) - origin:+.2f} s</td>"
+        f"<td>{'ended' if limit.lifted_at is not None else 'stands'}</td></tr>"
+        for limit in limits
+    )
+    head = "".join(f"<th>{word}</th>" for word in ("", "limit", "value", "of", "from", "to", ""))
+    return (
+        f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        '<p class="meta">Times count from the first packet of the flood.</p></div>'
+    )
+
+
+def _start(limit: Limit) -> float:
+    return limit.in_force_at if limit.in_force_at is not None else math.inf
+
+
+def _end(limit: Limit) -> float:
+    return limit.lifted_at if limit.lifted_at is not None else limit.to
+
+
+_STYLE = """
+:root{--bg:#f6f7f9;--card:#fff;--ink:#1b2330;--soft:#5d6878;--line:#dfe4ea;--a:#d63a3a;--b:#b97800;--c:#0a7f86;
+--crowd:#5c5fd6;--good:#1c8a4c;--bad:#d63a3a;--surge:#5c5fd61c;--flood:#d63a3a17;--cpu:#7a8594}
+@media(prefers-color-scheme:dark){:root{--bg:#10151d;--card:#18202b;--ink:#e8edf4;--soft:#97a4b5;--line:#2b3644;
+--a:#ff6b6b;--b:#f0b13c;--c:#3cc7ce;--crowd:#9a9cff;--good:#4cc982;--bad:#ff6b6b;--surge:#9a9cff20;--flood:#ff6b6b1c;
+--cpu:#8b98a9}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+header,main,footer{max-width:1120px;margin:0 auto;padding:0 20px}
+header{padding-top:44px}
+h1{font-size:clamp(26px,4vw,38px);line-height:1.15;margin:.1em 0 .5em;letter-spacing:-.02em;max-width:22em}
+h2{font-size:22px;margin:44px 0 4px;letter-spacing:-.01em}
+.eyebrow{margin:0;color:var(--soft);font-weight:600;letter-spacing:.08em;text-transform:uppercase;font-size:12px}
+.badge{display:inline-block;margin:0 0 6px;padding:7px 16px;border-radius:99px;font-weight:650;color:#fff}
+.badge.good{background:#1c8a4c}.badge.bad{background:#c93333}
+.meta,.lead,footer{color:var(--soft)}.meta{font-size:13px;margin:6px 0}.lead{margin:0 0 12px}
+footer{padding-top:30px;padding-bottom:50px;font-size:13px}
+.card{background:var(--card);border:1px solid var(--line);border-radius:14px;padding:16px 18px;margin:0}
+.pair{display:grid;grid-template-columns:minmax(0,1.15fr) minmax(0,1fr);gap:16px;margin-top:22px}
+.pair figure{display:flex;align-items:center}
+.tiles{display:grid;grid-template-columns:1fr 1fr;gap:16px}
+.tile{background:var(--card);border:1px solid var(--line);border-left:4px solid var(--hue);border-radius:14px;
+padding:14px 16px;display:flex;flex-direction:column;justify-content:center}
+.tile b{font-size:26px;line-height:1.15;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:13.5px;line-height:1.35;margin-top:3px}
+.a{--hue:var(--a)}.b{--hue:var(--b)}.c{--hue:var(--c)}.crowd{--hue:var(--crowd)}.bad{--hue:var(--bad)}
+.good{--hue:var(--good)}.cpu{--hue:var(--cpu)}.plain{--hue:var(--soft)}
+svg{display:block;width:100%;height:auto;font-family:inherit}
+.node circle{fill:var(--card);stroke:var(--hue);stroke-width:4}
+.node text,.num,.small,text.gate{text-anchor:middle}
+.node .name{font-size:32px;font-weight:700;fill:var(--hue)}
+.node .role{font-size:16px;font-weight:650;fill:var(--hue)}
+.node .what,.small,text.gate{font-size:13px;fill:var(--soft)}
+.num{font-size:19px;font-weight:700;fill:var(--hue)}
+.flow{fill:none;stroke:var(--hue);stroke-linecap:butt;opacity:.85}
+rect.gate{fill:var(--good);opacity:.92}
+.chart+.chart{margin-top:14px;padding-top:12px;border-top:1px solid var(--line)}
+.charthead{margin:0 0 2px;font-size:14px;display:flex;flex-wrap:wrap;gap:3px 14px;align-items:baseline}
+.charthead small{color:var(--soft);margin-left:-8px}
+.key{color:var(--soft);font-size:13px;white-space:nowrap}
+.key i{display:inline-block;width:16px;height:3px;border-radius:2px;margin-right:6px;vertical-align:middle;
+background:var(--hue)}
+.key i.dot{width:8px;height:8px;border-radius:50%}
+.key i.level{background:repeating-linear-gradient(90deg,var(--hue) 0 4px,transparent 4px 7px)}
+.key i:not([class*=" "]){display:none}
+.scroll{overflow-x:auto}.chart svg{min-width:620px}
+.grid{stroke:var(--line);stroke-width:1;fill:none}
+.tick{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}.tick.y{text-anchor:end}
+.tick.x{text-anchor:middle}
+.band.surge{fill:var(--surge)}.band.flood{fill:var(--flood)}
+.bandname{font-size:12.5px;font-weight:600;fill:var(--soft)}
+polyline.line,path.level,path.mark{fill:none;stroke:var(--hue)}
+polyline.line{stroke-width:2;stroke-linejoin:round}polyline.line.thin{stroke-width:1;opacity:.35}
+.area{fill:var(--hue);opacity:.2}.area.strong{opacity:.65}
+.dots{stroke:var(--hue);stroke-linecap:round;fill:none}.dots.faint{opacity:.3}
+path.level{stroke-width:1.5;stroke-dasharray:4 3}
+path.mark{stroke-width:1.5;stroke-dasharray:2 3}
+.marklabel{font-size:13px;font-weight:600;fill:var(--hue);paint-order:stroke;stroke:var(--card);stroke-width:4px;
+stroke-linejoin:round}
+table{border-collapse:collapse;width:100%;font-size:14.5px}
+th{text-align:left;color:var(--soft);font-weight:600;font-size:13px;padding:4px 10px 4px 0;white-space:nowrap}
+td{padding:7px 10px 7px 0;border-top:1px solid var(--line);vertical-align:top}
+tr.act th{padding-top:18px;color:var(--ink);font-size:15px}
+.ok,.no{font-weight:700;width:22px}.ok{color:var(--good)}.no,.wrong b{color:var(--bad)}
+.of{font-weight:650;white-space:nowrap}.when{white-space:nowrap;font-variant-numeric:tabular-nums}
+.why{color:var(--soft);min-width:240px}
+.cases{display:grid;gap:14px}
+.case{border-left:4px solid var(--soft)}.case.attacker{border-left-color:var(--a)}
+.case.victim{border-left-color:var(--b)}.case.cleared{border-left-color:var(--good)}
+.who{margin:0;display:flex;gap:10px;align-items:baseline;flex-wrap:wrap}.who b{font-size:20px}
+.who .role{font-weight:650}.times{color:var(--soft);font-size:13px}
+.cause{margin:6px 0;font-size:17px}.counter{margin:6px 0;color:var(--soft);font-style:italic}
+.case ul{margin:8px 0 0;padding-left:20px;color:var(--soft);font-size:14.5px}
+@media(max-width:800px){.pair{grid-template-columns:1fr}}
+"""

@@ -1,0 +1,183 @@
+"""What of a demonstration is as promised: the good story, and each way in which it can go wrong."""
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from lab.capture import Slice
+from lab.demonstrated import Check, Demonstration, allowed_latency_s, checks, named, stretch
+from lab.place import WorkSample
+from tests.unit.lab.story import ATTACKER, ENDED, ONSET, STORY, VICTIM, limit, slices, work
+
+
+def changed(**fields: Any) -> Demonstration:
+    return msgspec.structs.replace(STORY, **fields)
+
+
+def wrong(seen: Demonstration) -> list[tuple[str, str]]:
+    return [(check.of, check.expected) for check in checks(seen) if not check.ok]
+
+
+def row(seen: Demonstration, of: str, begins: str) -> Check:
+    return next(check for check in checks(seen) if check.of == of and check.expected.startswith(begins))
+
+
+def slower(low_s: float, high_s: float, **fields: Any) -> dict[str, tuple[WorkSample, ...]]:
+    """C's work with some seconds as they should not be."""
+    seconds = tuple(
+        replace(one, **{k: v(one) for k, v in fields.items()}) if low_s <= one.at_s <= high_s else one
+        for one in STORY.work["c"]
+    )
+    return {**STORY.work, "c": seconds}
+
+
+def test_a_story_as_it_should_be() -> None:
+    assert wrong(STORY) == []
+    assert len(checks(STORY)) == 18
+
+
+def test_words_and_numbers_of_the_table() -> None:
+    attacker = row(STORY, "A", "attacker")
+    assert (attacker.decided, attacker.when) == ("attacker: flood", "+0.62 s")
+    assert attacker.evidence == "A sends 9,800 connection tries (SYN) a second to B, and they lead to nothing"
+    assert row(STORY, "A", "limited within").when == "+0.08 s"
+    assert row(STORY, "B", "victim").decided == "victim of A"
+    assert row(STORY, "C", "≥ 95%").decided == "100%"
+    assert "97%" in row(STORY, "C", "≥ 95%").evidence
+    assert row(STORY, "the crowd", "no request").decided == "0 of 1,080 failed"
+    assert row(STORY, "A", "free").when == "+68.60 s"
+
+
+def test_it_survives_the_file() -> None:
+    again = msgspec.json.decode(msgspec.json.encode(STORY), type=Demonstration)
+    assert checks(again) == checks(STORY)
+
+
+# --- the surge ---
+
+
+def test_an_innocent_blamed_for_the_surge() -> None:
+    case = msgspec.structs.replace(ATTACKER, name="b", opened_at=50.0, decided_at=51.0)
+    assert wrong(changed(cases=(*STORY.cases, case))) == [("B", "innocent"), ("all", "nobody is wrongly blamed")]
+
+
+def test_a_cleared_case_is_no_blame() -> None:
+    case = msgspec.structs.replace(ATTACKER, name="b", role="cleared", attack=None, opened_at=50.0, decided_at=53.0)
+    assert wrong(changed(cases=(*STORY.cases, case))) == []
+
+
+@pytest.mark.parametrize(("value", "right"), [(43.0, True), (41.0, False)])
+def test_a_limit_in_the_surge_leaves_half_of_what_is_offered(value: float, right: bool) -> None:
+    held = limit("b", 50.0, 55.0, value=value, classes=("synack",))  # of 84 a second
+    got = row(changed(limits=(*STORY.limits, held)), "all", "no limit below")
+    assert (got.ok, got.decided) == (right, f"1 limit, the smallest {value / 84:.0%}")
+
+
+def test_a_limit_without_a_rate_leaves_nothing() -> None:
+    held = limit("b", 50.0, 55.0, kind="isolate", value=None)
+    assert wrong(changed(limits=(*STORY.limits, held))) == [("all", "no limit below 50% of what is offered")]
+
+
+def test_whoever_is_limited_when_the_surge_is_over() -> None:
+    held = limit("b", 50.0, 64.0, value=60.0, classes=("synack",))
+    assert wrong(changed(limits=(*STORY.limits, held))) == [("all", "nobody is limited at its end")]
+
+
+def test_a_failed_request() -> None:
+    work_of = slower(50.0, 50.0, failed=lambda _: 1)
+    assert wrong(changed(work=work_of)) == [("C", "no request fails")]
+    crowd = (*STORY.work["surge"][:-1], replace(STORY.work["surge"][-1], failed=2))
+    assert wrong(changed(work={**STORY.work, "surge": crowd})) == [("the crowd", "no request fails")]
+
+
+def test_a_crowd_that_never_came_proves_nothing() -> None:
+    assert wrong(changed(work={**STORY.work, "surge": ()})) == [("the crowd", "no request fails")]
+
+
+# --- the flood ---
+
+
+def test_an_attacker_not_found() -> None:
+    missed = wrong(changed(cases=(), limits=()))
+    assert ("A", "attacker: flood") in missed
+    assert ("A", "limited within 2 s") in missed
+    assert ("B", "victim of A") in missed
+    assert ("A", "free again once it is calm") in missed, "who was never limited cannot be set free"
+
+
+def test_a_limit_that_came_late() -> None:
+    late = (limit("a", ONSET + 2.1, 139.0),)
+    assert ("A", "limited within 2 s") in wrong(changed(limits=late))
+
+
+def test_a_limit_that_leaks() -> None:
+    leaky = (*slices(ONSET, 70.48, 9800), *slices(70.6, ENDED, 30))
+    flood = msgspec.structs.replace(STORY.flood, delivered=leaky)
+    assert [of for of, _ in wrong(changed(flood=flood))] == ["A"]
+
+
+def test_the_gap_between_two_limits_counts() -> None:
+    burst = (*STORY.flood.delivered, Slice(71.02, 71.03, 300))
+    flood = msgspec.structs.replace(STORY.flood, delivered=burst)
+    assert [of for of, _ in wrong(changed(flood=flood))] == ["A"]
+
+
+def test_the_wrong_victim_or_the_wrong_culprit() -> None:
+    other = msgspec.structs.replace(VICTIM, target="c")
+    assert wrong(changed(cases=(ATTACKER, other))) == [("B", "victim of A")]
+    scan = msgspec.structs.replace(ATTACKER, attack="scan")
+    assert wrong(changed(cases=(scan, VICTIM))) == [("A", "attacker: flood")]
+
+
+def test_a_disturbed_client() -> None:
+    starved = wrong(changed(work=slower(71.0, 95.0, ok=lambda _: 7)))
+    assert [of for of, what in starved if "rate" in what] == ["C"]
+    slow = slower(71.0, 95.0, latencies_s=lambda one: tuple(0.03 + latency for latency in one.latencies_s))
+    assert wrong(changed(work=slow)) == [("C", "p95 ≤ 1.5 ×, or + 20 ms")]
+    limited = (*STORY.limits, limit("c", 72.0, 80.0))
+    assert wrong(changed(limits=limited)) == [("C", "innocent, not limited")]
+
+
+def test_a_client_that_got_no_answer_at_all() -> None:
+    dead = slower(70.0, 140.0, ok=lambda _: 0, latencies_s=lambda _: ())
+    assert [of for of, _ in wrong(changed(work=dead))] == ["C", "C"]
+
+
+def test_latency_may_grow_by_half_or_by_twenty_milliseconds() -> None:
+    assert allowed_latency_s(0.010) == pytest.approx(0.030)
+    assert allowed_latency_s(0.100) == pytest.approx(0.150)
+
+
+# --- afterwards ---
+
+
+def test_an_attacker_limited_for_ever() -> None:
+    standing = (limit("a", 70.48, 200.0, lifted_at=None, state="in-force"),)
+    assert wrong(changed(limits=standing)) == [("A", "free again once it is calm")]
+
+
+@pytest.mark.parametrize(
+    "journal", [{"ok": False, "problem": "record 7 was altered"}, {"mismatches": 1}, {"records": 0}, {"verdicts": 0}]
+)
+def test_a_journal_that_does_not_hold(journal: dict[str, Any]) -> None:
+    broken = msgspec.structs.replace(STORY.journal, **journal)
+    assert [of for of, _ in wrong(changed(journal=broken))] == ["journal"]
+
+
+def test_something_left_on_the_host() -> None:
+    got = row(changed(residue=("link vnet7",)), "host", "nothing")
+    assert (got.ok, got.decided, got.evidence) == (False, "1 thing left", "link vnet7")
+
+
+# --- small things ---
+
+
+def test_names_as_the_audience_knows_them() -> None:
+    assert named("hvl-a sends much to hvl-b, not to hvl-backup") == "A sends much to B, not to hvl-backup"
+
+
+def test_seconds_belong_to_the_time_in_which_most_of_them_lies() -> None:
+    got = stretch(work(8, 0.02, 10), 2.4, 5.4)
+    assert (got.ok, got.rate) == (24, 8.0), "those that end at 3, 4, 5 s; the one at 6 s begins at 5 s"
