@@ -206,7 +206,7 @@ KINDS: tuple[Kind, ...] = (
         "stream",
         Family.BENIGN,
         (
-            _honest("hv-udp serve --port 5004 --every 100 --size 60 --seconds 12", on="T", at_s=0.1),
+            _honest("hv-udp serve --port 5004 --reports 4 --size 60 --seconds 12", on="T", at_s=0.1),
             _honest(
                 "hv-udp send $ip_T --port 5004 --rate $choice --size 400 --sockets 1 --seconds 9", on="X", at_s=1.5
             ),

@@ -28,21 +28,23 @@ def marked() -> socket.socket:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answer every so many datagrams, for ever or so long."""
+    """Answer each datagram, or one of them so many times a second; for ever or so long."""
     sock = marked()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("", options.port))
     answer = bytes(options.size)
     end = now() + options.seconds if options.seconds else float("inf")
-    heard = 0
+    due = 0.0
     while now() < end:
         select.select([sock], [], [], 1.0)
         for _ in range(BATCH):
             try:
                 _, sender = sock.recvfrom(2048)
-                heard += 1
-                if heard % options.every == 0:
+                if not options.reports:
                     sock.sendto(answer, sender)
+                elif now() >= due:
+                    sock.sendto(answer, sender)
+                    due = now() + 1.0 / options.reports
             except OSError:
                 break
 
@@ -87,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="hv-udp", description="Honest datagrams.")
     kinds = parser.add_subparsers(dest="kind", required=True)
     serving = kinds.add_parser("serve", help="answer datagrams")
-    serving.add_argument("--every", type=int, default=1, help="answer only every so manieth: a receiver's reports")
+    serving.add_argument("--reports", type=float, help="answer only so often a second, as who receives a stream does")
     asking = kinds.add_parser("send", help="send datagrams and count the answers")
     asking.add_argument("address")
     asking.add_argument("--rate", type=float, default=10.0, help="datagrams a second")
