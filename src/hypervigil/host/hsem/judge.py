@@ -154,14 +154,20 @@ def swept(facts: Facts) -> bool:
     """Whether it tries many addresses that it never talked to, and few of them answer."""
     if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2:
         return False
-    few_packets = [p for p in facts.peers if p.direction is Direction.OUT and p.packets < SCAN_HOSTS]
-    silent = sum(p.answers - p.resets <= 0 for p in few_packets)
-    if not few_packets or silent < FEW_COMPLETED * len(few_packets):
-        return False
-    return any(
-        facts.of(Direction.OUT, traffic) >= SCAN_HOSTS / 2 and facts.conduct(Direction.OUT, traffic) >= Conduct.UNCLEAR
+    by = [
+        traffic
         for traffic in (*_ASKED, TrafficClass.ARP)
-    )
+        if facts.of(Direction.OUT, traffic) >= SCAN_HOSTS / 2
+        and facts.conduct(Direction.OUT, traffic) >= Conduct.UNCLEAR
+    ]
+    # Whoever answers many strangers, invented ones too, begins nothing; ARP is not counted among what begins.
+    tried = [
+        peer
+        for peer in facts.peers
+        if peer.direction is Direction.OUT and peer.packets < SCAN_HOSTS and (peer.openings or TrafficClass.ARP in by)
+    ]
+    silent = sum(peer.answers - peer.resets <= 0 for peer in tried)
+    return bool(by) and bool(tried) and silent >= FEW_COMPLETED * len(tried)
 
 
 def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[Surge]:

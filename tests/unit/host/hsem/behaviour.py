@@ -170,6 +170,29 @@ def floods_from_many(sources: int, target: str, per_s: float) -> Behaviour:
     return behave
 
 
+def floods_from_strangers(target: str, per_s: float, *, for_s: float = 1e9) -> Behaviour:
+    """Each SYN from another invented sender; the target answers each again after 1, 3, 7 … s, as nobody takes it up."""
+    pace, number = Pace(per_s), [0]
+    due: list[tuple[float, str, int]] = []
+    begun: list[float] = []
+
+    def behave(scene: Scene, s: float) -> None:
+        begun.append(scene.now)
+        for _ in range(pace(s) if scene.now - begun[0] < for_s else 0):
+            number[0] += 1
+            stranger = f"198.18.{number[0] // 250 % 250}.{number[0] % 250}"
+            if scene.send(stranger, target, SYN, 1, octets=60):
+                due.append((scene.now, stranger, 1))
+        now = [one for one in due if one[0] <= scene.now]
+        due[:] = [one for one in due if one[0] > scene.now]
+        for _, stranger, times in now:
+            scene.send(target, stranger, SYNACK, 1, octets=60)
+            if times < 6:
+                due.append((scene.now + 2.0 ** (times - 1), stranger, times + 1))
+
+    return behave
+
+
 def scans_ports(attacker: str, target: str, per_s: float, *, open_ports: int = 0) -> Behaviour:
     """Port after port; most are closed."""
     pace, tried = Pace(per_s), [0]

@@ -41,6 +41,7 @@ FLOODS = {
     "ping that is answered": (floods_by_ping, ICMP),
     "ping that nobody answers": (lambda a, b, n: floods(a, b, n, ICMP), ICMP),
     "TCP that is reset": (lambda a, b, n: floods_by_data(a, b, 10 * n), TCP),
+    "SYN-ACK that nobody asked for": (lambda a, b, n: floods(a, b, n, TrafficClass.SYNACK), TrafficClass.SYNACK),
     "fragments": (lambda a, b, n: floods(a, b, n, TrafficClass.FRAGMENT), TrafficClass.FRAGMENT),
 }
 

@@ -32,6 +32,7 @@ HONEST: dict[str, Behaviour] = {
     "requests by UDP": requests_by_udp("bob", "web", 300),
     "a bulk transfer": copies("web", "alice", 3000),
     "a bulk transfer with few acknowledgements": copies("web", "alice", 3000, packets_per_ack=45),
+    "a bulk transfer offloaded at both ends": copies("web", "alice", 9000, packets_per_ack=85),
     "a backup": copies("alice", RESOLVER, 8000),
     "a survey of many hosts by ping": pings("alice", MANY, 60),
     "a crawler": crawls("alice", 50),

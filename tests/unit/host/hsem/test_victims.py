@@ -2,6 +2,7 @@
 
 import pytest
 
+from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.status import AttackClass, Level, Role
 from hypervigil.model.traffic import Direction
@@ -13,6 +14,7 @@ from tests.unit.host.hsem.behaviour import (
     browses,
     floods,
     floods_from_many,
+    floods_from_strangers,
     floods_open_port,
     for_,
     reflects,
@@ -44,6 +46,17 @@ def test_a_flood_from_many_outside_is_limited_by_class(scene: Scene) -> None:
     assert (limit.kind, limit.direction, limit.classes) == (LimitKind.PACKETS, Direction.IN, frozenset({SYN}))
     assert scene.blamed() == set()
     assert not [limit for limit in scene.ordered("web") if limit.kind is LimitKind.PEER], "its clients are not limited"
+
+
+@pytest.mark.parametrize("for_s", [0.3, 1.0, 8.0])
+def test_who_answers_a_flood_again_and_again_is_not_blamed(scene: Scene, for_s: float) -> None:
+    """TCP repeats a SYN-ACK that nobody takes up for half a minute, to thousands of strangers, also in a new case."""
+    scene.begin(floods_from_strangers("web", 1000, for_s=for_s)).run(10)
+    release = scene.hsem.release(VmId("web"), scene.now)
+    scene.witness.hear(release, scene.now)
+    scene.run(50)
+    assert scene.blamed() == set()
+    assert not [limit for limit in scene.ordered("web") if limit.direction is Direction.OUT]
 
 
 def test_a_flood_from_outside_beside_one_from_inside(scene: Scene) -> None:
