@@ -63,6 +63,9 @@ class Outcome:
     got: int = 0
     stopped: int = 0
     """Frames that a limit (or its forged sender) stopped at its NIC, of those that it sent or should have got."""
+    after_limit: int = 0
+    """Frames at its NIC since its first limit."""
+    limited: bool = False
 
     @property
     def gravest(self) -> CaseSeen | None:
@@ -217,18 +220,20 @@ class Drive:
                 frame = _with_source(frame, sender.mac)
             self.outcomes[sender.name].sent += 1
             if not self._handle(sender, Direction.OUT, frame, one.length, at):
-                self.outcomes[sender.name].stopped += 1
                 return
         for receiver in receivers:
             got = receiver.mac + frame[6:] if receiver.made_up and not frame[0] & 1 else frame
             self.outcomes[receiver.name].got += 1
-            if not self._handle(receiver, Direction.IN, got, one.length, at):
-                self.outcomes[receiver.name].stopped += 1
+            self._handle(receiver, Direction.IN, got, one.length, at)
 
     def _handle(self, station: Station, direction: Direction, frame: bytes, length: int, at: int) -> bool:
         self._busy = True
+        outcome = self.outcomes[station.name]
+        outcome.after_limit += outcome.limited
         gso_size = SEGMENT if length > LONG_FRAME else 0
-        return self._plane.handle(station.ifindex, direction, frame, at, length=length, gso_size=gso_size)
+        passes = self._plane.handle(station.ifindex, direction, frame, at, length=length, gso_size=gso_size)
+        outcome.stopped += not passes
+        return passes
 
     # --- decisions ----
     def _act(self, decisions: Sequence[Decision], at: int) -> None:
@@ -244,6 +249,7 @@ class Drive:
                 case OrderLimit(limit=limit):
                     self._state.limits[limit.id] = limit
                     changed.add(limit.vm)
+                    self._outcome(limit.vm).limited = True
                     told = self._outcome(limit.vm).cases.get(limit.case) if limit.case is not None else None
                     if told is not None and told.limit_s is None:
                         told.limit_s = seconds

@@ -31,7 +31,12 @@ def _vm(outcome: Outcome, nics: list[Station]) -> dict[str, Any]:
         "evidence": [_evidence(one) for one in evidence],
         "cases": len(outcome.cases),
         "verdicts": [str(one.verdict.role) for one in outcome.cases.values() if one.verdict is not None],
-        "frames": {"sent": outcome.sent, "got": outcome.got, "stopped": outcome.stopped},
+        "frames": {
+            "sent": outcome.sent,
+            "got": outcome.got,
+            "after_limit": outcome.after_limit,
+            "stopped": outcome.stopped,
+        },
         "nics": [{"mac": None if nic.made_up else nic.mac.hex(":"), "addresses": list(nic.addresses)} for nic in nics],
     }
 

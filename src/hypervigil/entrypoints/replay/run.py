@@ -21,11 +21,15 @@ def replay(
     path: Path,
     names: Sequence[tuple[str, str]] = (),
     *,
+    others: bool = False,
     history_s: int = 0,
     policy: Policy | None = None,
     begin: Callable[[int], Progress] = lambda _: lambda _: None,
 ) -> dict[str, Any]:
-    """Replay a capture; ``begin`` is told how many frames will be taken. ``CaptureError`` in one sentence."""
+    """Replay a capture: who is named (and all ``others``), or everybody. ``CaptureError`` in one sentence.
+
+    ``begin`` is told how many frames will be taken.
+    """
     capture = Capture(path)
     try:
         progress = begin(2 * len(capture))
@@ -38,7 +42,7 @@ def replay(
                 unread += 1
             if number % _TELL_EACH == 0:
                 progress(_TELL_EACH)
-        stations = _stations(census, names)
+        stations = _stations(census, names, others=others)
         drive = Drive(stations, policy or Policy(), history_s=history_s)
         for number, captured in enumerate(capture, 1):
             drive.frame(captured)
@@ -59,11 +63,11 @@ def replay(
     }
 
 
-def _stations(census: Census, names: Sequence[tuple[str, str]]) -> Stations:
+def _stations(census: Census, names: Sequence[tuple[str, str]], *, others: bool) -> Stations:
     if not names:
         return everybody(census)
     try:
-        return named(census, names)
+        return named(census, names, others=others)
     except ValueError as error:
         raise CaptureError(str(error)) from None
 

@@ -4,7 +4,7 @@ A NIC is a MAC where there is one; else, and for whoever is only seen through a 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypervigil.entrypoints.replay.census import Card, Census, best_first, text
 from hypervigil.entrypoints.replay.links import NOBODY, Seen
@@ -64,15 +64,25 @@ class Stations:
         return [found] if found is not None else []
 
 
-def named(census: Census, names: Iterable[tuple[str, str]]) -> Stations:
-    """NICs of VMs that the operator names by MAC or address. ``ValueError`` with the reason."""
+def named(census: Census, names: Iterable[tuple[str, str]], *, others: bool = False) -> Stations:
+    """NICs of VMs that the operator names by MAC or address, and of all ``others``. ``ValueError`` with the reason."""
     found: dict[bytes, Station] = {}
     for number, (name, where) in enumerate(names):
         station = _named(census, number, name, where)
         other = found.setdefault(station.mac, station)
         if other is not station:
             raise ValueError(f"{name}={where} is the NIC of {other.name} already: name each NIC once")
-    return Stations(list(found.values()))
+    left_out = 0
+    if others:
+        taken = {address for station in found.values() for address in station.addresses}
+        more = everybody(census)
+        left_out = more.left_out
+        for station in more.all:
+            if station.mac not in found and taken.isdisjoint(station.addresses):
+                number = len(found)
+                mac = _MADE_UP + number.to_bytes(2) if station.made_up else station.mac
+                found[mac] = replace(station, ifindex=number + 1, mac=mac)
+    return Stations(list(found.values()), left_out)
 
 
 def _named(census: Census, number: int, name: str, where: str) -> Station:

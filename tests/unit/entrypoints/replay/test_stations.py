@@ -155,3 +155,10 @@ def test_one_vm_may_have_two_nics_and_no_nic_two_vms() -> None:
         named(found, [("web", A), ("db", A_MAC)])
     with pytest.raises(ValueError, match="neither a MAC nor an IP address"):
         named(found, [("web", "somewhere")])
+
+
+def test_named_ones_and_all_others() -> None:
+    found = census([*INBOUND, sent(A_MAC, GATEWAY, A, FAR), sent(B_MAC, GATEWAY, B, FAR)])
+    stations = named(found, [("web", A), ("far", FAR)], others=True)
+    assert macs(stations.all) == {"web": A_MAC, "far": None, B: B_MAC}
+    assert len({station.ifindex for station in stations.all}) == len({station.mac for station in stations.all}) == 3
