@@ -16,7 +16,7 @@ CODE := $(wildcard src lab bench tests scripts/*.py)
 FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
 BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
 
-.PHONY: help setup lab editable wheel format lint check test verify demo bench reference lock clean root
+.PHONY: help setup lab editable wheel format lint check test verify demo bench agent reference lock clean root
 
 help: ## list what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -61,6 +61,9 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 		$(PYTHON) -m "bench.$$name"
 	done
 
+agent: ## pack the agent for guests, with what starts it, into build/agent
+	@scripts/build-agent build/agent
+
 reference: setup ## write docs/commands.md anew from the program's own help
 	@$(PYTHON) scripts/command_reference.py
 
@@ -70,7 +73,7 @@ lock: setup ## pin the dependencies anew; UPGRADE=1 takes newer versions
 clean: ## remove what was built and cached here (not the environment: rm -r "$$(scripts/venv-path)")
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find src lab bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f src/hypervigil/hypervisor/bpf/*.o
+	rm -f src/hypervigil/hypervisor/bpf/*.o src/hypervigil/guest/hypervigil-agent
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "this boots real guests and changes the host's network: run it as root" >&2; exit 1; }

@@ -29,6 +29,10 @@ def test_the_data_plane_is_in_the_package() -> None:
         assert path.read_bytes()[:4] == b"\x7fELF"
 
 
+def test_the_agent_is_in_the_package() -> None:
+    assert (INSTALLED / "guest" / "hypervigil-agent").read_bytes().startswith(b"#!/bin/sh\n")
+
+
 def test_every_package_says_its_part() -> None:
     silent = [
         str(path.relative_to(ROOT))

@@ -27,10 +27,15 @@ HARDENING = {
 
 
 def unit(name: str) -> ChainMap[str, str]:
+    """All settings of one unit of ours."""
+    return settings_of(UNITS / name)
+
+
+def settings_of(path: Path) -> ChainMap[str, str]:
     """All settings of one unit; of a repeated one the last."""
     parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
     parser.optionxform = str  # type: ignore[method-assign,assignment]
-    parser.read_string((UNITS / name).read_text(encoding="utf-8"))
+    parser.read_string(path.read_text(encoding="utf-8"))
     return ChainMap(*(dict(parser[section]) for section in parser.sections()))
 
 

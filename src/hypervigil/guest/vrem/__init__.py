@@ -1,0 +1,1 @@
+"""VM reliability monitor: the guest's load against its capacity. Pure."""
