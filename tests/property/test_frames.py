@@ -67,6 +67,7 @@ FROM_ENFORCER = (
 REQUESTS = (
     control.ShowStatus(),
     control.ShowCases(closed=False),
+    control.ShowNetwork(),
     control.PutLimit(name="a", kind=LimitKind.CPU, value=0.5, for_s=60),
     control.ApplyPolicy(text='mode = "monitor"', dry_run=True),
     control.ImportHistory(data=b"\x00" * 40),

@@ -6,6 +6,7 @@ perimeters and rules, not with pairs of VMs, and a perimeter keeps its name whil
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import product
 
@@ -24,10 +25,19 @@ STRANGER = PerimeterId("*stranger")
 Pair = tuple[PerimeterId, PerimeterId]
 
 
-def compile_fabric(policy: Policy, members: Iterable[Member]) -> Fabric:
-    """Perimeters and grants for these NICs, and which addresses of others are in which perimeter."""
-    if not policy.ruled:
-        return Fabric()
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Who may begin what with whom, by perimeters."""
+
+    begins: Mapping[Pair, Services]
+    """Without what then goes along in both directions."""
+    denied: Mapping[Pair, Services]
+    """What denials take away, where anything is left to begin in either direction."""
+    addresses: tuple[AddressRange, ...]
+
+
+def reach(policy: Policy, members: Iterable[Member]) -> Reach:
+    """What may be begun between the perimeters of these NICs, of the gateways and of the outside."""
     perimeters = _Perimeters(policy, members)
     found = _granted(policy, perimeters)
     denied = _denied(policy, perimeters, found)
@@ -37,11 +47,19 @@ def compile_fabric(policy: Policy, members: Iterable[Member]) -> Fabric:
         left = services - denied.get(pair, NOTHING) if route is None or route.allowed else NOTHING
         if left:
             begins[pair] = left
-    grants = dict(begins)
-    for one, other in begins:
+    return Reach(begins, denied, perimeters.addresses())
+
+
+def compile_fabric(policy: Policy, members: Iterable[Member]) -> Fabric:
+    """Perimeters and grants for these NICs, and which addresses of others are in which perimeter."""
+    if not policy.ruled:
+        return Fabric()
+    found = reach(policy, members)
+    grants = dict(found.begins)
+    for one, other in found.begins:
         for pair in ((one, other), (other, one)):
-            grants[pair] = grants.get(pair, NOTHING) | (COMPANIONS - denied.get(pair, NOTHING))
-    return Fabric(tuple(Grant(*pair, grants[pair]) for pair in sorted(grants)), perimeters.addresses())
+            grants[pair] = grants.get(pair, NOTHING) | (COMPANIONS - found.denied.get(pair, NOTHING))
+    return Fabric(tuple(Grant(*pair, grants[pair]) for pair in sorted(grants)), found.addresses)
 
 
 def perimeter_of(policy: Policy, member: Member) -> PerimeterId | None:
@@ -61,7 +79,7 @@ def perimeter_of_end(policy: Policy, fabric: Fabric, end: End) -> PerimeterId:
         case Member():
             return perimeter_of(policy, end) or STRANGER
         case Gateway(network=network):
-            return _gateway(network)
+            return gateway_of(network)
         case Outside(address=address):
             return OUTSIDE if address is None else perimeter_of_address(fabric, address)
 
@@ -129,14 +147,14 @@ class _Perimeters:
                 self._add(perimeter, member, _names_of(member))
                 self.of_network[member.network].append(perimeter)
         for network in policy.networks:
-            self._add(_gateway(network.name), Gateway(network.name), [RuleEnd(EndKind.GATEWAY)])
-            self.of_network[network.name].append(_gateway(network.name))
+            self._add(gateway_of(network.name), Gateway(network.name), [RuleEnd(EndKind.GATEWAY)])
+            self.of_network[network.name].append(gateway_of(network.name))
         self._add(OUTSIDE, Outside(), [RuleEnd(EndKind.OUTSIDE)])
         self._ranges = sorted(end.name for end in named.ends if end.kind is EndKind.RANGE)
         for cidr in self._ranges:
             around = [other for other in self._ranges if _within(cidr, other)]
             here = [RuleEnd(EndKind.RANGE, other) for other in around]
-            self._add(_range(cidr), Outside(), [RuleEnd(EndKind.OUTSIDE), *here])
+            self._add(range_of(cidr, self._ranges), Outside(), [RuleEnd(EndKind.OUTSIDE), *here])
 
     def _add(self, perimeter: PerimeterId, end: End, named: Iterable[RuleEnd]) -> None:
         self.ends[perimeter] = end
@@ -148,9 +166,9 @@ class _Perimeters:
         return {perimeter for end in ends for perimeter in self.meant.get(end, ())}
 
     def addresses(self) -> tuple[AddressRange, ...]:
-        ranges = [AddressRange(cidr, _range(cidr)) for cidr in self._ranges]
+        ranges = [AddressRange(cidr, range_of(cidr, self._ranges)) for cidr in self._ranges]
         gateways = [
-            AddressRange(str(ip_network(address)), _gateway(network.name))
+            AddressRange(str(ip_network(address)), gateway_of(network.name))
             for network in self._policy.networks
             for address in network.gateways
         ]
@@ -166,12 +184,16 @@ def _names_of(member: Member) -> list[RuleEnd]:
     ]
 
 
-def _gateway(network: str) -> PerimeterId:
+def gateway_of(network: str) -> PerimeterId:
+    """The perimeter of a network's gateways."""
     return PerimeterId(f"{_plain(network)}/*gateway")
 
 
-def _range(cidr: str) -> PerimeterId:
-    return PerimeterId(f"*outside/{cidr}")
+def range_of(cidr: str, ranges: Iterable[str]) -> PerimeterId:
+    """The perimeter of the narrowest of these outside ranges that holds this one."""
+    around = [other for other in ranges if _within(cidr, other)]
+    narrowest = max(around, key=lambda other: ip_network(other).prefixlen, default=None)
+    return OUTSIDE if narrowest is None else PerimeterId(f"*outside/{narrowest}")
 
 
 def _plain(name: str) -> str:

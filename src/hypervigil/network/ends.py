@@ -1,5 +1,6 @@
 """The ends of conversations: which NIC is a member of which network, and whom a rule means."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -84,11 +85,19 @@ class Directory:
         self._entries = {entry.name: entry for entry in policy.vms}
         self._bridges = {network.bridge: network for network in policy.networks if network.bridge is not None}
         self._routed = [network for network in policy.networks if network.forwarding is Forwarding.ROUTED]
-        self._groups = policy.groups
+        self._patterns = [group for group in policy.groups if any(one.endswith("*") for one in group.vms)]
+        self._groups: dict[str, set[str]] = defaultdict(set)
+        for group in policy.groups:
+            for one in group.vms:
+                self._groups[one].add(group.name)
 
     def entry(self, name: str) -> VmPolicy:
         """What the policy says of the VM of this libvirt name."""
         return self._entries.get(name) or VmPolicy(name)
+
+    def groups(self, name: str) -> frozenset[str]:
+        """The groups that hold the VM of this libvirt name."""
+        return frozenset({*self._groups.get(name, ()), *(one.name for one in self._patterns if one.holds(name))})
 
     def network(self, name: str, nic: Nic) -> NetworkPolicy | None:
         """The network that a NIC is on: its bridge's, or the routed one whose range has one of its addresses."""
@@ -109,7 +118,7 @@ class Directory:
             vm=vm.name,
             port=nic.port,
             tenant=self.entry(vm.name).tenant,
-            groups=frozenset(group.name for group in self._groups if group.holds(vm.name)),
+            groups=self.groups(vm.name),
             network=network.name if network is not None else None,
             serves_dhcp=network is not None and nic.port in {mac.lower() for mac in network.trusted_dhcp_macs},
         )
@@ -132,6 +141,6 @@ def imagined(policy: Policy) -> Inventory:
             mine = tuple(str(address) for address in own if cidr is not None and address in cidr)
             if mine or len(policy.networks) == 1:
                 port = PortId(f"02:00:{index >> 8:02x}:{index & 255:02x}:{number >> 8 & 255:02x}:{number & 255:02x}")
-                nics.append(Nic(port, "", number << 16 | index, network.bridge, mine))
+                nics.append(Nic(port, f"nic{index}", number << 16 | index, network.bridge, mine))
         vms.append(Vm(VmId(entry.name), entry.name, 1, 1, tuple(nics)))
     return Inventory(tuple(vms))

@@ -43,6 +43,10 @@ class ShowTopology(_Message, frozen=True, kw_only=True, tag="topology"):
     """Units, networks, ports and their bindings."""
 
 
+class ShowNetwork(_Message, frozen=True, kw_only=True, tag="network"):
+    """The policy in force and the inventory: all that who may reach whom follows from."""
+
+
 class Release(_Message, frozen=True, kw_only=True, tag="release"):
     """End every limit of a VM and close its case as cleared by the operator."""
 
@@ -101,6 +105,7 @@ Request = (
     | ShowCase
     | ShowLimits
     | ShowTopology
+    | ShowNetwork
     | Release
     | PutLimit
     | Exempt

@@ -1,7 +1,5 @@
 """The commands an operator has, each a few lines: ask the monitor, print the answer."""
 
-import os
-import pwd
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,10 @@ import click
 
 from hypervigil import __version__
 from hypervigil.entrypoints.cli import show
-from hypervigil.entrypoints.cli.common import ask_monitor, fail, places, printer
+from hypervigil.entrypoints.cli.common import ask_monitor, fail, operator, places, printer
 from hypervigil.entrypoints.cli.journal import journal
 from hypervigil.entrypoints.cli.lifecycle import doctor, off, up
+from hypervigil.entrypoints.cli.network import network
 from hypervigil.entrypoints.cli.policy import policy
 from hypervigil.entrypoints.cli.replay import replay
 from hypervigil.entrypoints.cli.times import parse_duration, parse_until
@@ -31,16 +30,6 @@ def main(context: click.Context) -> None:
     """Watch every virtual machine of this host; tell attackers from victims; limit only until that is known."""
     if context.obj is None:
         context.obj = Layout()
-
-
-def _operator() -> str:
-    name = os.environ.get("SUDO_USER")
-    if name:
-        return name
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 @main.command()
@@ -100,7 +89,7 @@ def topology(context: click.Context) -> dict[str, Any]:
 @click.pass_context
 def release(context: click.Context, name: str) -> dict[str, Any]:
     """End every limit of a VM and close its case."""
-    return ask_monitor(context, control.Release(name=name, by=_operator()))
+    return ask_monitor(context, control.Release(name=name, by=operator()))
 
 
 _VALUED = {
@@ -156,7 +145,7 @@ def limit(context: click.Context, /, name: str, duration: str, **options: Any) -
         direction=Direction.IN if kind is LimitKind.PEER else Direction[options["direction"].upper()],
         classes=frozenset(TrafficClass[c.upper()] for c in options["classes"]),
         peer=options["peer"],
-        by=_operator(),
+        by=operator(),
     )
     return ask_monitor(context, request)
 
@@ -172,7 +161,7 @@ def exempt(context: click.Context, name: str, until: str) -> dict[str, Any]:
         for_s = 0.0 if until == "now" else parse_until(until, datetime.now().astimezone())
     except ValueError as error:
         fail(str(error))
-    return ask_monitor(context, control.Exempt(name=name, for_s=for_s, by=_operator()))
+    return ask_monitor(context, control.Exempt(name=name, for_s=for_s, by=operator()))
 
 
 @main.group()
@@ -214,10 +203,10 @@ def history_import(context: click.Context, path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}; give a file that 'hypervigil history export' wrote")
-    return ask_monitor(context, control.ImportHistory(data=data, by=_operator()))
+    return ask_monitor(context, control.ImportHistory(data=data, by=operator()))
 
 
-for _command in (up, off, doctor, journal, policy, replay):
+for _command in (up, off, doctor, journal, network, policy, replay):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What every command shares: where things lie, ``--json``, and how an error ends a command."""
 
 import functools
+import os
+import pwd
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,17 @@ class Fail(click.ClickException):
 def fail(sentence: str) -> NoReturn:
     """End the command with one sentence."""
     raise Fail(sentence)
+
+
+def operator() -> str:
+    """Who gives the command, as the journal will name them."""
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def layout_of(context: click.Context) -> Layout:

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+from msgspec import to_builtins
+
 from hypervigil.host import policyfile
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Level
-from hypervigil.model.vm import Vm
+from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
 
 FRESH_S = 1.5
@@ -63,6 +65,11 @@ class Answers:
                 return control.Answer(body={"limits": [self._limit(e) for e in shown]})
             case control.ShowTopology():
                 return control.Answer(body=self._topology())
+            case control.ShowNetwork():
+                known = Inventory(tuple(self._conductor.vms.values()))
+                return control.Answer(
+                    body={"policy": to_builtins(self._conductor.policy), "inventory": to_builtins(known)}
+                )
             case control.ExportHistory():
                 return control.Answer(body={"data": self._export_history().hex()})
             case control.SignNow():

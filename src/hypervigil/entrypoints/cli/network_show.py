@@ -1,0 +1,82 @@
+"""Answers of ``hypervigil network`` made readable."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hypervigil.entrypoints.cli.show import sentences
+from hypervigil.network.exposure import shortened
+
+__all__ = ["audited", "changed", "explained", "sentences", "shown"]
+_SAYS = {True: "[green]allows[/]", False: "[red]denies[/]", None: "leaves it"}
+
+
+def explained(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil network explain``."""
+    word = "[green]allowed[/]" if body["allowed"] else "[red]denied[/]"
+    console.print(f"{word}: ", end="")
+    console.print(
+        f"{body['from']} {'may' if body['allowed'] else 'may not'} begin {body['service']} with {body['to']}: "
+        f"{body['text']} ({body['layer']})",
+        markup=False,
+    )
+    several = len(body["ways"]) > 1
+    for way in body["ways"]:
+        if several:
+            console.print(f"{way['from']} → {way['to']}", markup=False)
+        table = Table.grid(padding=(0, 2))
+        for step in way["steps"]:
+            table.add_row("", step["layer"], _SAYS[step["allowed"]], Text(step["text"]))
+        console.print(table)
+    _notes(console, body)
+
+
+def audited(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil network audit``."""
+    table = Table("what", "from", "may begin", "with", box=None, header_style="bold")
+    for one in body["exposures"]:
+        table.add_row(one["kind"], shortened(one["from"]), one["services"], shortened(one["to"]))
+    console.print(table)
+    _notes(console, body)
+
+
+def shown(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil network show``."""
+    if not body["given"]:
+        console.print("There is no network policy: who may reach whom is left to the bridges.")
+    for network in body["networks"]:
+        place = network["bridge"] or network["cidr"]
+        console.print(f"[bold]{network['name']}[/] ({place}): {network['forwarding']}, {network['between']}, ", end="")
+        reaches = [*network["reaches"], *(["the outside"] if network["outside"] else [])]
+        console.print(f"reaches {', '.join(reaches) or 'nothing else'}", markup=False)
+        table = Table("VM", "tenant", "groups", "perimeter", box=None, header_style="bold")
+        for member in network["members"]:
+            perimeter = member["perimeter"] if member["admitted"] else "no member: passes nothing"
+            table.add_row(member["name"], member["tenant"], ", ".join(member["groups"]) or "–", perimeter or "–")
+        console.print(table)
+    rules = Table("rule", "name", "from", "to", "services", "by", box=None, header_style="bold")
+    for rule in body["rules"]:
+        ends = (shortened(rule["from"]), shortened(rule["to"]))
+        rules.add_row(rule["kind"], rule["name"], *ends, rule["services"], rule["by"] or "the provider")
+    console.print(rules)
+    _notes(console, body)
+
+
+def changed(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil network diff`` and ``apply``."""
+    for one in body["reach"]:
+        for key, word in (("more", "[yellow]may newly begin[/]"), ("less", "may no more begin")):
+            if one[key] is not None:
+                console.print(f"{shortened(one['from'])} {word} {one[key]} with {shortened(one['to'])}")
+    if not body["reach"]:
+        console.print("nobody's reach changes")
+    for line in body["policy"]:
+        console.print(line, markup=False, style="dim")
+
+
+def _notes(console: Console, body: dict[str, Any]) -> None:
+    for note in body["notes"]:
+        console.print("[yellow]note:[/] ", end="")
+        console.print(note, markup=False)
