@@ -65,7 +65,8 @@ def main() -> None:
             shutil.copy(path, directory)
         (directory / "cloud-init.yaml").write_text(cloud_init(content), encoding="utf-8")
         print(
-            f"{directory}: the agent for guests, {len(content)} bytes, and what starts it; see packaging/guest/README.md"
+            f"{directory}: the agent for guests, {len(content)} bytes, and what starts it; "
+            "see packaging/guest/README.md"
         )
 
 
