@@ -89,7 +89,12 @@ def _wait_ready(layout: Layout) -> None:
                 return
             reason = "; ".join(body["blind"]) or "not all parts are connected yet"
         time.sleep(0.1)
-    fail(f"not ready after {READY_WITHIN_S:g} s ({reason}): see {layout.log_dir} and 'hypervigil doctor'")
+    stop_everything(layout)
+    layout.stopping_file.unlink(missing_ok=True)
+    fail(
+        f"not ready after {READY_WITHIN_S:g} s ({reason}), and stopped again: "
+        f"see {layout.log_dir} and 'hypervigil doctor'"
+    )
 
 
 @click.command()
