@@ -31,6 +31,8 @@ MIN_FORGED_SENDERS = 30
 FORGED_TO_ASK = 10
 """Forged senders in a short time that open a case; fewer are a misconfiguration's."""
 SCAN_PORTS = 24
+MANY_TRIES = 4.0
+"""Tries per port by which a scan shows beside much other traffic with the same host."""
 SCAN_HOSTS = 20.0
 FEW_COMPLETED = 0.5
 AMPLIFIED = 10.0
@@ -115,9 +117,13 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
     ripe = peer.openings - fresh
     if peer.ports < SCAN_PORTS or ripe < least:
         return False
+    if not peer.asks and peer.openings < MANY_TRIES * peer.ports:
+        return False  # the many ports are those of whom it answers
     # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
     accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
-    return min(peer.answers - peer.resets, peer.openings - peer.resets, accepted) / ripe < FEW_COMPLETED
+    # Resets may also refuse what it answered: that says nothing of its own tries.
+    resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
+    return min(peer.answers - resets, peer.openings - resets, accepted) / ripe < FEW_COMPLETED
 
 
 _ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)

@@ -152,3 +152,10 @@ def test_a_victim_repeats_its_answers_to_a_flood_that_is_over(scene: Scene) -> N
         scene.run(8)
     assert scene.blamed() == set()
     assert not [limit for limit in scene.ordered("web") if limit.direction is Direction.OUT]
+
+
+def test_a_victim_that_answers_many_ports_and_asks_on_is_no_scanner(scene: Scene) -> None:
+    """Its answers go to port after port of the flood, and are reset; its own honest requests go to the same VM."""
+    scene.begin(browses("web", "mallory", 8)).learn()
+    scene.begin(floods_open_port("mallory", "web", 2000)).run(40)
+    assert scene.blamed() == {"mallory"}
