@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _SETTINGS = (
     "net/bridge/bridge-nf-call-arptables",
 )
 _RUN_DIRECTORIES = (Path("/run/hypervigil"), STATE, RUN, Path("/var/lib/hypervigil"))
+_SETTLES_S = 5.0
 _PINS = Path("/sys/fs/bpf")
 
 
@@ -40,7 +42,10 @@ def residue(before: HostState) -> list[str]:
 
     What others on this machine make in the meantime counts only where it is called like ours.
     """
-    return sorted(look().things - before.things)
+    end = time.monotonic() + _SETTLES_S
+    while (left := look().things - before.things) and time.monotonic() < end:
+        time.sleep(0.5)  # the kernel frees programs and links a moment after their last user let go
+    return sorted(left)
 
 
 def _things() -> Iterator[str]:
