@@ -41,7 +41,7 @@ def lab() -> Iterator[Lab]:
             finally:
                 destroy_all(guests)
                 ext.close()
-        assert residue(before) == []
+    assert residue(before) == []
 
 
 def received(interface: str) -> int:

@@ -17,7 +17,7 @@ from lab.residue import HostState, look, residue
 pytestmark = [pytest.mark.guests, pytest.mark.root]
 
 ROOT = Path(__file__).parents[2]
-SCENARIO = """
+SCENARIO = '''
 name = "counting"
 warmup_s = 0
 seed = {seed}
@@ -35,7 +35,13 @@ work = "web-server"
 [[step]]
 at_s = 6
 on = "test-a"
-run = "hping3 -q -c 300 -i u5000 -S -p 80 $ip_test-b"
+run = """python3 -c "
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(300):
+    sender.sendto(b'x', ('$ip_test-b', 80))
+    time.sleep(0.005)
+" """
 attack = true
 target = "test-b"
 [[step]]
@@ -50,7 +56,7 @@ on = "test-a"
 run = "{third}"
 [limits]
 duration_s = 14
-"""
+'''
 
 
 @pytest.fixture
@@ -79,6 +85,7 @@ def test_a_control_run_counts_every_frame_and_is_kept(before: HostState, tmp_pat
     result: dict[str, Any] = json.loads(out.read_text())
     assert result["ok"]
     inside, outside, third = result["steps"]
+    assert (inside["exit"], outside["exit"]) == (0, 1), "both came to their ends; hping3 had no answer"
     assert (inside["sent"], inside["delivered_before_limit"], inside["delivered_after_limit"]) == (300, 300, 0)
     assert (outside["sent"], outside["delivered_before_limit"]) == (200, 200)
     assert 0 <= inside["onset_s"] - inside["began_s"] < 3

@@ -15,6 +15,9 @@ import pytest
 
 from lab import libvirtd
 from lab.guests import Guest, GuestSpec, start_all
+from hypervigil.entrypoints.control_client import ControlError, ask
+from hypervigil.entrypoints.layout import Layout
+from hypervigil.wire.control import ShowStatus
 from lab.network import Network, Networks, NetworkSpec
 from tests.system.product import Product, installed, kill, wait_for
 
@@ -222,10 +225,7 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
     job = a.spawn(FLOOD.format(target=b.address).replace("60", "170"))
     wait_for("a limit on a", lambda: product.vm(a.domain)["limits"], within_s=15)
     records = product.ask("status")["journal"]["records"]
-    began = time.monotonic()
-    assert product.ready()
-    asking_s = time.monotonic() - began
-    slowest = 0.0
+    took: dict[str, float] = {}
     for turn in range(20):
         time.sleep(chance.uniform(0.1, 1.5))
         names = (
@@ -243,13 +243,14 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
                 now = product.pids()
             except (OSError, ValueError):
                 return False
-            return all(now[n] != before[n] and Path(f"/proc/{now[n]}").exists() for n in names) and product.ready()
+            return all(now[n] != before[n] and Path(f"/proc/{now[n]}").exists() for n in names) and sees(product)
 
         wait_for(f"{names} back", back, within_s=15)
-        slowest = max(slowest, time.monotonic() - began)
+        took[f"{turn} {' '.join(names)}"] = time.monotonic() - began
         assert delivered(b, a, 1.0) < 500, f"after killing {names} the flood is through"
-    print(f"slowest return to ready: {slowest:.2f} s, of which asking takes {asking_s:.2f} s")
-    assert slowest - asking_s <= 2.0
+    print({who: round(seconds, 2) for who, seconds in took.items()})
+    late = {who: seconds for who, seconds in took.items() if seconds > 2.0}
+    assert late == {}, "each is back within two seconds"
     a.stop(job)
     checked = product.ask("journal", "verify")
     assert checked["records"] >= records
@@ -259,6 +260,15 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
     again = product.ask("journal", "replay")
     assert again["verdicts"] > 0
     assert again["mismatches"] == []
+
+
+def sees(product: Product) -> bool:
+    """Whether every part is connected and sees; asked without starting a program, which takes long on busy cores."""
+    places = Layout(product.run_dir, product.state_dir, product.places.pin_dir)
+    try:
+        return bool(ask(places.control_socket, ShowStatus(), timeout_s=1)["ready"])
+    except ControlError:
+        return False
 
 
 def delivered(target: Guest, source: Guest, seconds: float) -> float:
