@@ -30,17 +30,16 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     before = look()
-    with libvirtd.running():
-        with Networks([NetworkSpec("test", "10.61.0.0/24", "fd61::/64")]) as networks:
-            specs = [GuestSpec("test-a", "red", "test", 0), GuestSpec("test-b", "blue", "test", 1)]
-            guests = [Guest(spec, networks["test"]) for spec in specs]
-            ext = Ext()
-            try:
-                start_all(guests)
-                yield Lab(networks, ext, *guests)
-            finally:
-                destroy_all(guests)
-                ext.close()
+    with libvirtd.running(), Networks([NetworkSpec("test", "10.61.0.0/24", "fd61::/64")]) as networks:
+        specs = [GuestSpec("test-a", "red", "test", 0), GuestSpec("test-b", "blue", "test", 1)]
+        guests = [Guest(spec, networks["test"]) for spec in specs]
+        ext = Ext()
+        try:
+            start_all(guests)
+            yield Lab(networks, ext, *guests)
+        finally:
+            destroy_all(guests)
+            ext.close()
     assert residue(before) == []
 
 

@@ -22,7 +22,7 @@ from hypervigil.entrypoints.options import parse_layout
 from hypervigil.entrypoints.processes import Processes, read_processes, service_log
 
 RESTART_PAUSE_S = 0.1
-RESTART_PAUSE_MAX_S = 1.0
+RESTART_PAUSE_MAX_S = 0.5
 STEADY_S = 10.0
 STOP_PATIENCE_S = 5.0
 
