@@ -73,7 +73,7 @@ class Channel:
     def say(self, message: guest.ToGuest) -> None:
         self.connection.sendall(encode_to_guest(message))
 
-    def until(self, kind: type, which: Callable[..., bool] = lambda _: True):
+    def until(self, kind: type | tuple[type, ...], which: Callable[..., bool] = lambda _: True):
         """The first such message from now on; all others are kept in ``heard``."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
@@ -85,7 +85,7 @@ class Channel:
             for message in fresh:
                 if isinstance(message, kind) and which(message):
                     return message
-        raise AssertionError(f"no {kind.__name__} in {PATIENCE_S:g} s")
+        raise AssertionError(f"no {kind} in {PATIENCE_S:g} s")
 
     def close(self) -> None:
         if self.connection is not None:

@@ -113,7 +113,7 @@ class Agent:
         interval_ms = after.at_ms - before.at_ms
         values = snapshot.changes(before, after, second)
         self._load.see(values, at_ms, interval_ms)
-        change = self._levels.observe(values, interval_ms)
+        change = self._levels.observe(snapshot.sure(values, second), interval_ms)
         if change is not None:
             self._changed(change, at_ms)
         for request in special.devices_changed(before, after, max(0, values[words.BALLOON])):

@@ -23,6 +23,7 @@ class Eyes:
         self._processes = sources.Processes()
         self._nics = sources.Nics()
         self._columns = Columns()
+        self._packets: list[int | None] = [None, None]
         self._ends: frozenset[tuple[bytes, int, bytes, int]] | None = None
 
     def look(self, at_ms: int, *, detailed: bool) -> tuple[Snapshot, Second]:
@@ -33,16 +34,23 @@ class Eyes:
         found = Snapshot(at_ms, files, nics, self._nics.real, self._columns)
         self._look_at_sockets(found, detailed)
         for way, headers in enumerate(self._headers):
-            sample = headers.read(self._nics.indices)
-            second = self.recorder.second
-            second.read[way] = len(sample.frames)
-            second.weights[way] = max(1, sample.weight * sample.seen // max(1, len(sample.frames)))
-            for data, weight in zip(sample.frames, sample.weights()):
-                frame = frames.read(way, data)
-                if frame is not None:
-                    self.recorder.frame(way, frame, weight, at_ms)
+            self._look_at_headers(way, headers.read(self._nics.indices), found)
         self.recorder.forget(at_ms)
         return found, self.recorder.take_second()
+
+    def _look_at_headers(self, way: int, sample: sources.Sample, found: Snapshot) -> None:
+        now = found.counts.get((words.OUT_PACKETS, words.IN_PACKETS)[way])
+        if way == words.OUT and now is not None:
+            now += found.counts.get(words.OUT_FAULTS) or 0
+        before, self._packets[way] = self._packets[way], now
+        total = sample.total(None if now is None or before is None or now < before else now - before)
+        second = self.recorder.second
+        second.read[way] = len(sample.frames)
+        second.weights[way] = max(1, total // max(1, len(sample.frames)))
+        for data, weight in zip(sample.frames, sample.weights(total)):
+            frame = frames.read(way, data)
+            if frame is not None:
+                self.recorder.frame(way, frame, weight, found.at_ms)
 
     def _look_at_sockets(self, found: Snapshot, detailed: bool) -> None:
         sockets = self._dump.read(with_info=detailed)

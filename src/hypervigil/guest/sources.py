@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posix
-from _socket import htons, socket
+from _socket import htons, if_nametoindex, socket
 from struct import pack, unpack
 
 from hypervigil.guest.sockets import AF_INET, AF_INET6, Sockets, question
@@ -136,11 +136,21 @@ class Sample:
         self.seen = max(len(found), seen)
         self.weight = weight
 
-    def weights(self) -> list[int]:
-        """For how many frames each header stands; together for exactly ``seen`` x ``weight``."""
+    def total(self, counted: int | None) -> int:
+        """How many frames these stand for: as many as the NICs counted, unless none was left out.
+
+        Where the NICs counted less than half of what was estimated, they did not count what was tried in vain.
+        """
+        read, estimate = len(self.frames), self.seen * self.weight
+        if estimate == read or counted is None or 2 * counted < estimate:
+            return estimate
+        return max(read, counted)
+
+    def weights(self, total: int) -> list[int]:
+        """For how many frames each header stands, ``total`` together."""
         read = len(self.frames)
-        shares = [self.seen * place // read for place in range(read + 1)] if read else [0]
-        return [self.weight * (after - before) for before, after in zip(shares, shares[1:])]
+        shares = [total * place // read for place in range(read + 1)] if read else [0]
+        return [after - before for before, after in zip(shares, shares[1:])]
 
 
 class Headers:
@@ -301,5 +311,9 @@ class Nics:
             return
         self._known = found
         self.real = frozenset([nic for nic in found if "device" in names("/sys/class/net/" + nic)]) or found
-        texts = [read_file("/sys/class/net/" + nic + "/ifindex") for nic in sorted(self.real)[:_NICS]]
-        self.indices = [int(text) for text in texts if text is not None]
+        self.indices = []
+        for nic in sorted(self.real)[:_NICS]:
+            try:
+                self.indices.append(if_nametoindex(nic))
+            except OSError:
+                continue  # gone again

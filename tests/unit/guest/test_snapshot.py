@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervigil.guest import proc, snapshot, words
+from hypervigil.guest import proc, snapshot, sources, words
 from hypervigil.guest.vsem.recorder import Second
 from tests.unit.guest.kernel_text import files
 
@@ -157,3 +157,42 @@ def test_strange_kernels_are_survived(noise, name):
     nics = proc.nics(texts["net/dev"])
     after = snapshot.Snapshot(1000, texts, nics, frozenset({"eth0"}), snapshot.Columns())
     assert len(values(taken(0), after)) == words.METRICS
+
+
+def sampled(weight: int, syn: int, odd: int) -> Second:
+    second = Second()
+    second.weights[words.OUT] = weight
+    second.read_of[words.OUT][words.SYN] = syn
+    second.classes[words.OUT][words.SYN] = syn * weight
+    second.odd_read, second.odd_ports = odd, odd * weight
+    return second
+
+
+def test_one_header_that_stands_for_many_is_not_many():
+    second = sampled(200, 1, 2)
+    found = snapshot.changes(taken(0), taken(1000), second)
+    judged = snapshot.sure(found, second)
+    assert (found[words.OUT_SYN], judged[words.OUT_SYN]) == (200, 1)
+    assert (found[words.ODD_PORTS], judged[words.ODD_PORTS]) == (400, 2)
+
+
+def test_many_headers_are_surely_most_of_what_they_stand_for():
+    second = sampled(200, 49, 0)
+    found = snapshot.changes(taken(0), taken(1000), second)
+    assert 0.7 * 9800 < snapshot.sure(found, second)[words.OUT_SYN] < 0.8 * 9800
+
+
+def test_what_was_not_sampled_is_sure():
+    second = sampled(1, 3, 3)
+    found = snapshot.changes(taken(0), taken(1000), second)
+    assert snapshot.sure(found, second) == found
+
+
+def test_headers_stand_for_all_that_the_nics_counted():
+    sample = sources.Sample([b""] * 7, 7, 64)
+    assert sum(sample.weights(sample.total(1001))) == 1001
+    assert sample.total(None) == 448
+    assert sources.Sample([b""] * 7, 7, 1).total(9) == 7, "none was left out"
+    assert sources.Sample([b""] * 7, 90, 1).total(91) == 91
+    assert sources.Sample([b""] * 7, 7, 64).total(3) == 448, "tried in vain"
+    assert sources.Sample([], 0, 64).weights(300) == []

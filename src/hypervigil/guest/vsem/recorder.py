@@ -20,7 +20,7 @@ _BEGAN, _FIRST, _LAST, _PACKETS, _OCTETS, _OPENINGS = 0, 1, 2, 3, 5, 7
 class Second:
     """Estimates of one interval, by class in both directions, and who was at the other end."""
 
-    __slots__ = ("classes", "odd_ports", "peers", "ports", "read", "weights")
+    __slots__ = ("classes", "odd_ports", "odd_read", "peers", "ports", "read", "read_of", "weights")
 
     def __init__(self) -> None:
         self.classes = ([0] * CLASSES, [0] * CLASSES)
@@ -28,6 +28,9 @@ class Second:
         self.ports: dict[bytes, set[int]] = {}
         self.odd_ports = 0
         self.read = [0, 0]
+        """Headers in each direction, and of these by class, and towards ports that are not usual."""
+        self.read_of = ([0] * CLASSES, [0] * CLASSES)
+        self.odd_read = 0
         self.weights = [1, 1]
 
     def talkers(self) -> list[tuple[int, str, int]]:
@@ -61,6 +64,7 @@ class Recorder:
         second = self.second
         packets = frame.packets * weight
         second.classes[way][frame.traffic] += packets
+        second.read_of[way][frame.traffic] += 1
         if not frame.here or frame.traffic == MULTICAST:
             return
         peers = second.peers[way]
@@ -99,15 +103,15 @@ class Recorder:
         if len(seen) < PORTS:
             seen.add(port)
         if self.usual_ports:
-            if port not in self.usual_ports:
-                self.second.odd_ports += weight
-        elif port not in self._usual:
-            self.second.odd_ports += weight
-            if len(self._usual) >= PORTS:
+            odd = port not in self.usual_ports
+        else:
+            odd = port not in self._usual
+            if odd and len(self._usual) >= PORTS:
                 del self._usual[min(self._usual, key=self._usual.__getitem__)]
             self._usual[port] = at_ms
-        else:
-            self._usual[port] = at_ms
+        if odd:
+            self.second.odd_ports += weight
+            self.second.odd_read += 1
 
     def _flow(self, frame: Frame, way: int, began: int, weight: int, at_ms: int) -> None:
         key = (frame.protocol, frame.here, frame.here_port, frame.there, frame.there_port)
