@@ -42,6 +42,11 @@ class Layout:
         return self.monitor_dir / "sensors.sock"
 
     @property
+    def gateway_socket(self) -> Path:
+        """The monitor listens here for the gateway."""
+        return self.monitor_dir / "gateway.sock"
+
+    @property
     def control_socket(self) -> Path:
         """The monitor listens here for the command line."""
         return self.monitor_dir / "control.sock"
