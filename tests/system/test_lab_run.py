@@ -47,7 +47,7 @@ target = "test-b"
 [[step]]
 at_s = 7
 on = "ext"
-run = "hping3 -q -c 200 -i u5000 --udp -p 9 --rand-source $ip_test-b"
+run = "hping3 -q -c 200 -i u5000 --udp -p 9 -a 203.0.113.9 $ip_test-b"
 attack = true
 target = "test-b"
 [[step]]
