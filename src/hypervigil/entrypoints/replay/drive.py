@@ -130,7 +130,7 @@ class Drive:
         self._hrem.inventory(inventory)
         self._presume(history_s)
         self._act(self._hsem.inventory(inventory.vms, _instant(BEGIN_NS)), BEGIN_NS)
-        self._before = self._look(BEGIN_NS)
+        self._before = self._look(BEGIN_NS - 1)  # the first frame comes after it
 
     def _bind(self) -> None:
         for one in self._stations.all:

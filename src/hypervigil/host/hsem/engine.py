@@ -269,6 +269,8 @@ class Hsem:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""
         draft = record.draft
         if draft is None or now - draft.opened_at > DRAFT_S:
+            if look.excess is not None and not look.excess.going_on:
+                return []  # what is over was asked about while it went on
             draft = record.draft = self._dossier(record.vm, now)
             draft.reports = 1
             for peer in look.scaled(self._watch.recent(record.vm).counts):

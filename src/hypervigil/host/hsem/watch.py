@@ -38,6 +38,8 @@ class Excess:
     vm: VmId
     above: tuple[bool, ...]
     clearly: tuple[bool, ...]
+    going_on: bool
+    """Whether some class is above its allowance in this very interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Watch:
         usual = tails[:, _COLUMNS]
         seen = np.isfinite(rates)
         fresh = np.where(seen, rates, 0.0) * interval_s
-        allowed = np.maximum(self.factor * usual, self.floor_pps) * interval_s
+        allowance = np.maximum(self.factor * usual, self.floor_pps)
+        allowed = allowance * interval_s
         slack = SLACK + SLACK_S * usual
         score = np.where(seen, self._table["score"][rows] + fresh - allowed, self._table["score"][rows])
         score = np.clip(score, 0.0, _CAP * slack)
@@ -85,10 +88,13 @@ class Watch:
         self._table["seconds"][rows] = self._table["seconds"][rows] * kept + interval_s
         faded = np.float32(np.exp(-interval_s / ASKED_S))
         self._table["asked"][rows] = self._table["asked"][rows] * faded + fresh[:, [Metric.OUT_SYN, Metric.IN_SYN]]
-        above = score > slack
-        clearly = score > CLEARLY * slack
+        # The sum outlasts what it tells of.
+        still = self._table["counts"][rows] > allowance * self._table["seconds"][rows]
+        above = still & (score > slack)
+        clearly = still & (score > CLEARLY * slack)
+        going_on = (above & (fresh > allowed)).any(axis=1)
         return [
-            Excess(vms[row], tuple(above[row].tolist()), tuple(clearly[row].tolist()))
+            Excess(vms[row], tuple(above[row].tolist()), tuple(clearly[row].tolist()), bool(going_on[row]))
             for row in np.flatnonzero(above.any(axis=1)).tolist()
         ]
 

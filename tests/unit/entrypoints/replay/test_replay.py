@@ -84,6 +84,17 @@ def test_ordinary_work_is_nobodys_case(run) -> None:
     assert result["vm_hours"] == pytest.approx(2 * 65 / 3600, abs=0.001)
 
 
+def test_the_first_frames_receiver_is_known_from_the_first_sweep_on(run) -> None:
+    """A transfer at full speed from the first frame on: who was asked first answers it."""
+    frames: list[Timed] = []
+    for number in range(100):
+        frames += [
+            (number / 500, between(A, B, 6, tcp(40_000, 80, 0x18))),
+            (number / 500 + 0.001, between(B, A, 6, tcp(80, 40_000, 0x10))),
+        ]
+    assert all(vm["cases"] == 0 for vm in run(frames)["vms"].values())
+
+
 def test_a_burst_that_has_ended_is_judged_in_the_silence_after_it(run) -> None:
     found = run(flood(0, 10_000, 0.04))["vms"]
     assert found[A]["verdict"] == "attacker"

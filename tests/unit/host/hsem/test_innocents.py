@@ -9,7 +9,9 @@ from tests.unit.host.hsem.behaviour import (
     browses,
     copies,
     crawls,
+    floods,
     floods_open_port,
+    for_,
     pings,
     requests_by_udp,
     resolves,
@@ -54,6 +56,15 @@ def test_it_may_also_begin_and_end_and_begin(scene: Scene) -> None:
         scene.begin(surge).run(3)
         scene.end(surge)
         scene.run(2)
+    assert scene.suspected() == set()
+
+
+@pytest.mark.parametrize("for_s", [2.6, 3.0])
+def test_what_comes_after_an_honest_surge_is_no_surge(for_s: float) -> None:
+    """It is over, and nobody need answer the last word of it."""
+    scene = Scene("alice", "web").learn(200)
+    scene.begin(for_(for_s, requests_by_udp("alice", "web", 300))).run(for_s)
+    scene.begin(floods("alice", "web", 3, UDP)).run(5)
     assert scene.suspected() == set()
 
 
