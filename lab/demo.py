@@ -55,11 +55,13 @@ SURGE_AT_S, SURGE_FOR_S = 47.0, 15.0
 FLOOD_AT_S, FLOOD_FOR_S = 70.0, 25.0
 PATIENCE_S = 60.0
 """After the flood A's limits end by themselves, by the policy's default within about a minute of the verdict."""
+CORES = min(4, os.cpu_count() or 1)
+"""A has as many and floods with all of them, so that whoever else is on the host has to fight for his."""
 SCENARIO = Scenario(
     name="demo",
     network=(NetworkTable("net1", "10.60.0.0/24"),),
     guest=(
-        GuestTable(ATTACKER, "net1", "red", work=f"web-client:{VICTIM} --rate {NEIGHBOUR_RATE}"),
+        GuestTable(ATTACKER, "net1", "red", vcpus=CORES, work=f"web-client:{VICTIM} --rate {NEIGHBOUR_RATE}"),
         GuestTable(VICTIM, "net1", "blue", work="web-server"),
         GuestTable(CLIENT, "net1", "green", work=f"web-client:{VICTIM}"),
     ),
@@ -67,7 +69,7 @@ SCENARIO = Scenario(
         Step(
             FLOOD_AT_S,
             ATTACKER,
-            f"timeout {FLOOD_FOR_S:g} hping3 -q --flood -S -p 80 $ip_{VICTIM}",
+            f"for i in $(seq {CORES}); do timeout {FLOOD_FOR_S:g} hping3 -q --flood -S -p 80 $ip_{VICTIM} & done; wait",
             attack=True,
             target=VICTIM,
         ),
