@@ -21,6 +21,7 @@ from rich.table import Table
 from lab import report
 from lab.accelerator import choose, qemu_version
 from lab.capture import Counter, Slice
+from lab.clean import clean_all
 from lab.demonstrated import (
     ATTACKER,
     BIN_S,
@@ -45,6 +46,7 @@ from lab.place import WorkSample
 from lab.residue import look, residue
 from lab.run import ask, check_root, step_seen, write
 from lab.scenario import CLIENT_RATE, GuestTable, Limits, NetworkTable, Scenario, Step
+from lab.scratch import say
 from lab.stage import Act, Stage, staged
 from lab.watched import Case, Product
 
@@ -124,6 +126,8 @@ def play(console: Console) -> Demonstration:
     """Boot, play both acts, undo everything, and say what was seen."""
     began, made_at = time.monotonic(), time.time()
     _introduce(console)
+    for thing in clean_all():  # what a crashed run left is not this one's residue
+        say(f"removed {thing}")
     before = look()
     with staged(SCENARIO, watched=True) as stage:
         started = time.monotonic()
@@ -402,7 +406,7 @@ class _Teller:
         return self._act_s if sent is None or sent.first_at_s is None else self.stage.since(sent.first_at_s)
 
     def _events(self, product: Product, case: Case) -> Iterator["_Event"]:
-        who = named(case.name or "?")
+        who = "the host" if case.name == "host" else named(case.name or "?")
         yield _Event(case.opened_at, case.case, "opened", f"{who} behaves unusually: a case is opened")
         if case.role is not None and case.decided_at is not None:
             colour = {"attacker": "red", "victim": "yellow", "cleared": "green"}.get(case.role, "magenta")
