@@ -4,7 +4,7 @@ Every sweep becomes a report of its own interval, in which bursts show; once a s
 from which histories are made. What was not seen is NaN.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -145,24 +145,43 @@ class Hrem:
         at, row = self._resources.get(vm, (Instant(-STALE_S), _UNSEEN))
         return row if now - at < STALE_S else _UNSEEN
 
-    def _pairs(self, samples: Iterable[PortSample], interval: float) -> list[PairRate]:
-        return [
-            PairRate(
-                vm=sample.vm,
-                direction=peer.direction,
-                other=self._book.owner(peer.address, peer.mac),
-                address=peer.address,
-                packets=peer.packets / interval,
-                octets=peer.octets / interval,
-                openings=peer.openings / interval,
-                answers=peer.answers / interval,
-                resets=peer.resets / interval,
-                ports=peer.ports,
-                new=peer.new,
-            )
-            for sample in samples
-            for peer in sample.peers
-        ]
+    def _pairs(self, samples: Sequence[PortSample], interval: float) -> list[PairRate]:
+        elsewhere = _by_address(samples) if len(samples) > 1 else {}
+        pairs = []
+        for sample in samples:
+            for peer in sample.peers:
+                answers, resets = peer.answers, peer.resets
+                if not answers:  # of several NICs another may have the way back
+                    answers, resets = elsewhere.get((peer.direction, peer.address), (0, 0))
+                pairs.append(
+                    PairRate(
+                        vm=sample.vm,
+                        direction=peer.direction,
+                        other=self._book.owner(peer.address, peer.mac),
+                        address=peer.address,
+                        packets=peer.packets / interval,
+                        octets=peer.octets / interval,
+                        openings=peer.openings / interval,
+                        answers=answers / interval,
+                        resets=resets / interval,
+                        ports=peer.ports,
+                        new=peer.new,
+                    )
+                )
+        return pairs
+
+
+def _by_address(samples: Iterable[PortSample]) -> dict[tuple[Direction, str], tuple[int, int]]:
+    """Answers, and how many of them may be resets, by direction and address of what they answer, by whichever NIC."""
+    found: dict[tuple[Direction, str], tuple[int, int]] = {}
+    for sample in samples:
+        for peer in sample.peers:
+            out = peer.direction is Direction.OUT
+            key = (Direction.IN if out else Direction.OUT, peer.address)
+            answers, resets = found.get(key, (0, 0))
+            may_reset = (sample.out if out else sample.into).packets[TrafficClass.RST]
+            found[key] = (answers + peer.packets, resets + min(peer.packets, may_reset))
+    return found
 
 
 _UNSEEN: Row = np.full(_N, np.nan, np.float32)

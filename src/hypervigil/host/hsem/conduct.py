@@ -23,14 +23,26 @@ IGNORED = 0.3
 """Of packets that ask, these shares were answered: the other end takes part, or does not."""
 ACKNOWLEDGED = 0.008
 """Acknowledgements per data packet: with offloading one comes per two frames of 64 KiB, to a flood none."""
+ACKNOWLEDGEMENT = 150.0
+"""Octets of a TCP packet that carries little or nothing."""
 HEARD = 0.002
 """Packets that come back per packet of a stream that answers something: a receiver's reports are few."""
+TALKS = 0.02
+"""Packets that come back per datagram of a conversation that goes mostly one way: QUIC acknowledges several at once."""
 STREAM_PPS = 500.0
 """Up to here datagrams that nobody answers yet may be a stream whose receiver reports every few seconds (RFC 3550)."""
+TRICKLE_PPS = 60.0
+"""Up to here datagrams to one address harm nobody, answered or not: measurements, telemetry, logs."""
+CALL_PPS = 100.0
+"""The same of what goes to a port that the receiver chose itself: the voice and pictures of a call."""
+STORM_PPS = 2000.0
+"""Above this nothing that is sent to all or to a group is meant well: a film for everybody takes half of it."""
 BEGUN = 0.5
 """Of a peer's packets, this share begins something: the sender is the one who asks."""
 AIMED = 0.5
 """Of pings, this share goes to one address: not a survey of many."""
+FEW = 4
+"""So many addresses are no survey of many."""
 MOST = 0.5
 """What holds for this share of an excess holds for it."""
 REPEATED = 6.0
@@ -62,6 +74,8 @@ class Peer:
     answers: float
     resets: float
     ports: int
+    unseen: float = 0.0
+    """Of the answers, those that the other end was seen to send and this one was not seen to get."""
 
     @property
     def asks(self) -> bool:
@@ -112,13 +126,15 @@ def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, 
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
             return _in_reply(mine.tried[traffic], 1.5 * asked)
         case TrafficClass.TCP:
-            return _streaming(mine, theirs, peers)
+            return _streaming(mine, theirs, peers, slow=peak_pps <= STREAM_PPS)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers)
         case TrafficClass.UDP | TrafficClass.DNS:
-            return _datagrams(traffic, mine, theirs, peers, slow=peak_pps <= STREAM_PPS)
+            return _datagrams(traffic, mine, theirs, peers, peak_pps)
         case TrafficClass.ARP:
             return _by_answers(traffic, mine, theirs, peers)
+        case TrafficClass.MULTICAST:
+            return _spreading(peak_pps)
         case _:
             asking = tuple(p for p in peers if p.asks)
             return max(Conduct.UNCLEAR, _by_answers(traffic, mine, theirs, asking, share_ripe=1.0))
@@ -164,7 +180,7 @@ def _in_reply(sent: float, asked: float) -> Conduct:
     return Conduct.ANSWERING if sent <= asked + SLACK else Conduct.HOSTILE
 
 
-def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool) -> Conduct:
     """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes."""
     share = mine.share_passed(TrafficClass.TCP)
     sent = mine.unusual(TrafficClass.TCP) * share
@@ -172,10 +188,23 @@ def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     resets = theirs.passed[TrafficClass.RST] - mine.passed[TrafficClass.SYN] - mine.passed[TrafficClass.SYNACK]
     if resets >= max(1.0, IGNORED * sent):
         return Conduct.HOSTILE
-    deaf = sum(p.packets for p in peers if p.answers - p.resets < ACKNOWLEDGED * share * p.packets)
-    if share * deaf >= max(1.0, MOST * sent):
+    if mine.share_ripe(TrafficClass.TCP) < MOST / 2:
+        return Conduct.HONEST  # the first acknowledgements are still on their way
+    least = (HEARD if slow else ACKNOWLEDGED) * share
+    deaf = sum(p.packets for p in peers if p.answers - p.resets < least * p.packets)
+    back = theirs.passed[TrafficClass.TCP] + sum(p.unseen for p in peers)
+    if share * deaf < max(1.0, MOST * sent) and back >= least * mine.unusual(TrafficClass.TCP):
+        return Conduct.HONEST
+    # Mere acknowledgements, and nothing that they are for: it may come another way, where nobody looks.
+    small = sum(p.octets for p in peers) <= ACKNOWLEDGEMENT * sum(p.packets for p in peers)
+    return Conduct.UNCLEAR if slow and small and not any(theirs.tried) else Conduct.HOSTILE
+
+
+def _spreading(peak_pps: float) -> Conduct:
+    """What is sent to all or to a group: nobody answers it, so only its rate tells."""
+    if peak_pps > STORM_PPS:
         return Conduct.HOSTILE
-    return Conduct.HONEST if theirs.passed[TrafficClass.TCP] >= ACKNOWLEDGED * sent else Conduct.HOSTILE
+    return Conduct.UNCLEAR if peak_pps > STREAM_PPS else Conduct.HONEST
 
 
 def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
@@ -187,18 +216,24 @@ def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     return _by_answers(TrafficClass.ICMP, mine, theirs, asking)
 
 
-def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool) -> Conduct:
+def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
+    refused = theirs.excess(TrafficClass.ICMP) >= 1.0
+    may_be_stream = traffic is TrafficClass.UDP and not refused and bool(peers)
     if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
-        found = _by_answers(traffic, mine, theirs, asking, reports=traffic is TrafficClass.UDP)
-        refused = theirs.excess(TrafficClass.ICMP) >= 1.0
-        may_be_stream = slow and traffic is TrafficClass.UDP and not refused and bool(peers)
-        return min(found, Conduct.UNCLEAR) if may_be_stream else found
+        found = _by_answers(traffic, mine, theirs, asking, stream=traffic is TrafficClass.UDP)
+        aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
+        if may_be_stream and aimed and peak_pps <= TRICKLE_PPS:
+            return min(found, Conduct.HONEST)
+        return min(found, Conduct.UNCLEAR) if may_be_stream and peak_pps <= STREAM_PPS else found
     streams = tuple(p for p in peers if not p.asks)
     share = mine.share_passed(traffic)
     heard = sum(answers for _, answers in _answered(traffic, theirs, streams))
     sent = share * sum(p.packets for p in streams)
-    return Conduct.ANSWERING if heard >= max(1.0, HEARD * sent) else Conduct.UNCLEAR
+    if heard >= max(1.0, HEARD * sent):
+        return Conduct.ANSWERING
+    few = len(asking) <= FEW and len(streams) <= FEW
+    return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
 
 
 def unheard(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> bool:
@@ -213,7 +248,7 @@ def _answered(traffic: TrafficClass, theirs: Side, peers: tuple[Peer, ...]) -> I
 
     Of this class no more answers came than the NIC saw; they are most likely those of who answers best.
     """
-    left = theirs.tried[traffic]
+    left = theirs.tried[traffic] + sum(peer.unseen for peer in peers)
     for peer in sorted(peers, key=lambda p: (p.resets - p.answers) / p.packets if p.packets else 0.0):
         answers = min(max(0.0, peer.answers - peer.resets), left)
         left -= min(answers, peer.packets)
@@ -227,20 +262,21 @@ def _by_answers(
     peers: tuple[Peer, ...],
     *,
     share_ripe: float | None = None,
-    reports: bool = False,
+    stream: bool = False,
 ) -> Conduct:
     """Of packets that are answered one by one: by peer, so that no answer excuses what another ignores.
 
-    ``reports``: it may also be a stream, whose receiver sends a report now and then.
+    ``stream``: it may also be one, whose receiver acknowledges several at once, or only reports now and then.
     """
     passed = mine.share_passed(traffic)
     share = passed * (mine.share_ripe(traffic) if share_ripe is None else share_ripe)
     ignored = answered = 0.0
     for peer, answers in _answered(traffic, theirs, peers):
-        if answers >= ANSWERED * share * peer.packets:
+        talks = stream and answers >= max(1.0, TALKS * passed * peer.packets)
+        if talks or answers >= ANSWERED * share * peer.packets:
             answered += peer.packets
         elif answers < IGNORED * share * peer.packets:
-            heard = reports and answers >= max(1.0, HEARD * passed * peer.packets)
+            heard = stream and answers >= max(1.0, HEARD * passed * peer.packets)
             ignored += 0.0 if heard else peer.packets
     judged = min(mine.unusual(traffic), sum(peer.packets for peer in peers))
     if not judged or ignored >= MOST * judged:

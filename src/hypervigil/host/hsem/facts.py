@@ -183,6 +183,7 @@ class Dossier:
             old.answers + seen.answers,
             old.resets + seen.resets,
             max(old.ports, seen.ports),
+            old.unseen + seen.unseen,
         )
 
     def facts(self, at: Instant, repetition: int) -> Facts:

@@ -69,21 +69,33 @@ def _times(peer: Peer, factor: float) -> Peer:
         peer.answers * factor,
         peer.resets * factor,
         peer.ports,
+        peer.unseen * factor,
     )
 
 
 def peers_of(report: HostReport, concerned: Iterable[VmId]) -> dict[VmId, list[Peer]]:
-    """The peers of these VMs, and of whoever tries many ports, as counts."""
+    """The peers of these VMs, and of whoever tries many ports, as counts.
+
+    What a VM of this host sends back is seen at its own NIC, whichever way it takes to the one who asked, unless a
+    limit stops it.
+    """
     wanted = set(concerned)
     wanted |= {pair.vm for pair in report.pairs if pair.ports >= SCAN_PORTS and pair.direction is Direction.OUT}
+    limited = {one.vm for one in report.limited}
+    sent_back: dict[tuple[VmId, VmId], tuple[float, float]] = {}
+    for pair in report.pairs:
+        if pair.direction is Direction.IN and pair.other in wanted - limited and pair.vm not in limited:
+            answers, resets = sent_back.get((pair.other, pair.vm), (0.0, 0.0))
+            sent_back[pair.other, pair.vm] = (answers + pair.answers, resets + pair.resets)
     found: dict[VmId, list[Peer]] = {}
     for pair in report.pairs:
         if pair.vm in wanted:
-            found.setdefault(pair.vm, []).append(_peer(pair, report.interval_s))
+            told = sent_back.get((pair.vm, pair.other)) if pair.direction is Direction.OUT else None
+            found.setdefault(pair.vm, []).append(_peer(pair, report.interval_s, *(told or (0.0, 0.0))))
     return found
 
 
-def _peer(pair: PairRate, interval_s: float) -> Peer:
+def _peer(pair: PairRate, interval_s: float, answers: float, resets: float) -> Peer:
     return Peer(
         pair.direction,
         pair.other,
@@ -91,7 +103,8 @@ def _peer(pair: PairRate, interval_s: float) -> Peer:
         pair.packets * interval_s,
         pair.octets * interval_s,
         pair.openings * interval_s,
-        pair.answers * interval_s,
-        pair.resets * interval_s,
+        max(pair.answers, answers) * interval_s,
+        max(pair.resets, resets) * interval_s,
         pair.ports,
+        max(0.0, answers - pair.answers) * interval_s,
     )

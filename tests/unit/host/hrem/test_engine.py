@@ -178,3 +178,21 @@ def test_without_vms_there_is_only_the_host() -> None:
     assert hrem.observe(sweep(1), Instant(1))[0].vms == ()
     hrem.inventory(Inventory(()))
     assert hrem.observe(sweep(1, interval_s=0.0), Instant(1))[0].vms == (HOST,)
+
+
+def test_another_nic_of_the_same_vm_may_have_the_way_back(hrem: Hrem) -> None:
+    """What came in by one NIC is answered through the other, as routes have it."""
+
+    def peer(way: Direction, packets: int) -> PeerCount:
+        return PeerCount(way, "10.0.0.2", str(B1), packets, 100 * packets, 0, 0, 0, 1, False)
+
+    (heard, said) = one(
+        hrem,
+        sweep(
+            1,
+            sample(A, A1, into=counts(tcp=80), peers=(peer(Direction.IN, 80),)),
+            sample(A, A2, out=counts(tcp=38, rst=2), peers=(peer(Direction.OUT, 40),)),
+        ),
+    ).pairs
+    assert (heard.answers * 0.2, heard.resets * 0.2) == (pytest.approx(40), pytest.approx(2))
+    assert said.answers * 0.2 == pytest.approx(80)

@@ -5,6 +5,7 @@ from tests.unit.host.hsem.scene import Behaviour, Scene
 
 SYN, SYNACK, RST, TCP = TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP
 DNS, UDP, ICMP, ARP = TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP, TrafficClass.ARP
+MULTICAST = TrafficClass.MULTICAST
 
 
 class Pace:
@@ -69,6 +70,35 @@ def streams(sender: str, receiver: str, per_s: float, *, reports_per_s: float, d
         scene.send(receiver, sender, UDP, tells(s), octets=90, asks=not downwards)
 
     return behave
+
+
+def calls(caller: str, called: str, per_s: float, *, answered: float = 0.15) -> Behaviour:
+    """Pictures by UDP to a relay's port; so many packets come back for each, voice and acknowledgements."""
+    pace, back = Pace(per_s), Pace(per_s * answered)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(caller, called, UDP, pace(s), octets=900, asks=True)
+        scene.send(called, caller, UDP, back(s), octets=90, asks=False)
+
+    return behave
+
+
+def casts(sender: str, receivers: list[str], per_s: float) -> Behaviour:
+    """To a group: a film, a file for many. Nobody answers."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        now = pace(s)
+        scene.send(sender, "239.1.1.1", MULTICAST, now, octets=1350)
+        for receiver in receivers:
+            scene.send("239.1.1.1", receiver, MULTICAST, now, octets=1350)
+
+    return behave
+
+
+def acknowledges(who: str, whom: str, per_s: float, *, octets: int = 66) -> Behaviour:
+    """TCP of which only one direction is to be seen."""
+    return floods(who, whom, per_s, TCP, octets=octets)
 
 
 def copies(sender: str, receiver: str, per_s: float, *, packets_per_ack: int = 25) -> Behaviour:
@@ -210,7 +240,9 @@ def scans_ports(attacker: str, target: str, per_s: float, *, open_ports: int = 0
     return behave
 
 
-def sweeps_hosts(attacker: str, per_s: float, *, answer_every: int = 50, network: str = "10.70") -> Behaviour:
+def sweeps_hosts(
+    attacker: str, per_s: float, *, answer_every: int = 50, network: str = "10.70", traffic: TrafficClass = SYN
+) -> Behaviour:
     """Address after address; hardly any is there."""
     pace, tried = Pace(per_s), [0]
 
@@ -218,7 +250,7 @@ def sweeps_hosts(attacker: str, per_s: float, *, answer_every: int = 50, network
         for _ in range(pace(s)):
             tried[0] += 1
             target = f"{network}.{tried[0] // 250 % 250}.{tried[0] % 250 + 1}"
-            arrived = scene.send(attacker, target, SYN, 1, octets=60)
+            arrived = scene.send(attacker, target, traffic, 1, octets=60, asks=True)
             if tried[0] % answer_every == 0:
                 scene.send(target, attacker, RST, arrived)
 

@@ -238,8 +238,9 @@ class Scene:
         asks: bool | None = None,
         ports: int = 1,
         unreachable: bool = False,
+        arrives: bool = True,
     ) -> int:
-        """Packets from one to the other; how many arrived."""
+        """Packets from one to the other; how many arrived (if by a NIC that is watched)."""
         if packets <= 0:
             return 0
         if self.late:
@@ -251,6 +252,8 @@ class Scene:
         if source in self._tallies:
             self._count(source, OUT, target, traffic, packets, octets, asks, ports)
             packets = self._pass(source, OUT, target, traffic, packets)
+        if not arrives:
+            return 0
         if packets and target in self._tallies:
             self._count(target, IN, source, traffic, packets, octets, asks, ports)
             if traffic is TrafficClass.RST or unreachable:

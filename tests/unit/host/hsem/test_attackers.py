@@ -16,6 +16,7 @@ from tests.unit.host.hsem.behaviour import (
     TCP,
     UDP,
     browses,
+    casts,
     floods,
     floods_by_data,
     floods_by_ping,
@@ -85,6 +86,19 @@ def test_what_is_delivered_after_the_limit_is_at_most_the_limit(kind: str) -> No
     (limit,) = scene.limits("mallory")
     assert limit.value is not None
     assert scene.delivered["mallory", "web", traffic] - before <= 1.2 * limit.value * 10
+
+
+def test_a_storm_to_everybody_is_an_attack(scene: Scene) -> None:
+    scene.begin(casts("mallory", ["web", "alice", "bob"], 5000)).run(4)
+    assert scene.ordered("mallory")[0].since - scene.begun_at <= 1.0
+    assert scene.verdict("mallory").attack is AttackClass.FLOOD
+    assert scene.blamed() == {"mallory"}
+
+
+def test_a_trickle_to_many_is_still_a_sweep(scene: Scene) -> None:
+    """Slow datagrams are harmless only as long as they are for one address."""
+    scene.begin(sweeps_hosts("mallory", 50, traffic=UDP)).run(5)
+    assert scene.verdict("mallory").attack is AttackClass.SCAN
 
 
 def test_honest_work_beside_an_attack_does_not_excuse_it() -> None:

@@ -4,9 +4,14 @@ import pytest
 
 from hypervigil.model.status import Level, Role
 from tests.unit.host.hsem.behaviour import (
+    MULTICAST,
     SYN,
+    TCP,
     UDP,
+    acknowledges,
     browses,
+    calls,
+    casts,
     copies,
     crawls,
     floods,
@@ -37,6 +42,12 @@ HONEST: dict[str, Behaviour] = {
     "a bulk transfer offloaded at both ends": copies("web", "alice", 9000, packets_per_ack=85),
     "a backup": copies("alice", RESOLVER, 8000),
     "a survey of many hosts by ping": pings("alice", MANY, 60),
+    "a bulk transfer that hardly needs acknowledging": copies("web", "alice", 400, packets_per_ack=300),
+    "a call by way of a relay": calls("alice", RESOLVER, 300),
+    "an upload by QUIC": calls("alice", RESOLVER, 3000, answered=0.05),
+    "measurements that nobody answers": streams("alice", "web", 50, reports_per_s=0, downwards=True),
+    "a call to somebody who does not listen yet": streams("alice", RESOLVER, 90, reports_per_s=0),
+    "a file for a whole group": casts("web", ["alice", "bob"], 300),
     "a crawler": crawls("alice", 50),
     "a crawler of far places": sends_late(crawls("alice", 50)),
     "somebody outside in a hurry": browses("203.0.113.9", "web", 300),
@@ -56,6 +67,32 @@ def test_it_may_also_begin_and_end_and_begin(scene: Scene) -> None:
         scene.begin(surge).run(3)
         scene.end(surge)
         scene.run(2)
+    assert scene.suspected() == set()
+
+
+def test_a_film_for_a_group_keeps_half_until_it_is_cleared(scene: Scene) -> None:
+    scene.begin(casts("web", ["alice"], 1000)).run(15)
+    assert scene.blamed() == set()
+    assert scene.delivered["web", "239.1.1.1", MULTICAST] >= 0.5 * scene.offered["web", "239.1.1.1", MULTICAST]
+    assert scene.limits("web") == []
+
+
+def test_who_only_acknowledges_is_perhaps_seen_from_one_side() -> None:
+    """What it acknowledges may come another way; whoever sends data so is seen to send them in vain."""
+    for octets, blamed in ((66, set()), (1500, {"alice"})):
+        scene = Scene("alice").learn()
+        scene.begin(acknowledges("alice", "203.0.113.9", 200, octets=octets)).run(15)
+        assert scene.blamed() == blamed
+
+
+def test_the_other_end_is_seen_to_answer_by_another_way(scene: Scene) -> None:
+    """The way back is not that of the way there: only the receiver's NIC sees what it answers."""
+
+    def behave(of: Scene, _: float) -> None:
+        of.send("web", "alice", TCP, 400, octets=900)
+        of.send("alice", "web", TCP, 200, arrives=False)
+
+    scene.begin(behave).run(10)
     assert scene.suspected() == set()
 
 
