@@ -36,6 +36,8 @@ class PeerCount:
     """Distinct destination ports, estimated, at most 64."""
     new: bool
     """First seen in this interval."""
+    services: int = 0
+    """Which destination ports: a set of 64 hashes as bits, so that what many peers were asked for compares."""
 
 
 @dataclass(frozen=True, slots=True)

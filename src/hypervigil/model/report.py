@@ -28,6 +28,8 @@ class PairRate:
     resets: float
     ports: int
     new: bool
+    services: int = 0
+    """Which ports (see ``PeerCount.services``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,7 @@ class Hrem:
                         resets=resets / interval,
                         ports=peer.ports,
                         new=peer.new,
+                        services=peer.services,
                     )
                 )
         return pairs

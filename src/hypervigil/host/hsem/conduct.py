@@ -5,7 +5,7 @@ judged, so honest work beside an attack does not excuse it, and shares are count
 any rate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -41,6 +41,10 @@ BEGUN = 0.5
 """Of a peer's packets, this share begins something: the sender is the one who asks."""
 AIMED = 0.5
 """Of pings, this share goes to one address: not a survey of many."""
+ONE_SERVICE = 4
+"""Up to so many ports are one service."""
+MIXED = 1 / 3
+"""Ports per host of those who were not found by looking for one service."""
 FEW = 4
 """So many addresses are no survey of many."""
 MOST = 0.5
@@ -76,6 +80,8 @@ class Peer:
     ports: int
     unseen: float = 0.0
     """Of the answers, those that the other end was seen to send and this one was not seen to get."""
+    services: int = 0
+    """Which destination ports, as a set of 64 hashes."""
 
     @property
     def asks(self) -> bool:
@@ -223,7 +229,7 @@ def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Pee
     if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
         found = _by_answers(traffic, mine, theirs, asking, stream=traffic is TrafficClass.UDP)
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
-        if may_be_stream and aimed and peak_pps <= TRICKLE_PPS:
+        if may_be_stream and (aimed or mixed(asking)) and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
         return min(found, Conduct.UNCLEAR) if may_be_stream and peak_pps <= STREAM_PPS else found
     streams = tuple(p for p in peers if not p.asks)
@@ -234,6 +240,17 @@ def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Pee
         return Conduct.ANSWERING
     few = len(asking) <= FEW and len(streams) <= FEW
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
+
+
+def mixed(peers: Collection[Peer]) -> bool:
+    """Whether these are asked for so many services that somebody must have told their addresses and ports.
+
+    Whoever looks for a service asks all hosts for it, or for a few like it.
+    """
+    services = 0
+    for peer in peers:
+        services |= peer.services
+    return services.bit_count() > max(ONE_SERVICE, MIXED * len(peers))
 
 
 def unheard(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> bool:

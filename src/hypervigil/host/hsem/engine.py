@@ -10,10 +10,11 @@ from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
 from hypervigil.host.hsem.history import MOST, History, Remembered
-from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge, scanned, swept
+from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
 from hypervigil.host.hsem.look import Look, peers_of
+from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Watch
 from hypervigil.host.hsem.watched import Watched, place_of

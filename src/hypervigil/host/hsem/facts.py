@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
-from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, unheard
+from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MAX_PEERS = 256
+FEW_PACKETS = 20.0
+"""Whoever was sent fewer was tried; more is work."""
 TOLD_PEERS = 12
 """Of a case's peers, the busiest so many of each direction are kept as facts."""
 
@@ -43,6 +45,19 @@ class Accusation:
     attack: str
     traffic: str
     packets: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """Whom a VM tried, of all those that its case had room for: who was sent a few packets that begin something."""
+
+    hosts: int = 0
+    answered: int = 0
+    """Of these hosts, those that sent something back."""
+    reset: int = 0
+    """Of these hosts, those that sent back resets only, as far as that is known."""
+    mixed: bool = False
+    """Whether the hosts were tried at so many ports that it is not one service that was looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,7 @@ class Facts:
     accusations: tuple[Accusation, ...]
     repetition: int
     """How often this VM was found an attacker before."""
+    tries: Tries = Tries()
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -184,6 +200,7 @@ class Dossier:
             old.resets + seen.resets,
             max(old.ports, seen.ports),
             old.unseen + seen.unseen,
+            old.services | seen.services,
         )
 
     def facts(self, at: Instant, repetition: int) -> Facts:
@@ -215,7 +232,23 @@ class Dossier:
             peers=tuple(told),
             accusations=tuple(self.accusations.values()),
             repetition=repetition,
+            tries=self._tries(),
         )
+
+    def _tries(self) -> Tries:
+        arp = packet_metric(Direction.OUT, TrafficClass.ARP)
+        tried = [
+            peer
+            for (direction, _), peer in self.peers.items()
+            if direction is Direction.OUT and peer.packets < FEW_PACKETS and (peer.openings or self.counts[arp])
+        ]
+        reset = [peer for peer in tried if 0 < peer.answers <= peer.resets]
+        answered = [
+            peer
+            for peer in tried
+            if peer.answers > peer.resets or (not peer.answers and (Direction.IN, peer.address) in self.peers)
+        ]
+        return Tries(len(tried), len(answered), len(reset), mixed(tried))
 
 
 def reopened(facts: Facts) -> Dossier:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.facts import Accusation, Facts, Surge
+from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, swept
 from hypervigil.model.ids import OUTSIDE, VmId
-from hypervigil.model.metric import packet_metric
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
@@ -30,11 +30,6 @@ MIN_FORGED_ROLES = 3
 MIN_FORGED_SENDERS = 30
 FORGED_TO_ASK = 10
 """Forged senders in a short time that open a case; fewer are a misconfiguration's."""
-SCAN_PORTS = 24
-MANY_TRIES = 4.0
-"""Tries per port by which a scan shows beside much other traffic with the same host."""
-SCAN_HOSTS = 20.0
-FEW_COMPLETED = 0.5
 AMPLIFIED = 10.0
 """Bytes answered per byte asked: what a reflector is abused for. An ordinary DNS answer is a few times its question."""
 MIN_UNREACHABLE = 3.0
@@ -107,29 +102,6 @@ def forged_enough(forged: Sequence[int]) -> bool:
     return roles >= MIN_FORGED_ROLES or sum(forged[kind] for kind in FORGED_SENDERS) >= FORGED_TO_ASK
 
 
-def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:
-    """Hosts of which port after port is tried, ``least`` of them so long ago that hardly any will still accept."""
-    return [peer for peer in facts.busiest(Direction.OUT) if _probed(facts, peer, least)]
-
-
-def _probed(facts: Facts, peer: Peer, least: float) -> bool:
-    fresh = sum(facts.fresh[packet_metric(Direction.OUT, traffic)] for traffic in _ASKED)
-    ripe = peer.openings - fresh
-    if peer.ports < SCAN_PORTS or ripe < least:
-        return False
-    if not peer.asks and peer.openings < MANY_TRIES * peer.ports:
-        return False  # the many ports are those of whom it answers
-    # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
-    accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
-    # Resets may also refuse what it answered: that says nothing of its own tries.
-    resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
-    return min(peer.answers - resets, peer.openings - resets, accepted) / ripe < FEW_COMPLETED
-
-
-_ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
-_ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
-
-
 def _scan(facts: Facts) -> Verdict | None:
     """Many ports of one host, or many hosts, and few of the tries come to anything."""
     for peer in scanned(facts):
@@ -154,26 +126,6 @@ def _scan(facts: Facts) -> Verdict | None:
         counterfactual=f"would be CLEARED if more than {FEW_COMPLETED:.0%} of the addresses that it tries answered",
         confidence=0.85,
     )
-
-
-def swept(facts: Facts) -> bool:
-    """Whether it tries many addresses that it never talked to, and few of them answer."""
-    if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2:
-        return False
-    by = [
-        traffic
-        for traffic in (*_ASKED, TrafficClass.ARP)
-        if facts.of(Direction.OUT, traffic) >= SCAN_HOSTS / 2
-        and facts.conduct(Direction.OUT, traffic) >= Conduct.UNCLEAR
-    ]
-    # Whoever answers many strangers, invented ones too, begins nothing; ARP is not counted among what begins.
-    tried = [
-        peer
-        for peer in facts.peers
-        if peer.direction is Direction.OUT and peer.packets < SCAN_HOSTS and (peer.openings or TrafficClass.ARP in by)
-    ]
-    silent = sum(peer.answers - peer.resets <= 0 for peer in tried)
-    return bool(by) and bool(tried) and silent >= FEW_COMPLETED * len(tried)
 
 
 def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[Surge]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypervigil.host.hsem.conduct import Peer
-from hypervigil.host.hsem.judge import SCAN_PORTS
+from hypervigil.host.hsem.scans import SCAN_PORTS
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Excess
 from hypervigil.model.ids import VmId
@@ -70,6 +70,7 @@ def _times(peer: Peer, factor: float) -> Peer:
         peer.resets * factor,
         peer.ports,
         peer.unseen * factor,
+        peer.services,
     )
 
 
@@ -107,4 +108,5 @@ def _peer(pair: PairRate, interval_s: float, answers: float, resets: float) -> P
         max(pair.resets, resets) * interval_s,
         pair.ports,
         max(0.0, answers - pair.answers) * interval_s,
+        pair.services,
     )

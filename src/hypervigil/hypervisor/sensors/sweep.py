@@ -93,6 +93,7 @@ class _Traffic:
     answers: Words
     resets: Words
     ports: Whole
+    services: Words
     new: Flags
 
 
@@ -181,6 +182,7 @@ def _traffic(before: Snapshot, after: Snapshot) -> _Traffic:
         answers=np.where(answered, amounts["packets"][at], np.uint64(0)),
         resets=np.where(answered, amounts["resets"][at], np.uint64(0)),
         ports=np.unpackbits(tried.view(np.uint8)).reshape(len(rows), 64).sum(axis=1, dtype=np.int64),
+        services=tried,
         new=fresh[keep],
     )
 
@@ -221,6 +223,7 @@ def _peers(peers: Records, traffic: _Traffic, chosen: Mapping[int, list[int]]) -
         _macs(np.ascontiguousarray(peers["peer"]["mac"][rows])),
         np.stack([column[at] for column in counts], axis=1).tolist(),
         traffic.ports[at].tolist(),
+        traffic.services[at].tolist(),
         traffic.new[at].tolist(),
         strict=True,
     )
@@ -236,8 +239,9 @@ def _peers(peers: Records, traffic: _Traffic, chosen: Mapping[int, list[int]]) -
             resets,
             ports,
             new,
+            services,
         )
-        for way, address, mac, (packets, octets, opens, answers, resets), ports, new in columns
+        for way, address, mac, (packets, octets, opens, answers, resets), ports, services, new in columns
     )
     return {slot: list(islice(told, len(those))) for slot, those in chosen.items()}
 

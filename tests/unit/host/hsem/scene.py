@@ -40,6 +40,7 @@ class Talk:
     resets: int = 0
     ports: int = 0
     new: bool = False
+    services: int = 0
 
 
 @dataclass
@@ -239,6 +240,7 @@ class Scene:
         ports: int = 1,
         unreachable: bool = False,
         arrives: bool = True,
+        service: int = 0,
     ) -> int:
         """Packets from one to the other; how many arrived (if by a NIC that is watched)."""
         if packets <= 0:
@@ -250,12 +252,12 @@ class Scene:
         self.offered[source, target, traffic] += packets
         asks = traffic in ASKING if asks is None else asks
         if source in self._tallies:
-            self._count(source, OUT, target, traffic, packets, octets, asks, ports)
+            self._count(source, OUT, target, traffic, packets, octets, asks, ports, service)
             packets = self._pass(source, OUT, target, traffic, packets)
         if not arrives:
             return 0
         if packets and target in self._tallies:
-            self._count(target, IN, source, traffic, packets, octets, asks, ports)
+            self._count(target, IN, source, traffic, packets, octets, asks, ports, service)
             if traffic is TrafficClass.RST or unreachable:
                 self._tallies[target].failures += packets
             packets = self._pass(target, IN, source, traffic, packets)
@@ -285,7 +287,7 @@ class Scene:
 
     def _count(  # noqa: PLR0917
         self, name: str, way: Direction, other: str, traffic: TrafficClass, packets: int, octets: int, asks: bool,
-        ports: int,
+        ports: int, service: int,
     ) -> None:  # fmt: skip
         tally, address = self._tallies[name], self.address(other)
         tally.packets[way][traffic] += packets
@@ -295,6 +297,7 @@ class Scene:
         talk.octets += packets * octets
         talk.openings += packets if asks else 0
         talk.resets += packets if traffic is TrafficClass.RST else 0
+        talk.services |= 1 << service % 64
         talk.ports = max(talk.ports, min(ports, 64))
         if (name, way, address) not in self._known:
             self._known.add((name, way, address))
@@ -329,7 +332,7 @@ class Scene:
             macs = {a: str(self.ports[n]) for n, a in self.addresses.items()}
             return PeerCount(
                 way, address, macs.get(address, "52:54:00:ff:ff:01"), talk.packets, talk.octets, talk.openings,
-                back.packets, back.resets, talk.ports, talk.new,
+                back.packets, back.resets, talk.ports, talk.new, talk.services,
             )  # fmt: skip
 
         order = sorted(tally.talks.items(), key=lambda item: -item[1].packets)

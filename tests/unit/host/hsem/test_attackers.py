@@ -95,6 +95,18 @@ def test_a_storm_to_everybody_is_an_attack(scene: Scene) -> None:
     assert scene.blamed() == {"mallory"}
 
 
+def test_many_services_of_many_hosts_are_a_scan_if_none_accepts(scene: Scene) -> None:
+    tried = [0]
+
+    def behave(of: Scene, _: float) -> None:
+        for _ in range(20):
+            tried[0] += 1
+            of.send("mallory", f"10.70.{tried[0] // 250}.{tried[0] % 250}", SYN, 1, octets=60, service=tried[0])
+
+    scene.begin(behave).run(5)
+    assert scene.verdict("mallory").attack is AttackClass.SCAN
+
+
 def test_a_trickle_to_many_is_still_a_sweep(scene: Scene) -> None:
     """Slow datagrams are harmless only as long as they are for one address."""
     scene.begin(sweeps_hosts("mallory", 50, traffic=UDP)).run(5)

@@ -176,6 +176,7 @@ def test_tried_ports_are_counted(world: World) -> None:
     world.send(0, OUT, "10.0.0.1", 1.1, ports=1 << 63)
     [sample] = compare(before, world.snapshot(1.2), owners([0]))
     assert sample.peers[0].ports == 4
+    assert sample.peers[0].services == 0b1011 | 1 << 63
 
 
 def test_addresses_are_told_as_people_write_them(world: World) -> None:

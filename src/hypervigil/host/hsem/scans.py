@@ -1,0 +1,55 @@
+"""Who tries port after port of one host, or host after host, and what becomes of the tries. Pure."""
+
+from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.facts import Facts
+from hypervigil.model.metric import packet_metric
+from hypervigil.model.traffic import Direction, TrafficClass
+
+SCAN_PORTS = 24
+SCAN_HOSTS = 20.0
+FEW_COMPLETED = 0.5
+TRIES_PER_PORT = 4.0
+"""Tries per port by which a scan shows beside much other traffic with the same host."""
+MANY_TRIES = 60.0
+"""Tries of many services on many hosts that are a scan, if next to none is accepted."""
+HARDLY_ANY = 0.05
+
+
+def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:
+    """Hosts of which port after port is tried, ``least`` of them so long ago that hardly any will still accept."""
+    return [peer for peer in facts.busiest(Direction.OUT) if _probed(facts, peer, least)]
+
+
+def _probed(facts: Facts, peer: Peer, least: float) -> bool:
+    fresh = sum(facts.fresh[packet_metric(Direction.OUT, traffic)] for traffic in _ASKED)
+    ripe = peer.openings - fresh
+    if peer.ports < SCAN_PORTS or ripe < least:
+        return False
+    if not peer.asks and peer.openings < TRIES_PER_PORT * peer.ports:
+        return False  # the many ports are those of whom it answers
+    # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
+    accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
+    # Resets may also refuse what it answered: that says nothing of its own tries.
+    resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
+    return min(peer.answers - resets, peer.openings - resets, accepted) / ripe < FEW_COMPLETED
+
+
+_ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
+_ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
+
+
+def swept(facts: Facts) -> bool:
+    """Whether it tries many addresses that it never talked to, and few of them answer."""
+    tries = facts.tries
+    if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2 or not tries.hosts:
+        return False
+    if tries.mixed:
+        asked, accepted = facts.of(Direction.OUT, TrafficClass.SYN), facts.of(Direction.IN, TrafficClass.SYNACK)
+        return asked >= MANY_TRIES and accepted <= HARDLY_ANY * asked
+    by = any(
+        facts.of(Direction.OUT, traffic) >= SCAN_HOSTS / 2 and facts.conduct(Direction.OUT, traffic) >= Conduct.UNCLEAR
+        for traffic in (*_ASKED, TrafficClass.ARP)
+    )
+    # Where it was not seen what came back, it was a reset if most of what came back was.
+    late = facts.of(Direction.IN, TrafficClass.RST) > tries.reset + tries.answered / 2
+    return by and tries.hosts - (0 if late else tries.answered) >= FEW_COMPLETED * tries.hosts
