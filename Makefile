@@ -16,10 +16,10 @@ CODE := $(wildcard src lab bench tests scripts/*.py)
 FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
 BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
 
-.PHONY: help setup lab editable wheel format lint check test verify demo bench agent reference lock clean root
+.PHONY: help setup lab editable wheel format lint check test verify demo bench bench-agent agent reference lock clean root
 
 help: ## list what can be done
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: ## install what is missing: system packages, environment, data plane, the package
 	@scripts/setup
@@ -60,6 +60,9 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 		echo "== bench/$$name.py"
 		$(PYTHON) -m "bench.$$name"
 	done
+
+bench-agent: root setup ## what the agent costs a guest, beside Debian's other agents
+	@$(PYTHON) -m bench.agent
 
 agent: ## pack the agent for guests, with what starts it, into build/agent
 	@scripts/build-agent build/agent

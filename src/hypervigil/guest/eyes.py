@@ -10,6 +10,8 @@ from hypervigil.guest.vsem.recorder import Recorder, Second
 from hypervigil.guest.vsem.special import Setup
 from hypervigil.guest.vsem.transmitters import Transmitters
 
+_DUMP_AGAIN_MS = 5000
+
 
 class Eyes:
     """Looks when it is told to, and remembers what it needs for the next look."""
@@ -23,6 +25,11 @@ class Eyes:
         self._processes = sources.Processes()
         self._nics = sources.Nics()
         self._columns = Columns()
+        self._failed: int | None = None
+        self._timed_out: int | None = None
+        self._tcp: list[int | None] | None = None
+        self._dumped_ms = 0
+        self._states: dict[int, int] = {}
         self._packets: list[int | None] = [None, None]
         self._ends: frozenset[tuple[bytes, int, bytes, int]] | None = None
 
@@ -32,6 +39,7 @@ class Eyes:
         nics = proc.nics(files["net/dev"])
         self._nics.update(frozenset(nics))
         found = Snapshot(at_ms, files, nics, self._nics.real, self._columns)
+        self._look_at_timeouts(found)
         self._look_at_sockets(found, detailed)
         for way, headers in enumerate(self._headers):
             self._look_at_headers(way, headers.read(self._nics.indices), found)
@@ -52,13 +60,28 @@ class Eyes:
             if frame is not None:
                 self.recorder.frame(way, frame, weight, found.at_ms)
 
+    def _look_at_timeouts(self, found: Snapshot) -> None:
+        """The file is long; tries that ran out of time are among those that failed."""
+        failed = found.counts.get(words.FAILED)
+        if failed != self._failed or self._timed_out is None:
+            self._failed = failed
+            self._timed_out = self._columns.tcp_ext.read(self._files.one("net/netstat"))[0]
+        found.counts[words.TIMED_OUT] = self._timed_out
+
     def _look_at_sockets(self, found: Snapshot, detailed: bool) -> None:
+        """A dump walks the kernel's whole table; where no segment passed, the last one is still right."""
+        if found.tcp == self._tcp and not detailed and found.at_ms - self._dumped_ms < _DUMP_AGAIN_MS:
+            found.states.update(self._states)
+            return
         sockets = self._dump.read(with_info=detailed)
+        self._states = {}
         if sockets is None:
             return
-        found.states[words.PENDING] = sockets.states[SYN_SENT]
-        found.states[words.HALF_OPEN] = sockets.states[SYN_RECV]
-        found.states[words.CONNECTIONS] = sockets.states[ESTABLISHED]
+        self._tcp, self._dumped_ms = found.tcp, found.at_ms
+        self._states[words.PENDING] = sockets.states[SYN_SENT]
+        self._states[words.HALF_OPEN] = sockets.states[SYN_RECV]
+        self._states[words.CONNECTIONS] = sockets.states[ESTABLISHED]
+        found.states.update(self._states)
         known, self._ends = self._ends, frozenset([one.ends for one in sockets.connections])
         if known is not None:
             for one in sockets.connections:

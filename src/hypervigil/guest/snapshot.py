@@ -8,7 +8,7 @@ from hypervigil.guest.vsem.recorder import Second
 _TRIES_FOR_A_SHARE = 10
 _DOUBT = 1.65
 
-TCP = (b"ActiveOpens", b"PassiveOpens", b"AttemptFails", b"RetransSegs", b"OutRsts")
+_TCP = (b"ActiveOpens", b"PassiveOpens", b"AttemptFails", b"RetransSegs", b"OutRsts", b"InSegs", b"OutSegs")
 _COUNTERS = (
     words.OUT_PACKETS,
     words.OUT_BYTES,
@@ -38,7 +38,7 @@ class Columns:
     __slots__ = ("icmp", "tcp", "tcp_ext")
 
     def __init__(self) -> None:
-        self.tcp = proc.Table(b"Tcp: ", *TCP)
+        self.tcp = proc.Table(b"Tcp: ", *_TCP)
         self.icmp = proc.Table(b"Icmp: ", b"InDestUnreachs")
         self.tcp_ext = proc.Table(b"TcpExt: ", b"TCPAbortOnTimeout")
 
@@ -46,7 +46,7 @@ class Columns:
 class Snapshot:
     """Counters since boot by column, states, and the devices one by one."""
 
-    __slots__ = ("at_ms", "counts", "cpu", "disks", "interrupts", "memory_kib", "nics", "states")
+    __slots__ = ("at_ms", "counts", "cpu", "disks", "interrupts", "memory_kib", "nics", "states", "tcp")
 
     def __init__(
         self,
@@ -64,6 +64,8 @@ class Snapshot:
         self.nics = nics
         self.interrupts = proc.device_interrupts(files["interrupts"])
         self.memory_kib = proc.named(files["meminfo"], b"MemTotal:") or 0
+        self.tcp = columns.tcp.read(files["net/snmp"])
+        """All counts of TCP; while none of them moves no connection comes or goes."""
         self._count(files, columns, real_nics)
         available = proc.named(files["meminfo"], b"MemAvailable:")
         if available is not None and self.memory_kib:
@@ -80,10 +82,8 @@ class Snapshot:
             counts[words.IN_PACKETS] = sum([nic.packets_in for nic in nics])
             counts[words.IN_BYTES] = sum([nic.octets_in for nic in nics])
             counts[words.OUT_FAULTS] = sum([nic.faults for nic in nics])
-        tcp = columns.tcp.read(files["net/snmp"])
-        for column, value in zip(_COUNTERS[5:10], tcp):
+        for column, value in zip(_COUNTERS[5:10], self.tcp):
             counts[column] = value
-        counts[words.TIMED_OUT] = columns.tcp_ext.read(files["net/netstat"])[0]
         unreachable = columns.icmp.read(files["net/snmp"])[0]
         unreachable6 = proc.named(files["net/snmp6"], b"Icmp6InDestUnreachs")
         counts[words.UNREACHABLE] = unreachable if unreachable is None else unreachable + (unreachable6 or 0)

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from struct import error, pack, unpack_from
 
-AF_INET, AF_INET6 = 2, 10
+AF_INET = 2
 ESTABLISHED, SYN_SENT, SYN_RECV, CLOSE_WAIT = 1, 2, 3, 8
 STATES = 1 << ESTABLISHED | 1 << SYN_SENT | 1 << SYN_RECV | 1 << CLOSE_WAIT
 LOOKED_AT = 256
 """Sockets of which addresses are read at one time; more are only counted."""
 
-_BY_FAMILY, _ERROR, _DONE = 20, 2, 3
+_GET_SOCKETS, _ERROR, _DONE = 18, 2, 3
 _DUMP = 0x301
 _HEADER, _MESSAGE = 16, 72
-_TCP = 6
 _INFO = 2
 _ACKED_AT = 120
 """Where acknowledged octets lie in ``struct tcp_info``."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
-def question(family: int, *, with_info: bool) -> bytes:
-    """Dump the TCP sockets of this family that are in ``STATES``."""
+def question(*, with_info: bool) -> bytes:
+    """Dump the TCP sockets of both families that are in ``STATES``.
+
+    The old form of the question: the new one asks for one family at a time, and each walks the whole table.
+    """
     extensions = 1 << (_INFO - 1) if with_info else 0
-    body = pack("=BBBxI48x", family, _TCP, extensions, STATES)
-    return pack("=IHHII", _HEADER + len(body), _BY_FAMILY, _DUMP, 1, 0) + body
+    body = pack("=BBBB48xII", AF_INET, 0, 0, extensions, STATES, 0)
+    return pack("=IHHII", _HEADER + len(body), _GET_SOCKETS, _DUMP, 1, 0) + body
 
 
 class Connection:

@@ -6,16 +6,18 @@ import posix
 from _socket import htons, if_nametoindex, socket
 from struct import pack, unpack
 
-from hypervigil.guest.sockets import AF_INET, AF_INET6, Sockets, question
+from hypervigil.guest.sockets import Sockets, question
 from hypervigil.guest.vsem import frames
 from hypervigil.guest.vsem.special import Setup
 from hypervigil.guest.vsem.transmitters import Owner
 
-FILES = ("stat", "meminfo", "diskstats", "interrupts", "vmstat", "net/dev", "net/snmp", "net/netstat", "net/snmp6")
+FILES = ("stat", "meminfo", "diskstats", "interrupts", "vmstat", "net/dev", "net/snmp", "net/snmp6")
+SELDOM = ("net/netstat",)
 _CHUNK = 16_384
 _WHOLE_FILE = 1 << 20
 _AF_NETLINK, _AF_PACKET, _SOCK_RAW, _SOCK_DIAG = 16, 17, 3, 4
-_SOL_SOCKET, _SO_RCVBUF, _SO_ATTACH_FILTER = 1, 8, 26
+_SOL_SOCKET, _SO_RCVBUF, _SO_RCVTIMEO, _SO_ATTACH_FILTER = 1, 8, 20, 26
+_PATIENCE_US = 200_000
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _EVERYTHING = 3  # ETH_P_ALL
 _DUMP_READS = 8
@@ -57,27 +59,28 @@ class Files:
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
         self.missing: list[str] = []
-        for name in FILES:
+        for name in FILES + SELDOM:
             try:
                 self._fds[name] = posix.open("/proc/" + name, posix.O_RDONLY | posix.O_CLOEXEC)
             except OSError:
                 self.missing.append(name)
 
     def read(self) -> dict[str, bytes]:
-        """All of them as they are now; what is missing is empty."""
-        found = dict.fromkeys(FILES, b"")
-        for name, fd in self._fds.items():
-            try:
-                text = b""
-                while len(text) < _WHOLE_FILE:
-                    chunk = posix.pread(fd, _CHUNK, len(text))
-                    if not chunk:
-                        break
-                    text += chunk
-                found[name] = text
-            except OSError:
-                continue
-        return found
+        """All that are read each second, as they are now; what is missing is empty."""
+        return {name: self.one(name) for name in FILES}
+
+    def one(self, name: str) -> bytes:
+        """One of them."""
+        text = b""
+        try:
+            while len(text) < _WHOLE_FILE:
+                chunk = posix.pread(self._fds[name], _CHUNK, len(text))
+                if not chunk:
+                    break
+                text += chunk
+        except (OSError, KeyError):
+            return b""
+        return text
 
     def close(self) -> None:
         """Read no more."""
@@ -97,15 +100,13 @@ class SocketDump:
         """The sockets now, or nothing."""
         found = Sockets()
         try:
-            for family in (AF_INET, AF_INET6):
-                link = self._open()
-                link.send(question(family, with_info=with_info))
-                found.whole = False
-                for _ in range(_DUMP_READS):
-                    if not found.read(link.recv(2 * _CHUNK)):
-                        break
-                if not found.whole:
-                    self.close()  # what is left of a long dump would be taken for the next one
+            link = self._open()
+            link.send(question(with_info=with_info))
+            for _ in range(_DUMP_READS):
+                if not found.read(link.recv(2 * _CHUNK)):
+                    break
+            if not found.whole:
+                self.close()  # what is left of a long dump would be taken for the next one
         except OSError:
             self.close()
             self.missing = True
@@ -116,7 +117,7 @@ class SocketDump:
     def _open(self) -> socket:
         if self._link is None:
             self._link = socket(_AF_NETLINK, _SOCK_RAW, _SOCK_DIAG)
-            self._link.settimeout(0.2)
+            self._link.setsockopt(_SOL_SOCKET, _SO_RCVTIMEO, pack("ll", 0, _PATIENCE_US))
         return self._link
 
     def close(self) -> None:

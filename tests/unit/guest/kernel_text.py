@@ -26,8 +26,8 @@ Icmp: InMsgs InErrors InCsumErrors InDestUnreachs InTimeExcds
 Icmp: 21 0 0 {unreachable} 0
 IcmpMsg: InType3
 IcmpMsg: 1
-Tcp: RtoAlgorithm ActiveOpens PassiveOpens AttemptFails EstabResets InSegs RetransSegs InErrs OutRsts
-Tcp: 1 {opened} {accepted} {failed} 0 1 {retransmitted} 0 {resets}
+Tcp: RtoAlgorithm ActiveOpens PassiveOpens AttemptFails EstabResets InSegs OutSegs RetransSegs InErrs OutRsts
+Tcp: 1 {opened} {accepted} {failed} 0 1 1 {retransmitted} 0 {resets}
 Udp: InDatagrams
 Udp: 118
 """

@@ -42,7 +42,6 @@ def test_counts_are_those_between_two_looks():
         retransmitted=5,
         resets=6,
         accepted=9,
-        timed_out=1,
         unreachable=2,
         unreachable6=3,
     )
@@ -62,7 +61,6 @@ def test_counts_are_those_between_two_looks():
         words.RETRANSMITTED: 5,
         words.RESETS_SENT: 6,
         words.ACCEPTED: 9,
-        words.TIMED_OUT: 1,
         words.UNREACHABLE: 5,
     }
     found = values(before, after)
@@ -105,7 +103,6 @@ def test_a_share_of_few_tries_is_unseen():
         ("vmstat", [words.BALLOON, words.SWAPPED]),
         ("net/dev", [words.OUT_PACKETS, words.IN_BYTES]),
         ("net/snmp", [words.OPENED, words.ANSWERED, words.FAILED, words.UNREACHABLE]),
-        ("net/netstat", [words.TIMED_OUT]),
         ("meminfo", [words.MEMORY]),
         ("stat", [words.CPU, words.FORKS, words.PROCESSES]),
     ],
@@ -118,6 +115,12 @@ def test_what_is_not_told_is_unseen(missing, unseen):
 def test_no_ipv6_is_no_blindness():
     found = values(taken(0, missing=("net/snmp6",)), taken(1000, missing=("net/snmp6",), unreachable=4))
     assert found[words.UNREACHABLE] == 4
+
+
+def test_tries_that_ran_out_of_time_are_in_the_extended_table():
+    columns = snapshot.Columns()
+    assert columns.tcp_ext.read(files(timed_out=4)["net/netstat"]) == [4]
+    assert columns.tcp_ext.read(b"") == [None]
 
 
 def test_a_counter_that_began_anew_counts_from_zero():
