@@ -26,6 +26,8 @@ from hypervigil.wire.guest import (
     parse_from_guest,
 )
 
+pytestmark = pytest.mark.long  # seconds pass in it; the agent is not part of an installation yet
+
 AGENT = Path(hypervigil.__file__).parent / "guest" / "hypervigil-agent"
 PATIENCE_S = 20.0
 

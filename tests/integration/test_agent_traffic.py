@@ -16,7 +16,7 @@ from tests.integration.test_agent import AGENT, Channel
 from tests.integration.wirelab import Tap, namespace, run
 from tests.unit.guest.wire_frames import arp, icmp, ipv4, tcp, udp
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 A = "10.60.0.1"
 
 

@@ -134,7 +134,7 @@ def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, 
         case TrafficClass.TCP:
             return _streaming(mine, theirs, peers, slow=peak_pps <= STREAM_PPS)
         case TrafficClass.ICMP:
-            return _pinging(mine, theirs, peers)
+            return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
             return _datagrams(traffic, mine, theirs, peers, peak_pps)
         case TrafficClass.ARP:
@@ -213,10 +213,12 @@ def _spreading(peak_pps: float) -> Conduct:
     return Conduct.UNCLEAR if peak_pps > STREAM_PPS else Conduct.HONEST
 
 
-def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
     if not asking and peers:
         return Conduct.ANSWERING
+    if peak_pps <= TRICKLE_PPS and theirs.passed[TrafficClass.ICMP] >= ANSWERED * mine.passed[TrafficClass.ICMP]:
+        return Conduct.HONEST
     if not asking or max(p.packets for p in asking) >= AIMED * mine.unusual(TrafficClass.ICMP):
         return Conduct.HOSTILE
     return _by_answers(TrafficClass.ICMP, mine, theirs, asking)

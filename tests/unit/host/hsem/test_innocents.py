@@ -189,3 +189,9 @@ def test_a_stream_waits_for_its_first_report(scene: Scene) -> None:
     scene.begin(streams("web", "alice", 200, reports_per_s=0.4, downwards=True)).run(20)
     assert scene.blamed() == set()
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+def test_a_slow_survey_by_ping_is_honest_though_it_includes_whom_one_works_with(scene: Scene) -> None:
+    scene.begin(browses("alice", "web", 8)).learn()
+    scene.begin(pings("alice", ["web", "bob", "203.0.113.66", "203.0.113.67"], 40)).run(10)
+    assert scene.suspected() == set()
