@@ -192,6 +192,6 @@ def test_a_stream_waits_for_its_first_report(scene: Scene) -> None:
 
 
 def test_a_slow_survey_by_ping_is_honest_though_it_includes_whom_one_works_with(scene: Scene) -> None:
-    scene.begin(browses("alice", "web", 8)).learn()
-    scene.begin(pings("alice", ["web", "bob", "203.0.113.66", "203.0.113.67"], 40)).run(10)
+    scene.begin(browses("alice", "web", 8), browses("alice", "bob", 8), browses("alice", "203.0.113.66", 8)).learn()
+    scene.begin(pings("alice", ["web", "bob", "203.0.113.66", "203.0.113.67"], 55)).run(10)
     assert scene.suspected() == set()
