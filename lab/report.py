@@ -603,7 +603,7 @@ td{padding:7px 10px 7px 0;border-top:1px solid var(--line);vertical-align:top}
 tr.act th{padding-top:18px;color:var(--ink);font-size:15px}
 .ok,.no{font-weight:700;width:22px}.ok{color:var(--good)}.no,.wrong b{color:var(--bad)}
 .of{font-weight:650;white-space:nowrap}.when{white-space:nowrap;font-variant-numeric:tabular-nums}
-.why{color:var(--soft);min-width:240px}
+.why{color:var(--soft);width:40%;min-width:240px}
 .cases{display:grid;gap:14px}
 .case{border-left:4px solid var(--soft)}.case.attacker{border-left-color:var(--a)}
 .case.victim{border-left-color:var(--b)}.case.cleared{border-left-color:var(--good)}
