@@ -176,7 +176,7 @@ class Hsem:
         tails = self._history.tails(report.vms)
         excesses = {e.vm: e for e in self._watch.see(report.vms, values, report.interval_s, tails)}
         forged = self._count_forged(report.forged, now)
-        concerned = excesses.keys() | forged | {vm for vm, r in self._vms.items() if r.dossier is not None}
+        concerned = excesses.keys() | forged | {vm for vm, r in self._vms.items() if r.awaits(now)}
         peers = peers_of(report, concerned)
         decisions: list[Decision] = []
         for row, vm in enumerate(report.vms):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hypervigil.host.hsem.conduct import Peer
-from hypervigil.host.hsem.scans import SCAN_PORTS
+from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Excess
 from hypervigil.model.ids import VmId
@@ -81,7 +81,7 @@ def peers_of(report: HostReport, concerned: Iterable[VmId]) -> dict[VmId, list[P
     limit stops it.
     """
     wanted = set(concerned)
-    wanted |= {pair.vm for pair in report.pairs if pair.ports >= SCAN_PORTS and pair.direction is Direction.OUT}
+    wanted |= {pair.vm for pair in report.pairs if pair.ports >= FEW_PORTS and pair.direction is Direction.OUT}
     limited = {one.vm for one in report.limited}
     sent_back: dict[tuple[VmId, VmId], tuple[float, float]] = {}
     for pair in report.pairs:

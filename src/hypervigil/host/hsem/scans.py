@@ -6,6 +6,8 @@ from hypervigil.model.metric import packet_metric
 from hypervigil.model.traffic import Direction, TrafficClass
 
 SCAN_PORTS = 24
+FEW_PORTS = 8
+"""Ports of one host tried at once that are a scan too, if none accepts and nothing else is said."""
 SCAN_HOSTS = 20.0
 FEW_COMPLETED = 0.5
 TRIES_PER_PORT = 4.0
@@ -17,7 +19,7 @@ HARDLY_ANY = 0.05
 
 def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:
     """Hosts of which port after port is tried, ``least`` of them so long ago that hardly any will still accept."""
-    return [peer for peer in facts.busiest(Direction.OUT) if _probed(facts, peer, least)]
+    return [peer for peer in facts.busiest(Direction.OUT) if _probed(facts, peer, least) or _knocked(facts, peer)]
 
 
 def _probed(facts: Facts, peer: Peer, least: float) -> bool:
@@ -32,6 +34,14 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
     # Resets may also refuse what it answered: that says nothing of its own tries.
     resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
     return min(peer.answers - resets, peer.openings - resets, accepted) / ripe < FEW_COMPLETED
+
+
+def _knocked(facts: Facts, peer: Peer) -> bool:
+    """Whether a handful of ports were tried at once, with nothing but SYNs, and all in vain."""
+    syns, fresh = facts.of(Direction.OUT, TrafficClass.SYN), facts.fresh[packet_metric(Direction.OUT, TrafficClass.SYN)]
+    only_tries = peer.packets == peer.openings and peer.openings <= syns
+    accepted = facts.of(Direction.IN, TrafficClass.SYNACK)
+    return peer.ports >= FEW_PORTS and only_tries and peer.answers <= peer.resets and not fresh and not accepted
 
 
 _ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
+from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.ids import Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, LiftLimit, OrderLimit
@@ -15,6 +16,7 @@ from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 MUCH_STRICTER = 0.6
 SOFTEN_S = 1.0
 """So long a limit stands before a looser one may take its place: evidence turns quickly in its first moments."""
+AWAIT_ANSWERS_S = 1.0
 _NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
@@ -44,6 +46,12 @@ class Watched:
     """Surges that were cleared: until when they open no new case, and at which rate."""
     forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
     forged_since: Instant = _NEVER
+
+    def awaits(self, now: Instant) -> bool:
+        """Whether its next interval is of interest even if nothing happens in it: of tries nobody has answered yet."""
+        if self.draft is None or now - self.draft.opened_at > AWAIT_ANSWERS_S:
+            return self.dossier is not None
+        return self.dossier is not None or any(peer.ports >= FEW_PORTS for peer in self.draft.peers.values())
 
     def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float, *, whole: bool = False) -> list[Decision]:
         """Order what is not yet in force so, and lift what it takes the place of; ``whole``: for all that time."""

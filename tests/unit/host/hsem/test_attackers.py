@@ -13,6 +13,7 @@ from tests.unit.host.hsem.behaviour import (
     DNS,
     ICMP,
     SYN,
+    SYNACK,
     TCP,
     UDP,
     browses,
@@ -270,3 +271,20 @@ def test_an_attack_on_the_outside_accuses_nobody_here(scene: Scene) -> None:
     scene.begin(floods("mallory", RESOLVER, 900, UDP)).run(4)
     assert scene.verdict("mallory").target == "outside"
     assert scene.suspected() == {"mallory"}
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_handful_of_ports_at_once_in_vain(scene: Scene, *, refused: bool) -> None:
+    """Too few packets for any surge, but nobody else knocks at ten doors at once."""
+    knocked = scene.send("bob", "alice", SYN, 10, octets=60, ports=10)
+    scene.send("alice", "bob", TrafficClass.RST, knocked if refused else 0)
+    scene.run(3)
+    verdict = scene.verdict("bob")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, "alice")
+    assert scene.blamed() == {"bob"}
+
+
+def test_a_handful_of_ports_of_which_one_accepts_is_no_scan(scene: Scene) -> None:
+    scene.send("alice", "bob", SYNACK, scene.send("bob", "alice", SYN, 10, octets=60, ports=10) // 10)
+    scene.run(3)
+    assert scene.suspected() == set()
