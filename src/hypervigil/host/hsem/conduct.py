@@ -35,6 +35,8 @@ TRICKLE_PPS = 60.0
 """Up to here datagrams to one address harm nobody, answered or not: measurements, telemetry, logs."""
 CALL_PPS = 100.0
 """The same of what goes to a port that the receiver chose itself: the voice and pictures of a call."""
+EVERYWHERE = 30.0
+"""Answers by so many who were asked nothing are forged requests' answers: nobody streams to one from everywhere."""
 STORM_PPS = 2000.0
 """Above this nothing that is sent to all or to a group is meant well: a film for everybody takes half of it."""
 BEGUN = 0.5
@@ -121,8 +123,13 @@ class Side:
         return max(0.0, 1.0 - self.fresh[traffic] / self.tried[traffic]) if self.tried[traffic] else 1.0
 
 
-def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float) -> Conduct:
-    """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from)."""
+def conduct(  # noqa: PLR0917
+    traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float, sources: float = 1.0
+) -> Conduct:
+    """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
+
+    ``sources``: how many of them there are at least, where ``peers`` has no room for all.
+    """
     match traffic:
         case TrafficClass.SYN:
             return _connecting(mine, theirs, peers)
@@ -136,7 +143,9 @@ def conduct(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, 
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
-            return _datagrams(traffic, mine, theirs, peers, peak_pps)
+            found = _datagrams(traffic, mine, theirs, peers, peak_pps)
+            unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
+            return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found
         case TrafficClass.ARP:
             return _by_answers(traffic, mine, theirs, peers)
         case TrafficClass.MULTICAST:

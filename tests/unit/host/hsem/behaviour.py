@@ -218,6 +218,18 @@ def floods_from_many(sources: int, target: str, per_s: float) -> Behaviour:
     return behave
 
 
+def is_answered_by_everybody(target: str, sources: int, per_s: float) -> Behaviour:
+    """What others forged requests for in its name: answers of servers that it never asked anything."""
+    pace, turn = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            turn[0] = (turn[0] + 1) % sources
+            scene.send(f"198.18.{turn[0] // 250}.{turn[0] % 250}", target, UDP, 1, octets=1000, asks=False)
+
+    return behave
+
+
 def floods_from_strangers(target: str, per_s: float, *, for_s: float = 1e9) -> Behaviour:
     """Each SYN from another invented sender; the target answers each again after 1, 3, 7 … s, as nobody takes it up."""
     pace, number = Pace(per_s), [0]

@@ -17,6 +17,7 @@ from tests.unit.host.hsem.behaviour import (
     floods_from_strangers,
     floods_open_port,
     for_,
+    is_answered_by_everybody,
     reflects,
     requests_by_udp,
     resolves,
@@ -46,6 +47,13 @@ def test_a_flood_from_many_outside_is_limited_by_class(scene: Scene) -> None:
     assert (limit.kind, limit.direction, limit.classes) == (LimitKind.PACKETS, Direction.IN, frozenset({SYN}))
     assert scene.blamed() == set()
     assert not [limit for limit in scene.ordered("web") if limit.kind is LimitKind.PEER], "its clients are not limited"
+
+
+@pytest.mark.parametrize("for_s", [0.2, 5.0])
+def test_answers_from_everywhere_that_were_never_asked_for(scene: Scene, for_s: float) -> None:
+    scene.begin(for_(for_s, is_answered_by_everybody("web", 300, 5000))).run(5)
+    assert (scene.verdict("web").role, scene.verdict("web").target) == (Role.VICTIM, "outside")
+    assert scene.blamed() == set()
 
 
 @pytest.mark.parametrize("for_s", [0.3, 1.0, 8.0])
