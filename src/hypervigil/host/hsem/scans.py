@@ -27,8 +27,9 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
     ripe = peer.openings - fresh
     if peer.ports < SCAN_PORTS or ripe < least:
         return False
-    if not peer.asks and peer.openings < TRIES_PER_PORT * peer.ports:
-        return False  # the many ports are those of whom it answers
+    answering = peer.ports - sum(facts.of(Direction.OUT, traffic) for traffic in _ANSWERS) < SCAN_PORTS
+    if answering and not peer.asks and peer.openings < TRIES_PER_PORT * peer.ports:
+        return False  # the many ports may be those of whom it answers
     # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
     accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
     # Resets may also refuse what it answered: that says nothing of its own tries.
@@ -44,6 +45,8 @@ def _knocked(facts: Facts, peer: Peer) -> bool:
     return peer.ports >= FEW_PORTS and only_tries and peer.answers <= peer.resets and not fresh and not accepted
 
 
+_ANSWERS = (TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.DNS, TrafficClass.UDP)
+"""What may go first to a port that the other end chose."""
 _ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
 _ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
 
