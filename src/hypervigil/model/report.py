@@ -7,6 +7,9 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
+STRAINED = "host-strained"
+"""The kind of the notice that the host itself had no CPU left in this second."""
+
 
 @dataclass(frozen=True, slots=True)
 class PairRate:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
+from hypervigil.model.report import STRAINED
 from hypervigil.model.status import Evidence, Origin
 
 NEAR = 0.9
@@ -40,7 +41,7 @@ class Overload:
 
     def see(self, vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
         """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
-        found: list[Evidence] = []
+        found = _strain(vms, values, now)
         for metric in NEAR_CAPACITY:
             levels = values[:, metric]
             known = [row for row, vm in enumerate(vms) if (vm, metric) in self._states]
@@ -81,3 +82,12 @@ class Overload:
         """The VM is gone."""
         for metric in NEAR_CAPACITY:
             self._states.pop((vm, metric), None)
+
+
+def _strain(vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
+    """Whether the host has no CPU left in this second; unlike the others this notice is given at once, each time."""
+    busy = max((float(values[row, Metric.CPU]) for row, vm in enumerate(vms) if vm == HOST), default=0.0)
+    if not busy >= NEAR:  # unseen is not busy
+        return []
+    text = f"the host's CPUs are {busy:.0%} busy"
+    return [Evidence(HOST, STRAINED, Origin.HOST_OBSERVED, now, busy, NEAR, "of its CPU", text)]

@@ -12,7 +12,7 @@ from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
-from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
+from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
 from hypervigil.host.hsem.look import Look, peers_of
 from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.table import Matrix
@@ -23,6 +23,7 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import (
+    STRAINED,
     Decide,
     Decision,
     EnterLevel2,
@@ -218,14 +219,19 @@ class Hsem:
     def _learn(self, report: HostReport, values: Matrix, now: Instant) -> list[Decision]:
         """A whole second: history for those who are above suspicion, and HREM's notices."""
         decisions: list[Decision] = []
+        strained = any(notice.kind == STRAINED for notice in report.notices)
         for notice in report.notices:
-            decisions += self._notice(notice, now)
+            if notice.kind != STRAINED:
+                decisions += self._notice(notice, now)
         rows = [row for row, vm in enumerate(report.vms) if self._record(vm).dossier is None]
         self._history.learn([report.vms[row] for row in rows], values[rows])
         for row, vm in enumerate(report.vms):
             record = self._record(vm)
             if record.dossier is not None and np.isfinite(values[row, Metric.CPU]):
                 record.dossier.cpu = float(values[row, Metric.CPU])
+                if strained and record.state is State.ATTACKER:
+                    wanted = slowed(record.dossier.cpu, record.dossier.cpu_tail, self._bounds)
+                    decisions += record.put(wanted, now, max(record.hold_until - now, 0.0) + RECHECK_S)
             if record.draft is not None and now - record.draft.opened_at > DRAFT_S:
                 record.draft = None
         return decisions

@@ -22,6 +22,9 @@ MAX_PEERS = 4
 MOST_OF_IT = 0.7
 """If so few sources send this share of a flood, they are limited, and nobody else."""
 
+LEAST_CPU = 0.2
+"""An attacker keeps this share of each of its CPUs, to do its ordinary work and to be looked at."""
+
 LADDER = {
     "quarantine": LimitKind.QUARANTINE,
     "isolate": LimitKind.ISOLATE,
@@ -88,6 +91,18 @@ def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
     for surge in hostile_surges(facts, Direction.IN):
         wanted += _inbound(facts, surge, bounds)
     return _distinct(wanted)
+
+
+def slowed(cpu: float, tail: float, bounds: Bounds) -> list[Wanted]:
+    """What an attacker meets that uses more of its CPUs than its history explains while others wait for one.
+
+    ``cpu`` and ``tail``, its own 95th percentile, are shares of its CPUs.
+    """
+    value = min(max(bounds.factor * tail, LEAST_CPU), 1.0)
+    if cpu <= value:
+        return []
+    reason = f"uses {cpu:.0%} of its CPU, usually at most {tail:.0%}, while the host has none left"
+    return [Wanted(LimitKind.CPU, reason, round(value, 3))]
 
 
 def muffled(facts: Facts, bounds: Bounds) -> list[Wanted]:

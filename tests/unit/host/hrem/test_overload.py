@@ -1,10 +1,12 @@
 """Near capacity: told once each time it lasts, with hysteresis, counted; unseen is not busy."""
 
 import numpy as np
+import pytest
 
 from hypervigil.host.hrem.overload import BELOW, HELD_S, NEAR, Overload
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
+from hypervigil.model.report import STRAINED
 
 A = VmId("a")
 
@@ -66,3 +68,12 @@ def test_a_vm_that_is_gone_is_forgotten() -> None:
     notices(overload, *[1.0] * 9)
     overload.forget(A)
     assert notices(overload, 1.0, 1.0, since=9) == []
+
+
+@pytest.mark.parametrize(("busy", "told"), [(0.5, False), (np.nan, False), (0.91, True), (1.0, True)])
+def test_a_host_without_a_cpu_left_is_told_at_once_and_each_second(busy: float, told: bool) -> None:
+    overload = Overload()
+    for second in range(3):
+        found = [e.kind for e in overload.see([HOST], rows(busy), Instant(second))]
+        assert found == [STRAINED] * told
+    assert overload.see([A], rows(1.0), Instant(9)) == [], "a VM is not the host"

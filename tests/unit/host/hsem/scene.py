@@ -210,7 +210,7 @@ class Scene:
                 for name, tally in tallies.items()
                 if name not in self.unseen and (tally.talks or any(tally.forged))
             ),
-            resources=tuple(ResourceSample(VmId(n), cpu=self.cpu[n]) for n in self.names) if look_at is None else (),
+            resources=tuple(ResourceSample(VmId(n), cpu=cpu) for n, cpu in self.cpu.items()) if look_at is None else (),
             unseen=tuple(self.ports[n] for n in self.names if n in self.unseen),
             partial=look_at is not None,
         )

@@ -3,6 +3,7 @@
 import pytest
 
 from hypervigil.host.hsem.conduct import STREAM_PPS
+from hypervigil.model.ids import HOST
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.policy import Bounds
@@ -232,6 +233,19 @@ def test_a_vm_with_all_the_cores_busy_is_as_guilty(scene: Scene) -> None:
     scene.cpu["mallory"] = 1.0
     scene.begin(floods_open_port("mallory", "web", 500)).run(20)
     assert scene.roles("mallory")[0] is Role.ATTACKER
+
+
+@pytest.mark.parametrize(("host", "mallory", "slowed"), [(1.0, 0.9, True), (0.5, 0.9, False), (1.0, 0.3, False)])
+def test_an_attacker_takes_no_cpu_from_others(host: float, mallory: float, slowed: bool, scene: Scene) -> None:
+    scene.cpu |= {HOST: host, "mallory": mallory, "web": 0.9}
+    scene.begin(floods_open_port("mallory", "web", 500)).run(4)
+    held = [limit for limit in scene.limits("mallory") if limit.kind is LimitKind.CPU]
+    assert [limit.value for limit in held] == [pytest.approx(0.4, abs=0.05)] * slowed, "twice its own usual"
+    assert not [limit for limit in scene.ordered("web") if limit.kind is LimitKind.CPU], "a victim may be busy"
+    assert {limit.kind for limit in scene.limits("mallory")} >= {LimitKind.PACKETS}
+    if held:
+        assert held[0].since - scene.begun_at <= 2.0
+        assert held[0].until == pytest.approx(max(limit.until for limit in scene.limits("mallory")), abs=0.1)
 
 
 def test_a_tripwires_look_finds_it_sooner(scene: Scene) -> None:
