@@ -10,7 +10,11 @@ import libvirt
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
 
-PERIOD_US = 100_000
+PERIOD_US = 20_000
+"""A VM at its quota runs at full speed until its share of the period is used: the longer the period, the longer its
+neighbours wait. Shorter than a few ticks of the kernel (4 ms) the share is not held."""
+LEAST_QUOTA_US = 1000
+"""The kernel's own least."""
 OBEY_WITHIN_S = 4.0
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _UNLIMITED_US = 1 << 40
@@ -112,7 +116,7 @@ def _read(domain: Domain, kind: LimitKind) -> Original:
 def _put(domain: Domain, kind: LimitKind, value: float) -> str:
     match kind:
         case LimitKind.CPU:
-            quota = max(1000, round(value * PERIOD_US))
+            quota = _quota(value)
             domain.setSchedulerParametersFlags({"vcpu_period": PERIOD_US, "vcpu_quota": quota}, _LIVE)
             read = _read(domain, kind)
             return f"vcpu_quota {read['vcpu_quota']} of {read['vcpu_period']} us"
@@ -130,6 +134,10 @@ def _put(domain: Domain, kind: LimitKind, value: float) -> str:
             return "paused"
         case _:
             raise DomainError(f"a limit of kind {kind} is not a domain's")
+
+
+def _quota(value: float) -> int:
+    return max(LEAST_QUOTA_US, round(value * PERIOD_US))
 
 
 def _obeyed(domain: Domain, wanted_kib: int) -> str:
@@ -164,7 +172,7 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
 def _holds(domain: Domain, kind: LimitKind, value: float) -> bool:
     match kind:
         case LimitKind.CPU:
-            return _read(domain, kind) == {"vcpu_quota": max(1000, round(value * PERIOD_US)), "vcpu_period": PERIOD_US}
+            return _read(domain, kind) == {"vcpu_quota": _quota(value), "vcpu_period": PERIOD_US}
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             return all(was == max(1, round(value)) for was in _read(domain, kind).values())
         case LimitKind.PAUSE:
