@@ -15,6 +15,9 @@ PERIOD_US = 20_000
 neighbours wait. Shorter than a few ticks of the kernel (4 ms) the share is not held."""
 LEAST_QUOTA_US = 1000
 """The kernel's own least."""
+SHARES = 8
+"""Of a CPU that others want as well; usual are 1024 (cgroup v1) or 100 (v2). Within its quota, too, a limited VM gives
+way to whoever wakes."""
 OBEY_WITHIN_S = 4.0
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
 _UNLIMITED_US = 1 << 40
@@ -101,7 +104,7 @@ def _read(domain: Domain, kind: LimitKind) -> Original:
     match kind:
         case LimitKind.CPU:
             parameters = domain.schedulerParametersFlags(_LIVE)
-            return {"vcpu_quota": int(parameters["vcpu_quota"]), "vcpu_period": int(parameters["vcpu_period"])}
+            return {name: int(parameters[name]) for name in ("vcpu_quota", "vcpu_period", "cpu_shares")}
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             field = _BLOCK_FIELDS[kind]
             return {disk: int(domain.blockIoTune(disk, _LIVE)[field]) for disk in _disks(domain)}
@@ -116,8 +119,7 @@ def _read(domain: Domain, kind: LimitKind) -> Original:
 def _put(domain: Domain, kind: LimitKind, value: float) -> str:
     match kind:
         case LimitKind.CPU:
-            quota = _quota(value)
-            domain.setSchedulerParametersFlags({"vcpu_period": PERIOD_US, "vcpu_quota": quota}, _LIVE)
+            domain.setSchedulerParametersFlags(_slow(value), _LIVE)
             read = _read(domain, kind)
             return f"vcpu_quota {read['vcpu_quota']} of {read['vcpu_period']} us"
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
@@ -136,8 +138,13 @@ def _put(domain: Domain, kind: LimitKind, value: float) -> str:
             raise DomainError(f"a limit of kind {kind} is not a domain's")
 
 
-def _quota(value: float) -> int:
-    return max(LEAST_QUOTA_US, round(value * PERIOD_US))
+def _slow(value: float) -> Original:
+    """The scheduler's parameters of a VM that may use ``value`` of each of its CPUs."""
+    return {
+        "vcpu_quota": max(LEAST_QUOTA_US, round(value * PERIOD_US)),
+        "vcpu_period": PERIOD_US,
+        "cpu_shares": SHARES,
+    }
 
 
 def _obeyed(domain: Domain, wanted_kib: int) -> str:
@@ -154,9 +161,7 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
         case LimitKind.CPU:
             quota = original["vcpu_quota"]
             unlimited = quota <= 0 or quota >= _UNLIMITED_US
-            domain.setSchedulerParametersFlags(
-                {"vcpu_period": original["vcpu_period"], "vcpu_quota": -1 if unlimited else quota}, _LIVE
-            )
+            domain.setSchedulerParametersFlags(original | {"vcpu_quota": -1 if unlimited else quota}, _LIVE)
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             for disk, was in original.items():
                 domain.setBlockIoTune(disk, {_BLOCK_FIELDS[kind]: was}, _LIVE)
@@ -172,7 +177,7 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
 def _holds(domain: Domain, kind: LimitKind, value: float) -> bool:
     match kind:
         case LimitKind.CPU:
-            return _read(domain, kind) == {"vcpu_quota": _quota(value), "vcpu_period": PERIOD_US}
+            return _read(domain, kind) == _slow(value)
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             return all(was == max(1, round(value)) for was in _read(domain, kind).values())
         case LimitKind.PAUSE:
