@@ -22,7 +22,7 @@ MAX_PEERS = 4
 MOST_OF_IT = 0.7
 """If so few sources send this share of a flood, they are limited, and nobody else."""
 
-LEAST_CPU = 0.2
+LEAST_CPU = 0.1
 """An attacker keeps this share of each of its CPUs, to do its ordinary work and to be looked at."""
 
 LADDER = {
