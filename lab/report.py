@@ -14,7 +14,6 @@ from lab.demonstrated import (
     ATTACKER,
     CLIENT,
     GUESTS,
-    LATENCY_SLACK_S,
     SURGE,
     VICTIM,
     Check,
@@ -85,7 +84,7 @@ Hypervigil.</p>
 </main>
 <footer>
 <p>C's latency is that of every single request, from the time at which it was due to its last byte. Its usual p95 may
-grow by half, or by {1000 * LATENCY_SLACK_S:.0f} ms where that is more. All numbers are in <code>demo.json</code> beside
+grow by half. All numbers are in <code>demo.json</code> beside
 this page.</p>
 </footer>
 </body>
