@@ -1,5 +1,7 @@
 """The full matrix in slices: runs what is missing for this code, keeps each result, writes ``reports/verify-*.md``.
 
+A slice's result holds while the code that it runs is the same; the report tells at which commit each was run.
+
 ``verify.py`` runs as many slices as 85 minutes hold and can be called again until all are done;
 ``verify.py NAME`` runs that slice anew; ``verify.py --list`` shows them.
 Exit code 0: the slices asked for are done and right, 1: something is wrong, 2: some are still to do.
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,7 +25,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET_S = 85 * 60.0
-CODE = ("src", "lab", "bench", "tests", "scripts", "Makefile", "pyproject.toml", "requirements.lock")
+LAB = ("src", "lab", "requirements.lock")
+"""What a slice in the lab runs."""
+CODE = (*LAB, "bench", "tests", "scripts", "Makefile", "pyproject.toml")
 TAIL_LINES = 25
 
 
@@ -35,6 +40,8 @@ class Slice:
     argv: tuple[str, ...]
     """``{json}`` stands for a file that the program may write its result to."""
     seed: int | None = None
+    code: tuple[str, ...] = LAB
+    """The files and folders whose change makes a result void."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class Outcome:
     seed: int | None
     result: Any
     tail: tuple[str, ...]
+    commit: str = ""
 
 
 def slices() -> tuple[Slice, ...]:
@@ -67,19 +75,28 @@ def slices() -> tuple[Slice, ...]:
         )
         for part in (1, 2, 3)
     )
-    scenarios = tuple(
-        Slice(f"scenario-{path.stem}", 8, (*lab, "run", str(path.relative_to(ROOT)), "--json", "{json}"))
-        for path in sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
-    )
-    long = Slice("long", 80, (sys.executable, "-m", "pytest", "--complete", "-m", "long", "tests"))
+    paths = sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
+    scenarios = tuple(_scenario("scenario", path) for path in paths)
+    controls = tuple(_scenario("control", path, "--control") for path in paths if _attacks(path))
+    long = Slice("long", 80, (sys.executable, "-m", "pytest", "--complete", "-m", "long", "tests"), code=CODE)
     benches = tuple(
-        Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"))
+        Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"), code=(*LAB, "bench"))
         for path in sorted((ROOT / "bench").glob("[!_]*.py"))
     )
-    return (*pulses, *trials, *scenarios, long, *benches)
+    return (*pulses, *trials, *scenarios, *controls, long, *benches)
 
 
-def run_slice(part: Slice, directory: Path) -> Outcome:
+def _scenario(kind: str, path: Path, *options: str) -> Slice:
+    lab = (sys.executable, "-m", "lab", "run", str(path.relative_to(ROOT)))
+    return Slice(f"{kind}-{path.stem}", 8, (*lab, *options, "--json", "{json}"))
+
+
+def _attacks(path: Path) -> bool:
+    steps = tomllib.loads(path.read_text(encoding="utf-8")).get("step", [])
+    return any(step.get("attack", False) for step in steps)
+
+
+def run_slice(part: Slice, directory: Path, commit: str = "") -> Outcome:
     """Run it, show its output live, end it (and what it started) when its time is over."""
     result_path = directory / f"{part.name}.result.json"
     result_path.unlink(missing_ok=True)
@@ -115,24 +132,32 @@ def run_slice(part: Slice, directory: Path) -> Outcome:
         part.seed,
         result,
         tuple(lines[-TAIL_LINES:]),
+        commit[:12],
     )
 
 
-def load(directory: Path) -> dict[str, Outcome]:
-    """What was done for this code so far."""
+def load(parts: Iterable[Slice], directory: Path) -> dict[str, Outcome]:
+    """What was done so far with the code that each slice runs."""
     found = {}
-    for path in sorted(directory.glob("*.outcome.json")):
-        fields = json.loads(path.read_bytes())
-        found[fields["name"]] = Outcome(**{**fields, "tail": tuple(fields["tail"])})
+    for part in parts:
+        path = _kept(part, directory)
+        if path.exists():
+            fields = json.loads(path.read_bytes())
+            found[part.name] = Outcome(**{**fields, "tail": tuple(fields["tail"])})
     return found
 
 
-def save(outcome: Outcome, directory: Path) -> None:
+def save(part: Slice, outcome: Outcome, directory: Path) -> None:
     """Keep one outcome; atomic, so that an interruption leaves the last one whole."""
-    path = directory / f"{outcome.name}.outcome.json"
+    path = _kept(part, directory)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps(asdict(outcome), indent=1), encoding="utf-8")
     fresh.replace(path)
+
+
+def _kept(part: Slice, directory: Path) -> Path:
+    code, clean = fingerprint(part.code)
+    return directory / f"{part.name}.{code}{'' if clean else '-changed'}.outcome.json"
 
 
 def choose(parts: Sequence[Slice], done: Mapping[str, Outcome], spent_s: float) -> Slice | None:
@@ -181,14 +206,15 @@ def report(code: str, commit: str, on: Mapping[str, str], parts: Sequence[Slice]
     lines += [f"- {key}: {value}" for key, value in on.items()]
     right = sum(outcome.ok for outcome in done.values())
     lines += [f"- slices: {len(parts)}, done {len(done)}, right {right}", ""]
-    lines += ["| slice | result | seconds | seed | finished |", "|---|---|---|---|---|"]
+    lines += ["| slice | result | seconds | seed | finished | commit |", "|---|---|---|---|---|---|"]
     for part in parts:
         outcome = done.get(part.name)
         if outcome is None:
-            lines.append(f"| {part.name} | not run | | {part.seed or ''} | |")
+            lines.append(f"| {part.name} | not run | | {part.seed or ''} | | |")
         else:
             word = "right" if outcome.ok else "**wrong**"
-            lines.append(f"| {part.name} | {word} | {outcome.seconds:g} | {part.seed or ''} | {outcome.finished} |")
+            when = f"{part.seed or ''} | {outcome.finished} | {outcome.commit}"
+            lines.append(f"| {part.name} | {word} | {outcome.seconds:g} | {when} |")
     for part in parts:
         outcome = done.get(part.name)
         if outcome is None:
@@ -202,10 +228,10 @@ def report(code: str, commit: str, on: Mapping[str, str], parts: Sequence[Slice]
     return "\n".join(lines) + "\n"
 
 
-def fingerprint() -> tuple[str, bool]:
-    """A name for the code of the commit, whatever its reports and documents, and whether nothing was changed."""
-    trees = _git("ls-tree", "HEAD", *CODE)
-    changed = _git("status", "--porcelain", "--", *CODE)
+def fingerprint(of: Sequence[str]) -> tuple[str, bool]:
+    """A name for this code of the commit, and whether nothing of it was changed since."""
+    trees = _git("ls-tree", "HEAD", *of)
+    changed = _git("status", "--porcelain", "--", *of)
     return hashlib.sha256(trees.encode()).hexdigest()[:12], not changed
 
 
@@ -222,11 +248,11 @@ def main(
     parser.add_argument("--list", action="store_true", help="show the slices and what was done")
     options = parser.parse_args(argv)
     every = slices() if parts is None else tuple(parts)
-    commit, (code, clean) = _git("rev-parse", "HEAD"), fingerprint()
+    commit, (code, clean) = _git("rev-parse", "HEAD"), fingerprint(CODE)
     code += "" if clean else "-changed"
-    directory = ROOT / "build" / "verify" / code
+    directory = ROOT / "build" / "verify"
     directory.mkdir(parents=True, exist_ok=True)
-    done = load(directory)
+    done = load(every, directory)
     if options.list:
         for part in every:
             state = "to do" if part.name not in done else "right" if done[part.name].ok else "wrong"
@@ -247,11 +273,12 @@ def main(
             break
         queue = queue[1:]
         say(f"verify: {chosen.name} (≤ {chosen.minutes:g} min; output in {directory / chosen.name}.log)")
-        outcome = run_slice(chosen, directory)
-        save(outcome, directory)
+        outcome = run_slice(chosen, directory, commit)
+        save(chosen, outcome, directory)
         done[chosen.name] = outcome
         path.write_text(report(code, commit, machine(), every, done), encoding="utf-8")
         say(f"verify: {chosen.name} {'right' if outcome.ok else 'WRONG'} after {outcome.seconds:g} s; {path}")
+    path.write_text(report(code, commit, machine(), every, done), encoding="utf-8")
     wrong = sorted(name for name in asked & done.keys() if not done[name].ok)
     if wrong:
         say(f"verify: wrong: {', '.join(wrong)}")

@@ -39,6 +39,33 @@ def test_a_second_call_runs_only_what_is_missing(verify: ModuleType, tmp_path: P
     assert (tmp_path / "runs").read_text() == "xxx", "a slice that is named is run anew"
 
 
+def test_a_result_holds_while_the_code_that_it_ran_is_the_same(
+    verify: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = {"src": "1", "tests": "1"}
+
+    def git(*words: str) -> str:
+        return (
+            "c0ffee" * 7 if words[0] == "rev-parse" else "".join(trees.get(w, "") for w in words if "ls-tree" in words)
+        )
+
+    monkeypatch.setattr(verify, "_git", git)
+    runs = tmp_path / "runs"
+    one = verify.Slice("one", 0.1, python(f"open({str(runs)!r}, 'a').write('x')"), code=("src",))
+    for changed, count in ((None, 1), ("tests", 1), ("src", 2), (None, 2)):
+        trees |= {changed: trees[changed] + "2"} if changed else {}
+        assert verify.main([], [one]) == 0
+        assert len(runs.read_text()) == count
+
+
+def test_every_attack_has_a_control(verify: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "ROOT", ROOT)
+    names = {part.name for part in verify.slices()}
+    assert "control-syn-flood-inside" in names
+    assert "control-backup" not in names
+    assert len([name for name in names if name.startswith("control-")]) >= 12
+
+
 def test_the_report_has_results_failures_and_what_is_missing(verify: ModuleType, tmp_path: Path) -> None:
     good = verify.Slice("good", 0.1, python("import sys; open(sys.argv[1], 'w').write('{\"p50_s\": 0.41}')"), seed=7)
     good = verify.Slice("good", 0.1, (*good.argv, "{json}"), 7)
