@@ -102,6 +102,9 @@ def run_slice(part: Slice, directory: Path, commit: str = "") -> Outcome:
     result_path.unlink(missing_ok=True)
     argv = [word.replace("{json}", str(result_path)) for word in part.argv]
     log_path = directory / f"{part.name}.log"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's job in the background ignores it, and so would the slice, which ends by it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
     with log_path.open("wb") as log:
         process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
