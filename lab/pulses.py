@@ -36,6 +36,7 @@ _PULSE_S = 6.0
 _AFTER_S = 3.0
 """So long after its limit came into force an attack is measured."""
 
+_NOTHING_PASSES = {"quarantine", "isolate", "pause"}
 _PROTOCOL = {"syn": 6, "udp": 17, "icmp": 1}
 _COMMANDS = {
     "syn": "hping3 -q $pace -S -p 80 $ip_b",
@@ -348,10 +349,10 @@ def summed(
 
 
 def _against(limit: Limit, flood: str) -> bool:
-    """Whether a limit concerns what A sends of this class."""
+    """Whether a limit holds the packets that A sends of this class."""
     if limit.name != "a" or limit.direction != "out":
         return False
-    return limit.kind != "packets" or not limit.classes or flood in limit.classes
+    return limit.kind in _NOTHING_PASSES or (limit.kind == "packets" and (not limit.classes or flood in limit.classes))
 
 
 def _allowed(limits: Sequence[Limit], low: float, high: float) -> float:

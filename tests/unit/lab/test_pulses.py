@@ -64,9 +64,12 @@ def test_a_stricter_limit_counts_from_when_it_is_in_force() -> None:
     assert measured(replace(SEEN, judged=judged)).allowed_after == pytest.approx(50 * 1.0 + 20 * 2.0)
 
 
-@pytest.mark.parametrize("other", [{"name": "b"}, {"classes": ("udp",)}, {"direction": "in"}])
+@pytest.mark.parametrize("other", [{"name": "b"}, {"classes": ("udp",)}, {"direction": "in"}, {"kind": "cpu"}])
 def test_a_limit_on_something_else_is_none(other: dict[str, object]) -> None:
     one = measured(replace(SEEN, judged=Judged(SEEN.judged.cases, (limit(101.2, None, **other),))))
+    assert measured(
+        replace(SEEN, judged=Judged(SEEN.judged.cases, (*SEEN.judged.limits, limit(102.0, None, **other))))
+    ) == (measured(SEEN))
     assert (one.limit_s, one.limit_value, one.delivered_share) == (None, None, None)
 
 
