@@ -27,6 +27,8 @@ ACKNOWLEDGEMENT = 150.0
 """Octets of a TCP packet that carries little or nothing."""
 HEARD = 0.002
 """Packets that come back per packet of a stream that answers something: a receiver's reports are few."""
+REFUSALS = 3.0
+"""Messages that nobody listens, by which datagrams are no stream; a kernel gives a few, then one a second."""
 TALKS = 0.02
 """Packets that come back per datagram of a conversation that goes mostly one way: QUIC acknowledges several at once."""
 STREAM_PPS = 500.0
@@ -123,12 +125,20 @@ class Side:
         return max(0.0, 1.0 - self.fresh[traffic] / self.tried[traffic]) if self.tried[traffic] else 1.0
 
 
-def conduct(  # noqa: PLR0917
-    traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float, sources: float = 1.0
+def conduct(
+    traffic: TrafficClass,
+    mine: Side,
+    theirs: Side,
+    peers: tuple[Peer, ...],
+    peak_pps: float,
+    *,
+    sources: float = 1.0,
+    refusals: float = 0.0,
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
-    ``sources``: how many of them there are at least, where ``peers`` has no room for all.
+    ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
+    port or host cannot be reached.
     """
     match traffic:
         case TrafficClass.SYN:
@@ -143,7 +153,8 @@ def conduct(  # noqa: PLR0917
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
-            found = _datagrams(traffic, mine, theirs, peers, peak_pps)
+            refused = refusals >= REFUSALS or theirs.excess(TrafficClass.ICMP) >= 1.0
+            found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found
         case TrafficClass.ARP:
@@ -233,12 +244,15 @@ def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float)
     return _by_answers(TrafficClass.ICMP, mine, theirs, asking)
 
 
-def _datagrams(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float) -> Conduct:
+def _datagrams(
+    traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float, *, refused: bool
+) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
-    refused = theirs.excess(TrafficClass.ICMP) >= 1.0
     may_be_stream = traffic is TrafficClass.UDP and not refused and bool(peers)
     if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
-        found = _by_answers(traffic, mine, theirs, asking, stream=traffic is TrafficClass.UDP)
+        # What comes back may be ordinary traffic with the same host: not of a port that is closed, nor at such a rate.
+        heard = TALKS if peak_pps > STORM_PPS else HEARD
+        found = _by_answers(traffic, mine, theirs, asking, heard=heard if may_be_stream else None)
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
         if may_be_stream and (aimed or mixed(asking)) and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
@@ -290,22 +304,23 @@ def _by_answers(
     peers: tuple[Peer, ...],
     *,
     share_ripe: float | None = None,
-    stream: bool = False,
+    heard: float | None = None,
 ) -> Conduct:
     """Of packets that are answered one by one: by peer, so that no answer excuses what another ignores.
 
-    ``stream``: it may also be one, whose receiver acknowledges several at once, or only reports now and then.
+    ``heard``: it may also be a stream, whose receiver acknowledges several at once, or reports now and then, but sends
+    this share of what it gets at least.
     """
     passed = mine.share_passed(traffic)
     share = passed * (mine.share_ripe(traffic) if share_ripe is None else share_ripe)
     ignored = answered = 0.0
     for peer, answers in _answered(traffic, theirs, peers):
-        talks = stream and answers >= max(1.0, TALKS * passed * peer.packets)
+        talks = heard is not None and answers >= max(1.0, TALKS * passed * peer.packets)
         if talks or answers >= ANSWERED * share * peer.packets:
             answered += peer.packets
         elif answers < IGNORED * share * peer.packets:
-            heard = stream and answers >= max(1.0, HEARD * passed * peer.packets)
-            ignored += 0.0 if heard else peer.packets
+            reports = heard is not None and answers >= max(1.0, heard * passed * peer.packets)
+            ignored += 0.0 if reports else peer.packets
     judged = min(mine.unusual(traffic), sum(peer.packets for peer in peers))
     if not judged or ignored >= MOST * judged:
         return Conduct.HOSTILE

@@ -118,8 +118,10 @@ class Facts:
     def conduct(self, direction: Direction, traffic: TrafficClass) -> Conduct:
         """How the excess of a class in a direction is meant by whoever sends it."""
         peak = max((s.rate for s in self.surges if (s.direction, s.traffic) == (direction, traffic)), default=0.0)
-        sources = self.fan_in if direction is Direction.IN else 1.0
-        return conduct(traffic, *self._ends(direction), peak, sources)
+        if direction is Direction.IN:
+            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in)
+        refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
+        return conduct(traffic, *self._ends(direction), peak, refusals=refusals)
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
         """Whether those to whom most datagrams of a class go never said anything by it."""

@@ -185,12 +185,14 @@ def floods_by_ping(attacker: str, target: str, per_s: float) -> Behaviour:
 
 
 def floods_by_udp_to_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
-    """The target's kernel says that nobody is there, at most a few times a second."""
-    pace, tells = Pace(per_s), Pace(1)
+    """The target's kernel says that nobody is there: six times at once, then once a second (``icmp_ratelimit``)."""
+    pace, tells, spare = Pace(per_s), Pace(1), [5]
 
     def behave(scene: Scene, s: float) -> None:
         arrived = scene.send(attacker, target, UDP, pace(s), asks=True)
-        scene.send(target, attacker, ICMP, min(arrived, tells(s)), asks=False, unreachable=True)
+        told = min(arrived, tells(s) + spare[0])
+        spare[0] = max(0, spare[0] - told)
+        scene.send(target, attacker, ICMP, told, asks=False, unreachable=True)
 
     return behave
 

@@ -27,8 +27,10 @@ from tests.unit.host.hsem.behaviour import (
     floods_open_port,
     for_,
     forges,
+    pings,
     requests_by_udp,
     scans_ports,
+    streams,
     sweeps_hosts,
 )
 from tests.unit.host.hsem.conftest import RESOLVER, town
@@ -60,7 +62,7 @@ def own_limit(scene: Scene, name: str, traffic: TrafficClass, bounds: Bounds) ->
 def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> None:
     flood, traffic = FLOODS[kind]
     scene = town()
-    may_be_a_stream = traffic is UDP and per_s <= STREAM_PPS
+    may_be_a_stream = traffic is UDP and per_s <= STREAM_PPS and flood is not floods_by_udp_to_closed_port
     own = own_limit(scene, "mallory", traffic, Bounds())
     scene.begin(flood("mallory", "web", per_s)).run(8 if may_be_a_stream else 4)
 
@@ -266,6 +268,25 @@ def test_a_burst_that_is_over_is_still_an_attack(kind: str, seconds: float) -> N
     assert scene.verdict("mallory").role is Role.ATTACKER
     assert scene.verdict("web").role is Role.VICTIM, "known although its attacker was cut at once"
     assert scene.verdict("web").target == "mallory"
+
+
+@pytest.mark.parametrize(
+    ("flood", "per_s"),
+    [
+        (floods_by_udp_to_closed_port, 600),
+        (floods_by_udp_to_closed_port, 5000),
+        (lambda a, b, n: floods(a, b, n, UDP), 5000),
+    ],
+    ids=["closed port, 600/s", "closed port, 5000/s", "nobody listens, 5000/s"],
+)
+def test_ordinary_traffic_with_the_same_host_excuses_no_flood(flood, per_s: float, scene: Scene) -> None:
+    """It hears from that host all day, and asks others by ping."""
+    scene.begin(streams("web", "mallory", 30, reports_per_s=20), pings("mallory", ["alice"], 10)).learn()
+    scene.begin(flood("mallory", "web", per_s)).run(3)
+    assert scene.blamed() == {"mallory"}
+    assert scene.verdict("web").target == "mallory"
+    last = scene.ordered("mallory")[-1]
+    assert last.value == own_limit(scene, "mallory", UDP, Bounds()), "and no share of what it sends"
 
 
 def test_its_verdict_can_be_acted_on(scene: Scene) -> None:
