@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,9 +16,8 @@ from hypervigil.host.hsem.look import Look, peers_of
 from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Watch
-from hypervigil.host.hsem.watched import Watched, place_of
+from hypervigil.host.hsem.watched import FORGED_S, Resumed, Watched, place_of
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
-from hypervigil.model.limits import Limit
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import (
@@ -43,7 +41,6 @@ DRAFT_S = 3.0
 """What a VM above its allowance does is kept so long to tell how it is meant, before there is reason for a case."""
 FEW_TRIES = 2.0
 """Tries in vain at many ports that open a case."""
-FORGED_S = 10.0
 QUIET_S = 60.0
 """What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
 RECHECK_S = 4.0
@@ -59,18 +56,6 @@ CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.ME
 
 _PACKETS = len(PACKET_METRICS)
 _NEW = WATCHED.index(Metric.NEW_DESTINATIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """A case that another process of ours left open, as the journal tells it."""
-
-    vm: VmId
-    case: CaseId
-    role: Role | None
-    since: Instant
-    facts: Facts | None
-    limits: tuple[Limit, ...]
 
 
 class Hsem:
@@ -257,20 +242,7 @@ class Hsem:
 
     def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
         """Add up forged frames; who sent enough of them to be asked."""
-        asked = set()
-        for one in counts:
-            record = self._record(one.vm)
-            if record.dossier is not None:
-                record.dossier.forged[one.kind] += one.frames
-                record.stirred_at = now
-                continue
-            if now - record.forged_since > FORGED_S:
-                record.forged = [0] * len(ForgedKind)
-                record.forged_since = now
-            record.forged[one.kind] += one.frames
-            if forged_enough(record.forged):
-                asked.add(one.vm)
-        return asked
+        return {one.vm for one in counts if self._record(one.vm).count_forged(one, now)}
 
     def _ask(self, record: Watched, look: Look, report: HostReport, now: Instant) -> list[Decision]:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""

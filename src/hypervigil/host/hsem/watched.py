@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hypervigil.host.hsem.facts import Dossier
+from hypervigil.host.hsem.facts import Dossier, Facts
+from hypervigil.host.hsem.judge import forged_enough
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
-from hypervigil.model.ids import Instant, LimitId, VmId
+from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.report import Decision, LiftLimit, OrderLimit
+from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
@@ -17,9 +18,23 @@ MUCH_STRICTER = 0.6
 SOFTEN_S = 1.0
 """So long a limit stands before a looser one may take its place: evidence turns quickly in its first moments."""
 AWAIT_ANSWERS_S = 1.0
+FORGED_S = 10.0
+"""Forged frames within this time are counted together."""
 _NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A case that another process of ours left open, as the journal tells it."""
+
+    vm: VmId
+    case: CaseId
+    role: Role | None
+    since: Instant
+    facts: Facts | None
+    limits: tuple[Limit, ...]
 
 
 @dataclass(slots=True)
@@ -52,6 +67,18 @@ class Watched:
         if self.draft is None or now - self.draft.opened_at > AWAIT_ANSWERS_S:
             return self.dossier is not None
         return self.dossier is not None or any(peer.ports >= FEW_PORTS for peer in self.draft.peers.values())
+
+    def count_forged(self, one: ForgedCount, now: Instant) -> bool:
+        """Add up forged frames; whether they are reason to ask."""
+        if self.dossier is not None:
+            self.dossier.forged[one.kind] += one.frames
+            self.stirred_at = now
+            return False
+        if now - self.forged_since > FORGED_S:
+            self.forged = [0] * len(ForgedKind)
+            self.forged_since = now
+        self.forged[one.kind] += one.frames
+        return forged_enough(self.forged)
 
     def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float, *, whole: bool = False) -> list[Decision]:
         """Order what is not yet in force so, and lift what it takes the place of; ``whole``: for all that time."""
