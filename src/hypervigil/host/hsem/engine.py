@@ -1,6 +1,6 @@
 """HSEM: hears HREM's reports, keeps each VM's history and level, opens cases, decides, orders limits and their end."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -75,6 +75,8 @@ class Hsem:
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._vms: dict[VmId, Watched] = {}
         self._facts: OrderedDict[CaseId, Facts] = OrderedDict()
+        self._accused: deque[Watched] = deque()
+        """Whom a verdict of this moment names as a target, and who is still to be judged for it."""
         self.set_policy(bounds, ladder)
 
     def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
@@ -320,7 +322,16 @@ class Hsem:
         dossier.fan_in = max(dossier.fan_in, look.value(Metric.FAN_IN))
 
     def _consider(self, record: Watched, now: Instant) -> list[Decision]:
-        """Judge an open case on what is known now."""
+        """Judge an open case on what is known now, and whoever that accuses.
+
+        One after the other: a chain of attackers may be as long as there are VMs, and no stack is.
+        """
+        decisions = self._weigh(record, now)
+        while self._accused:
+            decisions += self._weigh(self._accused.popleft(), now)
+        return decisions
+
+    def _weigh(self, record: Watched, now: Instant) -> list[Decision]:
         dossier = record.dossier
         if dossier is None or record.decided_at == now:  # of one instant a case has one set of facts on record
             return []
@@ -398,18 +409,17 @@ class Hsem:
         return decisions
 
     def _accuse(self, target: VmId, accusation: Accusation, now: Instant) -> list[Decision]:
-        """Another VM attacks this one: open its case if need be, and judge it."""
+        """Another VM attacks this one: open its case if need be, and have it judged."""
         record = self._record(target)
-        decisions: list[Decision] = []
+        self._accused.append(record)
         if record.dossier is None:
             dossier = self._dossier(target, now)
             dossier.accusations[accusation.attacker] = accusation
             evidence = explain.accused(dossier.facts(now, record.repetition))
-            decisions += self._open(record, dossier, tuple(evidence), now)
-        else:
-            record.dossier.accusations[accusation.attacker] = accusation
-            record.stirred_at = now
-        return decisions + self._consider(record, now)
+            return self._open(record, dossier, tuple(evidence), now)
+        record.dossier.accusations[accusation.attacker] = accusation
+        record.stirred_at = now
+        return []
 
     def _look_again(self, record: Watched, now: Instant) -> None:
         """An attacker's hold is over: the case goes on with fresh facts, its limits a little longer."""

@@ -115,8 +115,9 @@ class Scene:
     def running(self, *names: str) -> None:
         """These VMs run from now."""
         for name in names:
-            self.addresses.setdefault(name, f"10.60.0.{10 + len(self.addresses)}")
-            self.ports.setdefault(name, PortId(f"52:54:00:00:00:{10 + len(self.ports):02x}"))
+            number = 10 + len(self.addresses)
+            self.addresses.setdefault(name, f"10.60.{number >> 8}.{number & 255}")
+            self.ports.setdefault(name, PortId(f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}"))
             self.cpu.setdefault(name, 0.2)
         inventory = self._inventory(names)
         self._book.update(inventory, Policy())

@@ -1,5 +1,7 @@
 """Who attacks is found, named with class and target, and held to its own history in the one class that is abnormal."""
 
+from itertools import pairwise
+
 import pytest
 
 from hypervigil.host.hsem.conduct import STREAM_PPS
@@ -323,3 +325,13 @@ def test_a_handful_of_ports_of_which_one_accepts_is_no_scan(scene: Scene) -> Non
     scene.send("alice", "bob", SYNACK, scene.send("bob", "alice", SYN, 10, octets=60, ports=10) // 10)
     scene.run(3)
     assert scene.suspected() == set()
+
+
+def test_a_chain_of_attackers_is_judged_however_long_it_is() -> None:
+    """Each floods the next; where sweeps come late one verdict leads to the next in the same moment, hundreds deep."""
+    names = [f"vm{n}" for n in range(400)]
+    scene = Scene(*names).begin(*(floods(one, other, 500) for one, other in pairwise(names)))
+    for _ in range(3):
+        scene.step(1.0)
+    assert scene.blamed() == set(names[:-1])
+    assert scene.roles(names[-1]) == [Role.VICTIM]
