@@ -4,8 +4,9 @@ Every sweep becomes a report of its own interval, in which bursts show; once a s
 from which histories are made. What was not seen is NaN.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,24 +25,21 @@ STALE_S = 5.0
 MAX_PAIRS = 20_000
 
 Row = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.intp]
+Picked = Rows | slice
+"""Some rows, or all."""
 
 _N = len(Metric)
-_ADDED = [m for m in Metric if m <= Metric.NEW_DESTINATIONS or m is Metric.FAILURES]
-"""Columns whose counts add up over time."""
-_STATES = [m for m in Metric if m < Metric.CPU and m not in _ADDED]
+_SUMS = slice(Metric.NEW_DESTINATIONS + 1)
+"""Columns whose counts add up over time, as ``FAILURES`` do."""
+_STATES = [Metric.FAN_OUT, Metric.FAN_IN, Metric.PORTS_TRIED]
 """Columns of which a second's value is the highest seen in it."""
-_RESOURCES: tuple[tuple[Metric, str], ...] = (
-    (Metric.CPU, "cpu"),
-    (Metric.CPU_WAIT, "cpu_wait"),
-    (Metric.MEMORY, "memory"),
-    (Metric.MEMORY_RSS, "memory_rss"),
-    (Metric.BLOCK_READS, "block_reads"),
-    (Metric.BLOCK_WRITES, "block_writes"),
-    (Metric.BLOCK_BYTES, "block_bytes"),
-    (Metric.EXITS, "exits"),
-    (Metric.HYPERCALLS, "hypercalls"),
-    (Metric.DEVICE_REQUESTS, "device_requests"),
+_FEW = _N - Metric.CPU
+_told: Callable[[ResourceSample], tuple[float | None, ...]] = attrgetter(
+    *("cpu", "cpu_wait", "memory", "memory_rss", "block_reads", "block_writes", "block_bytes"),
+    *("exits", "hypercalls", "device_requests"),
 )
+"""A VM's resources in the order of their columns."""
 
 
 class AddressLookup(Protocol):
@@ -52,14 +50,22 @@ class AddressLookup(Protocol):
 
 
 class Hrem:
-    """One host's observer."""
+    """One host's observer: what is kept of each VM is a row of arrays, for a host has thousands."""
 
     def __init__(self, book: AddressLookup) -> None:
         self._book = book
         self._ports: dict[VmId, tuple[PortId, ...]] = {}
-        self._seconds: dict[VmId, Row] = {}
-        """Counts since the last whole second; NaN where something was not seen."""
-        self._resources: dict[VmId, tuple[Instant, Row]] = {}
+        self._vms: tuple[VmId, ...] = ()
+        self._rows: dict[VmId, int] = {}
+        self._portless = np.zeros(0, bool)
+        """By row: VMs without a NIC of ours, of whose traffic nothing is ever seen."""
+        self._seconds = np.zeros((0, Metric.CPU), np.float32)
+        """By row: counts since the last whole second; NaN where something was not seen."""
+        self._begun = np.zeros(0, bool)
+        """By row: whether anything was told of it since."""
+        self._resources = np.zeros((0, _FEW), np.float32)
+        self._told_at = np.zeros(0)
+        """By row: when its resources were last told."""
         self._since = 0.0
         self._overload = Overload()
         self.pairs_dropped = 0
@@ -67,47 +73,45 @@ class Hrem:
     def inventory(self, inventory: Inventory) -> None:
         """These VMs run now."""
         self._ports = {HOST: (), **{vm.vm: tuple(nic.port for nic in vm.nics) for vm in inventory.vms}}
-        for gone in (self._seconds.keys() | self._resources.keys()) - self._ports.keys():
-            self._seconds.pop(gone, None)
-            self._resources.pop(gone, None)
+        before, self._rows = self._rows, {vm: row for row, vm in enumerate(self._ports)}
+        for gone in before.keys() - self._rows.keys():
             self._overload.forget(gone)
+        self._vms = tuple(self._ports)
+        self._portless = np.array([not ports for ports in self._ports.values()])
+        kept = [(row, before[vm]) for vm, row in self._rows.items() if vm in before]
+        new, old = np.array(kept, np.intp).reshape(-1, 2).T
+        self._seconds = _moved(self._seconds, old, np.zeros((len(self._vms), Metric.CPU), np.float32), new)
+        self._begun = _moved(self._begun, old, np.zeros(len(self._vms), bool), new)
+        self._resources = _moved(self._resources, old, np.zeros((len(self._vms), _FEW), np.float32), new)
+        self._told_at = _moved(self._told_at, old, np.full(len(self._vms), -np.inf), new)
 
     def observe(self, sweep: Sweep, now: Instant) -> list[HostReport]:
         """One report of this sweep's interval, and one of the second when a second is full."""
-        for sample in sweep.resources:
-            if sample.vm in self._ports:
-                self._resources[sample.vm] = (now, _resources(sample))
-        unseen = set(sweep.unseen)
-        by_vm: dict[VmId, list[PortSample]] = {}
-        for port in sweep.ports:
-            if port.vm in self._ports:
-                by_vm.setdefault(port.vm, []).append(port)
-        vms = tuple(by_vm) if sweep.partial else tuple(self._ports)
+        self._take_resources(sweep.resources, now)
+        known = [port for port in sweep.ports if port.vm in self._rows]
+        vms = tuple(dict.fromkeys(port.vm for port in known)) if sweep.partial else self._vms
+        rows = np.fromiter((self._rows[vm] for vm in vms), np.intp, len(vms)) if sweep.partial else slice(None)
         interval = max(sweep.interval_s, 0.001)
-        counts = np.zeros((len(vms), _N), np.float32)
+        counts = self._counts(known, vms, rows, sweep.unseen, now)
+        self._add(rows, counts)
         pairs: list[PairRate] = []
         forged: list[ForgedCount] = []
         limited: list[LimitedCount] = []
-        for row, vm in enumerate(vms):
-            samples = by_vm.get(vm)
-            if samples is not None:
-                _add_up(counts[row], samples)
-                pairs += self._pairs(samples, interval)
-                forged += _forged(vm, samples)
-                limited += _limited(vm, samples)
-            if not self._ports[vm] or not unseen.isdisjoint(self._ports[vm]):
-                counts[row, : Metric.CPU] = np.nan
-            counts[row, Metric.CPU :] = self._resources_of(vm, now)[Metric.CPU :]
-        self._add(vms, counts)
+        by_vm: dict[VmId, list[PortSample]] = {}
+        for sample in known:
+            by_vm.setdefault(sample.vm, []).append(sample)
+        for vm in sorted(by_vm, key=self._rows.__getitem__) if not sweep.partial else by_vm:
+            pairs += self._pairs(by_vm[vm], interval)
+            forged += _forged(vm, by_vm[vm])
+            limited += _limited(vm, by_vm[vm])
         self.pairs_dropped += max(0, len(pairs) - MAX_PAIRS)
-        values = counts.copy()
-        values[:, _ADDED] /= interval
+        counts[:, : Metric.CPU] /= _divisors(interval)
         reports = [
             HostReport(
                 now,
                 interval,
                 vms,
-                values.data,
+                counts.data,
                 tuple(pairs[:MAX_PAIRS]),
                 forged=tuple(forged),
                 limited=tuple(limited),
@@ -120,30 +124,51 @@ class Hrem:
                 reports.append(self._whole(now))
         return reports
 
-    def _add(self, vms: tuple[VmId, ...], counts: Row) -> None:
-        for vm, row in zip(vms, counts, strict=True):
-            second = self._seconds.get(vm)
-            if second is None:
-                second = self._seconds[vm] = np.zeros(_N, np.float32)
-            second[_ADDED] += row[_ADDED]
-            second[_STATES] = np.maximum(second[_STATES], row[_STATES])
+    def _take_resources(self, samples: Sequence[ResourceSample], now: Instant) -> None:
+        told = [sample for sample in samples if sample.vm in self._rows]
+        if told:
+            rows = np.fromiter((self._rows[sample.vm] for sample in told), np.intp, len(told))
+            self._resources[rows] = np.array([_told(one) for one in told], np.float64)  # None becomes NaN
+            self._told_at[rows] = now
+
+    def _counts(
+        self, samples: Sequence[PortSample], vms: Sequence[VmId], rows: Picked, unseen: Iterable[PortId], now: Instant
+    ) -> Row:
+        """Counts of an interval, all NICs of a VM together, and its resources; a row for each of ``vms``."""
+        counts = np.zeros((len(vms), _N), np.float32)
+        counts[:, : Metric.CPU] = _added_up(samples, vms)
+        blind = self._portless[rows].copy()
+        nobody = set(unseen)
+        if nobody:
+            blind |= np.fromiter((not nobody.isdisjoint(self._ports[vm]) for vm in vms), bool, len(vms))
+        counts[blind, : Metric.CPU] = np.nan
+        counts[:, Metric.CPU :] = self._resources_now(rows, now)
+        return counts
+
+    def _add(self, rows: Picked, counts: Row) -> None:
+        second = self._seconds[rows]  # a copy where rows are picked, the array itself where all are meant
+        second[:, _SUMS] += counts[:, _SUMS]
+        second[:, Metric.FAILURES] += counts[:, Metric.FAILURES]
+        for highest in _STATES:
+            second[:, highest] = np.maximum(second[:, highest], counts[:, highest])
+        self._seconds[rows] = second
+        self._begun[rows] = True
 
     def _whole(self, now: Instant) -> HostReport:
-        vms = tuple(self._ports)
         seconds, self._since = self._since, 0.0
-        values = np.full((len(vms), _N), np.nan, np.float32)
-        for row, vm in enumerate(vms):
-            counts = self._seconds.pop(vm, None)
-            if counts is not None and self._ports[vm]:
-                values[row] = counts
-                values[row, _ADDED] /= seconds
-            values[row, Metric.CPU :] = self._resources_of(vm, now)[Metric.CPU :]
-        notices = self._overload.see(vms, values, now)
-        return HostReport(now, seconds, vms, values.data, notices=tuple(notices), whole=True)
+        values = np.empty((len(self._vms), _N), np.float32)
+        values[:, : Metric.CPU] = self._seconds / _divisors(seconds)
+        values[~self._begun | self._portless, : Metric.CPU] = np.nan
+        values[:, Metric.CPU :] = self._resources_now(slice(None), now)
+        self._seconds[:] = 0.0
+        self._begun[:] = False
+        notices = self._overload.see(self._vms, values, now)
+        return HostReport(now, seconds, self._vms, values.data, notices=tuple(notices), whole=True)
 
-    def _resources_of(self, vm: VmId, now: Instant) -> Row:
-        at, row = self._resources.get(vm, (Instant(-STALE_S), _UNSEEN))
-        return row if now - at < STALE_S else _UNSEEN
+    def _resources_now(self, rows: Picked, now: Instant) -> Row:
+        fresh = now - self._told_at[rows] < STALE_S
+        found: Row = np.where(fresh[:, None], self._resources[rows], np.float32(np.nan))
+        return found
 
     def _pairs(self, samples: Sequence[PortSample], interval: float) -> list[PairRate]:
         elsewhere = _by_address(samples) if len(samples) > 1 else {}
@@ -185,23 +210,48 @@ def _by_address(samples: Iterable[PortSample]) -> dict[tuple[Direction, str], tu
     return found
 
 
-_UNSEEN: Row = np.full(_N, np.nan, np.float32)
+def _moved(old: npt.NDArray[Any], from_: Rows, new: npt.NDArray[Any], to: Rows) -> npt.NDArray[Any]:
+    new[to] = old[from_]
+    return new
 
 
-def _add_up(row: Row, samples: Iterable[PortSample]) -> None:
-    """Add all NICs of a VM."""
-    for sample in samples:
-        row[: Metric.IN_SYN] += sample.out.packets
-        row[Metric.IN_SYN : Metric.OUT_BYTES] += sample.into.packets
-        row[Metric.OUT_BYTES] += sum(sample.out.octets)
-        row[Metric.IN_BYTES] += sum(sample.into.octets)
-        row[Metric.FORGED] += sum(sample.forged)
-        row[Metric.NEW_DESTINATIONS] += sample.new_destinations
-        row[Metric.FAILURES] += sample.failures
-        row[Metric.FAN_OUT] += sample.fan_out
-        row[Metric.FAN_IN] += sample.fan_in
-        tried = max((peer.ports for peer in sample.peers if peer.direction is Direction.OUT), default=0)
-        row[Metric.PORTS_TRIED] = max(row[Metric.PORTS_TRIED], tried)
+def _divisors(seconds: float) -> Row:
+    """What makes rates of an interval's counts and leaves states as they are."""
+    divisors = np.full(Metric.CPU, seconds, np.float32)
+    divisors[_STATES] = 1.0
+    return divisors
+
+
+def _added_up(samples: Sequence[PortSample], vms: Sequence[VmId]) -> Row:
+    """All NICs of a VM together, without its resources."""
+    counts = np.zeros((len(vms), Metric.CPU), np.float32)
+    if samples:
+        row_of = {vm: row for row, vm in enumerate(vms)}
+        rows = np.fromiter((row_of[sample.vm] for sample in samples), np.intp, len(samples))
+        order = np.argsort(rows, kind="stable")
+        told = np.array([_columns(sample) for sample in samples], np.float64)[order]
+        firsts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+        counts[rows[order][firsts]] = np.add.reduceat(told, firsts)
+        tried = told[:, Metric.PORTS_TRIED]
+        counts[rows[order][firsts], Metric.PORTS_TRIED] = np.maximum.reduceat(tried, firsts)
+    return counts
+
+
+def _columns(sample: PortSample) -> tuple[int, ...]:
+    """One NIC's counts in the order of the columns."""
+    tried = max((peer.ports for peer in sample.peers if peer.direction is Direction.OUT), default=0)
+    return (
+        *sample.out.packets,
+        *sample.into.packets,
+        sum(sample.out.octets),
+        sum(sample.into.octets),
+        sum(sample.forged),
+        sample.new_destinations,
+        sample.fan_out,
+        sample.fan_in,
+        sample.failures,
+        tried,
+    )
 
 
 def _limited(vm: VmId, samples: Iterable[PortSample]) -> list[LimitedCount]:
@@ -221,12 +271,3 @@ def _forged(vm: VmId, samples: Iterable[PortSample]) -> list[ForgedCount]:
         for kind, frames in enumerate(sample.forged)
         if frames
     ]
-
-
-def _resources(sample: ResourceSample) -> Row:
-    row = _UNSEEN.copy()
-    for metric, name in _RESOURCES:
-        value = getattr(sample, name)
-        if value is not None:
-            row[metric] = value
-    return row

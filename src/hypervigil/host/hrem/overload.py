@@ -37,14 +37,14 @@ class Overload:
     """Who is how often near capacity."""
 
     def __init__(self) -> None:
-        self._states: dict[tuple[VmId, Metric], _State] = {}
+        self._states: dict[Metric, dict[VmId, _State]] = {metric: {} for metric in NEAR_CAPACITY}
 
     def see(self, vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
         """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
         found = _strain(vms, values, now)
         for metric in NEAR_CAPACITY:
-            levels = values[:, metric]
-            known = [row for row, vm in enumerate(vms) if (vm, metric) in self._states]
+            levels, states = values[:, metric], self._states[metric]
+            known = [row for row, vm in enumerate(vms) if vm in states] if states else []
             for row in {*np.flatnonzero(levels >= NEAR).tolist(), *known}:
                 if self._held(vms[row], metric, float(levels[row]), now):
                     found += self._notice(vms, values, row, metric, now)
@@ -52,7 +52,7 @@ class Overload:
 
     def _held(self, vm: VmId, metric: Metric, level: float, now: Instant) -> bool:
         """Whether it is to be told now."""
-        state = self._states.setdefault((vm, metric), _State(now, near=False))
+        state = self._states[metric].setdefault(vm, _State(now, near=False))
         if level >= NEAR and not state.near:
             state.near, state.near_since, state.told = True, now, False
             state.times += 1
@@ -67,7 +67,7 @@ class Overload:
         self, vms: Sequence[VmId], values: npt.NDArray[np.float32], row: int, metric: Metric, now: Instant
     ) -> list[Evidence]:
         vm, level = vms[row], float(values[row, metric])
-        times = self._states[vm, metric].times
+        times = self._states[metric][vm].times
         text = f"{vm} has been near the capacity of {_WORDS[metric]} for {HELD_S:g} s, {times} times so far"
         unit = f"of {_WORDS[metric]}"
         found = [Evidence(vm, NEAR_CAPACITY[metric], Origin.HOST_OBSERVED, now, level, NEAR, unit, text)]
@@ -80,8 +80,8 @@ class Overload:
 
     def forget(self, vm: VmId) -> None:
         """The VM is gone."""
-        for metric in NEAR_CAPACITY:
-            self._states.pop((vm, metric), None)
+        for states in self._states.values():
+            states.pop(vm, None)
 
 
 def _strain(vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:

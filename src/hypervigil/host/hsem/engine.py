@@ -167,8 +167,9 @@ class Hsem:
         concerned = excesses.keys() | forged | {vm for vm, r in self._vms.items() if r.awaits(now)}
         peers = peers_of(report, concerned)
         decisions: list[Decision] = []
+        concerned |= peers.keys()
         for row, vm in enumerate(report.vms):
-            if vm not in concerned and vm not in peers:
+            if vm not in concerned:
                 continue
             look = Look(values[row], report.interval_s, excesses.get(vm), peers.get(vm, ()))
             record = self._record(vm)
@@ -210,17 +211,23 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
-        rows = [row for row, vm in enumerate(report.vms) if self._record(vm).dossier is None]
-        self._history.learn([report.vms[row] for row in rows], values[rows])
+        suspects: set[int] = set()
         for row, vm in enumerate(report.vms):
             record = self._record(vm)
-            if record.dossier is not None and np.isfinite(values[row, Metric.CPU]):
-                record.dossier.cpu = float(values[row, Metric.CPU])
-                if strained and record.state is State.ATTACKER:
-                    wanted = slowed(record.dossier.cpu, record.dossier.cpu_tail, self._bounds)
-                    decisions += record.put(wanted, now, max(record.hold_until - now, 0.0) + RECHECK_S)
+            if record.dossier is not None:
+                suspects.add(row)
+                if np.isfinite(values[row, Metric.CPU]):
+                    record.dossier.cpu = float(values[row, Metric.CPU])
+                    if strained and record.state is State.ATTACKER:
+                        wanted = slowed(record.dossier.cpu, record.dossier.cpu_tail, self._bounds)
+                        decisions += record.put(wanted, now, max(record.hold_until - now, 0.0) + RECHECK_S)
             if record.draft is not None and now - record.draft.opened_at > DRAFT_S:
                 record.draft = None
+        if suspects:
+            rows = [row for row in range(len(report.vms)) if row not in suspects]
+            self._history.learn([report.vms[row] for row in rows], values[rows])
+        else:
+            self._history.learn(report.vms, values)
         return decisions
 
     def _notice(self, notice: Evidence, now: Instant) -> list[Decision]:
@@ -445,7 +452,10 @@ class Hsem:
 
     # --- memory ----
     def _record(self, vm: VmId) -> Watched:
-        return self._vms.setdefault(vm, Watched(vm, self._next_limit))
+        found = self._vms.get(vm)
+        if found is None:  # not by setdefault: to make one takes longer than all else here
+            found = self._vms[vm] = Watched(vm, self._next_limit)
+        return found
 
     def _dossier(self, vm: VmId, now: Instant) -> Dossier:
         """An empty dossier of a VM, with its history and what was seen of it just now."""

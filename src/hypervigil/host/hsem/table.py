@@ -13,12 +13,18 @@ _LEAST_ROWS = 16
 
 
 class Table:
-    """Named arrays of float32, shape ``(rows, *shape)``; a new VM's row is all zeros."""
+    """Named arrays of float32, shape ``(rows, *shape)``; a new VM's row is zeros, or what ``begin_with`` says."""
 
     def __init__(self, **shapes: tuple[int, ...]) -> None:
         self._arrays: dict[str, Matrix] = {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
+        self._initial: dict[str, Matrix] = {}
         self._rows: dict[VmId, int] = {}
         self._room = 0
+        self._asked: tuple[tuple[VmId, ...], Rows] | None = None
+
+    def begin_with(self, name: str, values: Matrix) -> None:
+        """New VMs' rows of this array begin so, instead of with zeros."""
+        self._initial[name] = values
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -46,13 +52,21 @@ class Table:
         row = self._rows[vm] = len(self._rows)
         if row >= self._room:
             self._grow(max(_LEAST_ROWS, 2 * row))
-        for array in self._arrays.values():
-            array[row] = 0.0
+        for name, array in self._arrays.items():
+            array[row] = self._initial.get(name, 0.0)
         return row
 
     def rows(self, vms: Sequence[VmId]) -> Rows:
-        """The rows of these VMs."""
-        return np.fromiter((self.row(vm) for vm in vms), np.intp, len(vms))
+        """The rows of these VMs; not to be changed.
+
+        Reports name the same VMs second by second, so the last answer is kept: the very same tuple has the same rows.
+        """
+        if self._asked is not None and self._asked[0] is vms:
+            return self._asked[1]
+        rows = np.fromiter((self.row(vm) for vm in vms), np.intp, len(vms))
+        if isinstance(vms, tuple):
+            self._asked = vms, rows
+        return rows
 
     def _grow(self, room: int) -> None:
         for name, old in self._arrays.items():
@@ -71,7 +85,9 @@ class Table:
         for array in self._arrays.values():
             array[: len(rows)] = array[rows]
         self._rows = {vm: row for row, vm in enumerate(kept)}
+        self._asked = None
 
     def clear(self) -> None:
         """Drop every row."""
         self._rows = {}
+        self._asked = None

@@ -64,9 +64,10 @@ class Watched:
 
     def awaits(self, now: Instant) -> bool:
         """Whether its next interval is of interest even if nothing happens in it: of tries nobody has answered yet."""
-        if self.draft is None or now - self.draft.opened_at > AWAIT_ANSWERS_S:
+        if self.dossier is not None or self.draft is None:
             return self.dossier is not None
-        return self.dossier is not None or any(peer.ports >= FEW_PORTS for peer in self.draft.peers.values())
+        recent = now - self.draft.opened_at <= AWAIT_ANSWERS_S
+        return recent and any(peer.ports >= FEW_PORTS for peer in self.draft.peers.values())
 
     def count_forged(self, one: ForgedCount, now: Instant) -> bool:
         """Add up forged frames; whether they are reason to ask."""
