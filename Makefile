@@ -67,8 +67,9 @@ bench-agent: root setup ## what the agent costs a guest, beside Debian's other a
 agent: ## pack the agent for guests, with what starts it, into build/agent
 	@scripts/build-agent build/agent
 
-reference: setup ## write docs/commands.md anew from the program's own help
+reference: setup ## write docs/commands.md and docs/levels.md anew from the program's help and tables
 	@$(PYTHON) scripts/command_reference.py
+	$(PYTHON) scripts/levels_reference.py
 
 lock: setup ## pin the dependencies anew; UPGRADE=1 takes newer versions
 	@scripts/lock "$(VENV)" $(if $(UPGRADE),--upgrade)

@@ -194,6 +194,14 @@ def test_the_command_reference_is_what_the_program_prints() -> None:
         assert f"$ {' '.join(words)} --help" in shown
 
 
+def test_the_page_of_levels_is_what_the_table_says() -> None:
+    """Made by ``make reference``."""
+    from scripts.levels_reference import MEANING, TARGET, State, reference
+
+    assert set(MEANING) == set(State)
+    assert text(TARGET) == reference()
+
+
 def test_the_readme_shows_every_command_and_none_that_is_not_there() -> None:
     readme = text(ROOT / "README.md")
     commands = _commands(["hypervigil"])
