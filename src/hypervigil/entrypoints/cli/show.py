@@ -50,6 +50,11 @@ def status(console: Console, body: dict[str, Any]) -> None:
     )
     for what in body["blind"]:
         console.print(f"[red]cannot see:[/] {what}")
+    if body["looks_waiting"]:
+        console.print(
+            f"[yellow]busy:[/] {body['looks_waiting']:,} VMs wait to be looked at closely, the worst go first; "
+            f"{body['looks_postponed']:,} looks had to wait, {body['pairs_dropped']:,} pairs were left out."
+        )
     console.print(
         f"sweeps {body['sweeps']} ({body['lost']} lost), journal {body['journal']['records']} records, "
         f"signed through {body['journal']['signed_through']}."

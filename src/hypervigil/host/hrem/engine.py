@@ -5,6 +5,7 @@ from which histories are made. What was not seen is NaN.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from hypervigil.host.hrem.overload import Overload
 from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
-from hypervigil.model.observation import PortSample, ResourceSample, Sweep
+from hypervigil.model.observation import PeerCount, PortSample, ResourceSample, Sweep
 from hypervigil.model.report import ForgedCount, HostReport, LimitedCount, PairRate
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory
@@ -100,11 +101,11 @@ class Hrem:
         by_vm: dict[VmId, list[PortSample]] = {}
         for sample in known:
             by_vm.setdefault(sample.vm, []).append(sample)
+        most = _fair_share([sum(len(one.peers) for one in ports) for ports in by_vm.values()], MAX_PAIRS)
         for vm in sorted(by_vm, key=self._rows.__getitem__) if not sweep.partial else by_vm:
-            pairs += self._pairs(by_vm[vm], interval)
+            pairs += self._pairs(vm, by_vm[vm], interval, most)
             forged += _forged(vm, by_vm[vm])
             limited += _limited(vm, by_vm[vm])
-        self.pairs_dropped += max(0, len(pairs) - MAX_PAIRS)
         counts[:, : Metric.CPU] /= _divisors(interval)
         reports = [
             HostReport(
@@ -112,7 +113,7 @@ class Hrem:
                 interval,
                 vms,
                 counts.data,
-                tuple(pairs[:MAX_PAIRS]),
+                tuple(pairs),
                 forged=tuple(forged),
                 limited=tuple(limited),
                 partial=sweep.partial,
@@ -170,31 +171,52 @@ class Hrem:
         found: Row = np.where(fresh[:, None], self._resources[rows], np.float32(np.nan))
         return found
 
-    def _pairs(self, samples: Sequence[PortSample], interval: float) -> list[PairRate]:
+    def _pairs(self, vm: VmId, samples: Sequence[PortSample], interval: float, most: int) -> list[PairRate]:
         elsewhere = _by_address(samples) if len(samples) > 1 else {}
+        known = [peer for sample in samples for peer in sample.peers]
+        told = _busiest(known, most) if len(known) > most else known
+        self.pairs_dropped += len(known) - len(told)
         pairs = []
-        for sample in samples:
-            for peer in sample.peers:
-                answers, resets = peer.answers, peer.resets
-                if not answers:  # of several NICs another may have the way back
-                    answers, resets = elsewhere.get((peer.direction, peer.address), (0, 0))
-                pairs.append(
-                    PairRate(
-                        vm=sample.vm,
-                        direction=peer.direction,
-                        other=self._book.owner(peer.address, peer.mac),
-                        address=peer.address,
-                        packets=peer.packets / interval,
-                        octets=peer.octets / interval,
-                        openings=peer.openings / interval,
-                        answers=answers / interval,
-                        resets=resets / interval,
-                        ports=peer.ports,
-                        new=peer.new,
-                        services=peer.services,
-                    )
+        for peer in told:
+            answers, resets = peer.answers, peer.resets
+            if not answers:  # of several NICs another may have the way back
+                answers, resets = elsewhere.get((peer.direction, peer.address), (0, 0))
+            pairs.append(
+                PairRate(
+                    vm=vm,
+                    direction=peer.direction,
+                    other=self._book.owner(peer.address, peer.mac),
+                    address=peer.address,
+                    packets=peer.packets / interval,
+                    octets=peer.octets / interval,
+                    openings=peer.openings / interval,
+                    answers=answers / interval,
+                    resets=resets / interval,
+                    ports=peer.ports,
+                    new=peer.new,
+                    services=peer.services,
                 )
+            )
         return pairs
+
+
+def _fair_share(wanted: Sequence[int], room: int) -> int:
+    """What each may have, so that all together keep to ``room``: who wants less leaves it to the others."""
+    left = room
+    for place, one in enumerate(sorted(wanted)):
+        share = left // (len(wanted) - place)
+        if one > share:
+            return share
+        left -= one
+    return room
+
+
+def _busiest(peers: Sequence[PeerCount], most: int) -> list[PeerCount]:
+    """So many of a VM's peers, the busiest of both directions by turns."""
+    order = sorted(peers, key=lambda peer: -peer.packets)
+    ranks = {Direction.OUT: count(), Direction.IN: count()}
+    ranked = sorted((next(ranks[peer.direction]), n) for n, peer in enumerate(order))
+    return [order[n] for _, n in ranked[:most]]
 
 
 def _by_address(samples: Iterable[PortSample]) -> dict[tuple[Direction, str], tuple[int, int]]:

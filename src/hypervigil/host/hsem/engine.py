@@ -1,20 +1,21 @@
 """HSEM: hears HREM's reports, keeps each VM's history and level, opens cases, decides, orders limits and their end."""
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
-from hypervigil.host.hsem.facts import Accusation, Dossier, Facts, reopened
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts, reopened
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
-from hypervigil.host.hsem.look import Look, peers_of
+from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.table import Matrix
+from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import WATCHED, Watch
 from hypervigil.host.hsem.watched import FORGED_S, Resumed, Watched, place_of
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
@@ -33,8 +34,8 @@ from hypervigil.model.status import Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Vm
 
-MAX_FACTS = 1000
-"""Cases whose last facts are kept to be told; the journal keeps all."""
+PEERS_TOGETHER = 128 * 1024
+"""Peers that all suspects together may have on file, though each ``LEAST_PEERS``."""
 MAX_HISTORIES = 20_000
 """Above this, VMs that do not run are forgotten."""
 DRAFT_S = 3.0
@@ -74,9 +75,12 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._vms: dict[VmId, Watched] = {}
-        self._facts: OrderedDict[CaseId, Facts] = OrderedDict()
+        self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
         """Whom a verdict of this moment names as a target, and who is still to be judged for it."""
+        self._judged = 0
+        """How many were judged in this report because somebody accused them."""
+        self._turns = Turns()
         self.set_policy(bounds, ladder)
 
     def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
@@ -93,6 +97,11 @@ class Hsem:
     def state(self, vm: VmId) -> State:
         """Where the VM stands in the transition table."""
         return self._vms[vm].state if vm in self._vms else State.LEVEL1
+
+    @property
+    def postponed(self) -> tuple[int, int]:
+        """How many VMs wait to be looked at, and how many looks had to wait so far: what was shed for lack of time."""
+        return self._turns.waiting, self._turns.postponed
 
     def facts(self, case: CaseId) -> Facts:
         """What was known at the last verdict of a case (or at its opening)."""
@@ -136,7 +145,7 @@ class Hsem:
                     record.repetition = max(record.repetition, one.facts.repetition + 1)
                     record.targets = frozenset(accused_by(one.facts, verdict))
             if one.facts is not None:
-                self._remember(one.facts)
+                self._facts.add(one.facts)
 
     # --- what happens ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
@@ -149,6 +158,7 @@ class Hsem:
                 decisions += record.lift(now, "the VM is gone")
                 decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
         self._watch.keep(tuple(running))
+        self._turns.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
         for vm in running:
@@ -157,6 +167,7 @@ class Hsem:
 
     def hear(self, report: HostReport, now: Instant) -> list[Decision]:
         """A report of HREM's."""
+        self._facts.forget()
         values: Matrix = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))
         values = np.clip(values, 0.0, MOST)  # sums and products of anything stay finite; NaN stays NaN
         if report.whole:
@@ -164,19 +175,23 @@ class Hsem:
         tails = self._history.tails(report.vms)
         excesses = {e.vm: e for e in self._watch.see(report.vms, values, report.interval_s, tails)}
         forged = self._count_forged(report.forged, now)
-        concerned = excesses.keys() | forged | {vm for vm, r in self._vms.items() if r.awaits(now)}
-        peers = peers_of(report, concerned)
+        suspects = {vm for vm, record in self._vms.items() if record.awaits(now)}
+        concerned = excesses.keys() | forged | suspects | tries_many_ports(report)
+        undecided = (e for e in excesses.values() if self.state(e.vm) in {State.LEVEL1, State.LEVEL2})
+        looked_at = self._turns.choose([vm for vm in report.vms if vm in concerned], {e.vm: e.harm for e in undecided})
+        room = max(LEAST_PEERS, min(MAX_PEERS, PEERS_TOGETHER // max(1, len(suspects))))
+        peers, limited = peers_of(report, looked_at), limited_of(report)
         decisions: list[Decision] = []
-        concerned |= peers.keys()
+        self._judged = 0
         for row, vm in enumerate(report.vms):
-            if vm not in concerned:
+            if vm not in looked_at:
                 continue
-            look = Look(values[row], report.interval_s, excesses.get(vm), peers.get(vm, ()))
+            look = Look(values[row], report.interval_s, excesses.get(vm), peers.get(vm, ()), limited.get(vm, ()), room)
             record = self._record(vm)
             if record.dossier is None:
-                decisions += self._ask(record, look, report, now)
+                decisions += self._ask(record, look, now)
             else:
-                self._grow(record.dossier, look, report, now)
+                self._grow(record.dossier, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
         return decisions
@@ -253,7 +268,7 @@ class Hsem:
         """Add up forged frames; who sent enough of them to be asked."""
         return {one.vm for one in counts if self._record(one.vm).count_forged(one, now)}
 
-    def _ask(self, record: Watched, look: Look, report: HostReport, now: Instant) -> list[Decision]:
+    def _ask(self, record: Watched, look: Look, now: Instant) -> list[Decision]:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""
         draft = record.draft
         if draft is None or now - draft.opened_at > DRAFT_S:
@@ -262,10 +277,10 @@ class Hsem:
             draft = record.draft = self._dossier(record.vm, now)
             draft.reports = 1
             for peer in look.scaled(self._watch.recent(record.vm).counts):
-                draft.add_peer(peer)
+                draft.add_peer(peer, look.room)
             self._mark(draft, look, now)
         else:
-            self._grow(draft, look, report, now)
+            self._grow(draft, look, now)
         if now - record.forged_since <= FORGED_S:
             draft.forged = list(record.forged)
         facts = draft.facts(now, record.repetition)
@@ -297,21 +312,20 @@ class Hsem:
         record.state = step(record.state, Event.ANOMALY)
         record.role = Role.CLEARED
         record.stirred_at = now
-        self._remember(dossier.facts(now, record.repetition))
+        self._facts.add(dossier.facts(now, record.repetition))
         return [EnterLevel2(record.vm, dossier.case, now, evidence)]
 
     # --- Level 2 ----
-    def _grow(self, dossier: Dossier, look: Look, report: HostReport, now: Instant) -> None:
+    def _grow(self, dossier: Dossier, look: Look, now: Instant) -> None:
         if not look.seen:
             return
         dossier.reports += 1
         counts = look.counts
         dossier.count(counts, look.interval_s, fresh=counts)
-        for one in report.limited:
-            if one.vm == dossier.vm:
-                dossier.limited[int(one.direction) * len(TrafficClass) + int(one.traffic)] += one.packets
+        for one in look.limited:
+            dossier.limited[int(one.direction) * len(TrafficClass) + int(one.traffic)] += one.packets
         for peer in look.peers:
-            dossier.add_peer(peer)
+            dossier.add_peer(peer, look.room)
         dossier.new_destinations += look.value(Metric.NEW_DESTINATIONS) * look.interval_s
         self._mark(dossier, look, now)
 
@@ -331,19 +345,21 @@ class Hsem:
     def _consider(self, record: Watched, now: Instant) -> list[Decision]:
         """Judge an open case on what is known now, and whoever that accuses.
 
-        One after the other: a chain of attackers may be as long as there are VMs, and no stack is.
+        One after the other: a chain of attackers may be as long as there are VMs, and no stack is. Whoever is accused
+        when there is no more time for it has that on file, and is judged when its turn to be looked at comes.
         """
         decisions = self._weigh(record, now)
-        while self._accused:
+        while self._accused and self._judged < MAX_LOOKS:
             decisions += self._weigh(self._accused.popleft(), now)
+            self._judged += 1
+        self._accused.clear()
         return decisions
 
     def _weigh(self, record: Watched, now: Instant) -> list[Decision]:
         dossier = record.dossier
         if dossier is None or record.decided_at == now:  # of one instant a case has one set of facts on record
             return []
-        facts = dossier.facts(now, record.repetition)
-        stirring = any(surge.last_at == now for surge in facts.surges)
+        stirring = any(surge.last_at == now for surge in dossier.surges.values())
         if stirring:
             record.stirred_at = now
         if record.state is State.ATTACKER:
@@ -351,6 +367,7 @@ class Hsem:
                 for target in record.targets & self._vms.keys():
                     self._vms[target].stirred_at = now
             return []
+        facts = dossier.facts(now, record.repetition)
         verdict = judge(facts)
         if record.state is State.LEVEL2:
             if verdict is not None:
@@ -373,7 +390,7 @@ class Hsem:
         return decisions
 
     def _decide(self, record: Watched, verdict: Verdict, facts: Facts, now: Instant) -> list[Decision]:
-        self._remember(facts)
+        self._facts.add(facts)
         record.decided_at = now
         record.state = step(record.state, VERDICTS[verdict.role])
         record.role = verdict.role
@@ -473,12 +490,6 @@ class Hsem:
         dossier.asked = recent.asked
         dossier.new_destinations = recent.counts[_NEW]
         return dossier
-
-    def _remember(self, facts: Facts) -> None:
-        self._facts[facts.case] = facts
-        self._facts.move_to_end(facts.case)
-        while len(self._facts) > MAX_FACTS:
-            self._facts.popitem(last=False)
 
 
 _GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})

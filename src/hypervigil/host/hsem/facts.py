@@ -1,5 +1,6 @@
 """What is known in a case. ``Facts`` are frozen and complete: judging them again gives the same verdict. Pure."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
@@ -8,10 +9,15 @@ from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MAX_PEERS = 256
+"""Of a case, while not too many are open at once."""
+MAX_FACTS = 1000
+"""Cases whose last facts are kept to be told; the journal keeps all."""
 FEW_PACKETS = 20.0
 """Whoever was sent fewer was tried; more is work."""
 TOLD_PEERS = 12
 """Of a case's peers, the busiest so many of each direction are kept as facts."""
+LEAST_PEERS = 2 * TOLD_PEERS
+"""So many peers every case may have."""
 
 _CLASSES = len(TrafficClass)
 
@@ -182,12 +188,12 @@ class Dossier:
         else:
             self.surges[column] = replace(old, rate=max(old.rate, rate), last_at=now)
 
-    def add_peer(self, seen: Peer) -> None:
-        """Add what was exchanged with one address."""
+    def add_peer(self, seen: Peer, room: int = MAX_PEERS) -> None:
+        """Add what was exchanged with one address; a new one only if there is room."""
         key = (seen.direction, seen.address)
         old = self.peers.get(key)
         if old is None:
-            if len(self.peers) >= MAX_PEERS:
+            if len(self.peers) >= room:
                 self.peers_dropped += 1
                 return
             self.peers[key] = seen
@@ -252,6 +258,26 @@ class Dossier:
             if peer.answers > peer.resets or (not peer.answers and (Direction.IN, peer.address) in self.peers)
         ]
         return Tries(len(tried), len(answered), len(reset), mixed(tried))
+
+
+class LastFacts:
+    """What was known at the last verdict of each case (or at its opening), of the latest cases."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[CaseId, Facts] = OrderedDict()
+
+    def __getitem__(self, case: CaseId) -> Facts:
+        return self._of[case]
+
+    def add(self, facts: Facts) -> None:
+        """These are the last ones of their case."""
+        self._of[facts.case] = facts
+        self._of.move_to_end(facts.case)
+
+    def forget(self) -> None:
+        """Keep to ``MAX_FACTS``. Not while decisions are made: one report's may be about more cases than that."""
+        while len(self._of) > MAX_FACTS:
+            self._of.popitem(last=False)
 
 
 def reopened(facts: Facts) -> Dossier:

@@ -1,6 +1,6 @@
 """One VM in one report of HREM's: rates, what is above its allowance, whom it talks with. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Excess
 from hypervigil.model.ids import VmId
 from hypervigil.model.metric import PACKET_METRICS, Metric
-from hypervigil.model.report import HostReport, PairRate
+from hypervigil.model.report import HostReport, LimitedCount, PairRate
 from hypervigil.model.traffic import Direction, TrafficClass
 
 
@@ -23,6 +23,9 @@ class Look:
     interval_s: float
     excess: Excess | None
     peers: Sequence[Peer]
+    limited: Sequence[LimitedCount]
+    room: int
+    """For so many peers on file."""
 
     @property
     def seen(self) -> bool:
@@ -74,18 +77,31 @@ def _times(peer: Peer, factor: float) -> Peer:
     )
 
 
-def peers_of(report: HostReport, concerned: Iterable[VmId]) -> dict[VmId, list[Peer]]:
-    """The peers of these VMs, and of whoever tries many ports, as counts.
+def tries_many_ports(report: HostReport) -> set[VmId]:
+    """Who tries so many ports of one host that it is of interest, however few packets that takes."""
+    return {pair.vm for pair in report.pairs if pair.ports >= FEW_PORTS and pair.direction is Direction.OUT}
+
+
+def limited_of(report: HostReport) -> dict[VmId, list[LimitedCount]]:
+    """What limits stopped, by VM."""
+    found: dict[VmId, list[LimitedCount]] = {}
+    for one in report.limited:
+        found.setdefault(one.vm, []).append(one)
+    return found
+
+
+def peers_of(report: HostReport, looked_at: Collection[VmId]) -> dict[VmId, list[Peer]]:
+    """The peers of these VMs as counts.
 
     What a VM of this host sends back is seen at its own NIC, whichever way it takes to the one who asked, unless a
     limit stops it.
     """
-    wanted = set(concerned)
-    wanted |= {pair.vm for pair in report.pairs if pair.ports >= FEW_PORTS and pair.direction is Direction.OUT}
     limited = {one.vm for one in report.limited}
+    wanted = set(looked_at)
+    asking = wanted - limited
     sent_back: dict[tuple[VmId, VmId], tuple[float, float]] = {}
     for pair in report.pairs:
-        if pair.direction is Direction.IN and pair.other in wanted - limited and pair.vm not in limited:
+        if pair.direction is Direction.IN and pair.other in asking and pair.vm not in limited:
             answers, resets = sent_back.get((pair.other, pair.vm), (0.0, 0.0))
             sent_back[pair.other, pair.vm] = (answers + pair.answers, resets + pair.resets)
     found: dict[VmId, list[Peer]] = {}

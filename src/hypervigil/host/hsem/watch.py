@@ -28,6 +28,7 @@ CLEARLY = 3.0
 _CAP = 4.0
 
 _COLUMNS = np.array(WATCHED)
+_SENT = np.array([n for n, metric in enumerate(WATCHED) if metric < Metric.IN_SYN or metric > Metric.IN_OTHER])
 _N = len(WATCHED)
 
 
@@ -40,6 +41,8 @@ class Excess:
     clearly: tuple[bool, ...]
     going_on: bool
     """Whether some class is above its allowance in this very interval."""
+    harm: float
+    """What it sends above its allowances and where it has never been, per second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +96,13 @@ class Watch:
         above = still & (score > slack)
         clearly = still & (score > CLEARLY * slack)
         going_on = (above & (fresh > allowed)).any(axis=1)
+        found = np.flatnonzero(above.any(axis=1))
+        counts, seconds = self._table["counts"][rows[found]], self._table["seconds"][rows[found]]
+        beyond = np.where(above[found], counts / seconds - allowance[found], 0.0)
+        harm = beyond[:, _SENT].sum(axis=1).tolist()
         return [
-            Excess(vms[row], tuple(above[row].tolist()), tuple(clearly[row].tolist()), bool(going_on[row]))
-            for row in np.flatnonzero(above.any(axis=1)).tolist()
+            Excess(vms[row], tuple(above[row].tolist()), tuple(clearly[row].tolist()), bool(going_on[row]), harm[n])
+            for n, row in enumerate(found.tolist())
         ]
 
     def recent(self, vm: VmId) -> Recent:

@@ -163,6 +163,7 @@ class Answers:
         if not conductor.enforcer.connected:
             blind.append("the enforcer is not connected: limits in force stay, new ones wait")
         ports = {str(p.port) for p in conductor.compiled.ports}
+        waiting, postponed = conductor.hsem.postponed
         unbound = sorted(ports - conductor.health.ports_bound)
         blind += [f"port {p} is not bound: {health.ports_failed.get(p, 'not confirmed yet')}" for p in unbound]
         return {
@@ -178,6 +179,9 @@ class Answers:
             "blind": blind,
             "sweeps": health.sweeps,
             "lost": health.lost,
+            "looks_waiting": waiting,
+            "looks_postponed": postponed,
+            "pairs_dropped": conductor.hrem.pairs_dropped,
             "repairs": health.repairs,
             "journal": self._journal_state(),
         }

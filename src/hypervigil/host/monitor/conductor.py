@@ -34,6 +34,9 @@ ENFORCER = "enforcer"
 class Observer(Protocol):
     """HREM, as the conductor needs it."""
 
+    pairs_dropped: int
+    """Pairs that a report had no room for, in all."""
+
     def inventory(self, inventory: Inventory) -> None:
         """These VMs run now."""
 
@@ -43,6 +46,10 @@ class Observer(Protocol):
 
 class Judge(Protocol):
     """HSEM, as the conductor needs it."""
+
+    @property
+    def postponed(self) -> tuple[int, int]:
+        """How many VMs wait to be looked at, and how many looks had to wait so far."""
 
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
         """These VMs run now."""

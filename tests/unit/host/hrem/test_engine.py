@@ -153,6 +153,20 @@ def test_pairs_are_bounded_and_counted(hrem: Hrem, monkeypatch: pytest.MonkeyPat
     assert hrem.pairs_dropped == 2
 
 
+def test_who_has_many_peers_leaves_room_for_others(hrem: Hrem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MAX_PAIRS", 6)
+    many = [(Direction.OUT, f"192.0.2.{n}", n) for n in range(9)] + [(Direction.IN, "192.0.2.99", 1)]
+    loud, quiet = (
+        tuple(PeerCount(way, address, "m", packets, 1, 1, 0, 0, 1, new=True) for way, address, packets in peers)
+        for peers in (many, many[:2])
+    )
+    told = one(hrem, sweep(1, sample(A, A1, peers=loud), sample(B, B1, peers=quiet))).pairs
+    assert [pair.address for pair in told if pair.vm == B] == ["192.0.2.0", "192.0.2.1"]
+    busiest = ["192.0.2.8", "192.0.2.99", "192.0.2.7", "192.0.2.6"]
+    assert [pair.address for pair in told if pair.vm == A] == busiest, "of both directions"
+    assert hrem.pairs_dropped == 6
+
+
 def test_forged_and_limited_frames_are_told_by_kind_and_class(hrem: Hrem) -> None:
     forged = tuple(9 if kind is ForgedKind.ARP else 0 for kind in ForgedKind)
     limited = replace(SILENT, limited=tuple(5 if c is TrafficClass.UDP else 0 for c in TrafficClass))

@@ -331,7 +331,7 @@ def test_a_chain_of_attackers_is_judged_however_long_it_is() -> None:
     """Each floods the next; where sweeps come late one verdict leads to the next in the same moment, hundreds deep."""
     names = [f"vm{n}" for n in range(400)]
     scene = Scene(*names).begin(*(floods(one, other, 500) for one, other in pairwise(names)))
-    for _ in range(3):
+    for _ in range(8):
         scene.step(1.0)
     assert scene.blamed() == set(names[:-1])
     assert scene.roles(names[-1]) == [Role.VICTIM]

@@ -56,6 +56,8 @@ class FakeHost:
 
 
 class FakeEngines:
+    pairs_dropped, postponed = 0, (0, 0)
+
     def inventory(self, *_args):
         return []
 
