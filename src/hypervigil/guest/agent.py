@@ -86,16 +86,19 @@ class Agent:
 
     def run(self) -> None:
         """Until killed."""
-        self._port.wait(0)
         due = now_ms()
+        self._listen(0)
         while True:
             self.second(now_ms())
             due = max(due + PERIOD_MS, now_ms())
             left = due - now_ms()
             while left > 0:
-                for line in self._port.wait(left):
-                    self.hear(line, now_ms())
+                self._listen(left)
                 left = due - now_ms()
+
+    def _listen(self, timeout_ms: int) -> None:
+        for line in self._port.wait(timeout_ms):
+            self.hear(line, now_ms())
 
     def close(self) -> None:
         """Let go of everything."""
