@@ -73,7 +73,7 @@ def test_files_stay_small_enough_to_read(path: Path) -> None:
     assert lines(path) <= FILE_LINES
 
 
-@pytest.mark.xfail(reason="1,985 lines of code; SPECIFICATION.md says why", strict=True)
+@pytest.mark.xfail(reason="2,121 lines of code; SPECIFICATION.md says why", strict=True)
 def test_the_only_root_process_is_small_enough_to_review() -> None:
     """All that runs as root and is ours, but for the words that every process shares."""
     closure = process_files("hypervigil.entrypoints.enforcer")
@@ -108,7 +108,7 @@ def test_nothing_that_collects_or_enforces_enters_the_monitor() -> None:
 def test_only_the_enforcer_keeps_root() -> None:
     from hypervigil.entrypoints.supervise import SERVICES
 
-    assert {service.name for service in SERVICES} == {"enforcer", "monitor", "sensors"}
+    assert {service.name for service in SERVICES} == {"enforcer", "monitor", "sensors", "gateway"}
     assert [service.name for service in SERVICES if service.user is None] == ["enforcer"]
     assert len({service.user for service in SERVICES}) == len(SERVICES), "two zones share a user"
 

@@ -229,7 +229,7 @@ def test_any_process_may_die_during_an_attack(calm: Stage) -> None:
     for turn in range(20):
         time.sleep(chance.uniform(0.1, 1.5))
         names = (
-            [("monitor", "sensors", "enforcer", "supervisor")[turn % 4]]
+            [("monitor", "sensors", "enforcer", "gateway", "supervisor")[turn % 5]]
             if turn < 16
             else ["monitor", "sensors", "enforcer"]
         )
@@ -286,7 +286,7 @@ def delivered(target: Guest, source: Guest, seconds: float) -> float:
 def test_with_everything_dead_nothing_forged_passes(calm: Stage) -> None:
     a, b, product = calm.guests["a"], calm.guests["b"], calm.product
     pids = product.pids()
-    for name in ("supervisor", "enforcer", "monitor", "sensors"):
+    for name in ("supervisor", "enforcer", "monitor", "sensors", "gateway"):
         kill(pids[name])
     wait_for("all dead", lambda: not any(Path(f"/proc/{p}/exe").exists() for p in pids.values()), within_s=5)
     forged = a.run(f"hping3 -q -c 200 -i u2000 -a 10.61.0.77 -S -p 80 {b.address}; true", timeout_s=30)

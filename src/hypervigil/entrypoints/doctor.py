@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, MissingUserError, user_ids
+from hypervigil.entrypoints.layout import SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import read_processes
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
@@ -114,7 +114,7 @@ def _libvirt() -> Finding:
 
 
 def _users() -> Iterator[Finding]:
-    for name in (MONITOR_USER, SENSORS_USER):
+    for name in SERVICE_USERS:
         try:
             uid, _ = user_ids(name)
         except MissingUserError:
@@ -153,7 +153,7 @@ def _space(directory: Path) -> Finding:
 def make_users(run: Callable[..., object] = subprocess.run) -> list[str]:
     """Make the service users that are missing; one sentence for each made."""
     made = []
-    for name in (MONITOR_USER, SENSORS_USER):
+    for name in SERVICE_USERS:
         try:
             user_ids(name)
         except MissingUserError:

@@ -9,7 +9,7 @@ import threading
 import time
 
 from hypervigil.entrypoints.confine import confine
-from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
+from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
 from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.hypervisor.enforcer.process import EnforcerConfig, run
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
             pin_dir=layout.pin_dir,
             monitor_uid=user_ids(MONITOR_USER)[0],
             sensors_uid=user_ids(SENSORS_USER)[0],
+            gateway_uid=user_ids(GATEWAY_USER)[0],
         )
     )
 

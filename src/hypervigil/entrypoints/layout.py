@@ -7,6 +7,8 @@ from pathlib import Path
 
 MONITOR_USER = "hypervigil"
 SENSORS_USER = "hypervigil-sensors"
+GATEWAY_USER = "hypervigil-gateway"
+SERVICE_USERS = (MONITOR_USER, SENSORS_USER, GATEWAY_USER)
 
 DEFAULT_RUN_DIR = Path("/run/hypervigil")
 DEFAULT_STATE_DIR = Path("/var/lib/hypervigil")
@@ -30,6 +32,11 @@ class Layout:
     def maps_socket(self) -> Path:
         """Only the sensors may fetch map descriptors here."""
         return self.run_dir / "maps.sock"
+
+    @property
+    def channels_socket(self) -> Path:
+        """Only the gateway may fetch guests' channels here."""
+        return self.run_dir / "channels.sock"
 
     @property
     def monitor_dir(self) -> Path:

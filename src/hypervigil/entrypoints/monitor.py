@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hypervigil.entrypoints.confine import confine
-from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, user_ids
+from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
 from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
@@ -29,12 +29,13 @@ from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import ENFORCER, Conductor
 from hypervigil.host.monitor.ledger import FOLDED
-from hypervigil.host.monitor.links import ControlLink, EnforcerLink, SensorsLink, listen
+from hypervigil.host.monitor.links import ControlLink, EnforcerLink, InboundLink, listen
 from hypervigil.host.monitor.tripwires import changed_tripwires
 from hypervigil.model.ids import CaseId, Instant
 from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.status import Role
 from hypervigil.wire import control
+from hypervigil.wire.gateway import FromGateway
 from hypervigil.wire.messages import (
     Blind,
     FromEnforcer,
@@ -92,6 +93,14 @@ class Monitor:
         self._enforcer = EnforcerLink(
             layout.enforcer_socket, joined=self._joined, hear=self._from_enforcer, gone=self._enforcer_gone
         )
+        self._gateway: InboundLink[FromGateway] = InboundLink(
+            "gateway",
+            FromGateway,
+            joined=self._gateway_joined,
+            hear=self._from_gateway,
+            gone=self._gateway_gone,
+            uids=frozenset({user_ids(GATEWAY_USER)[0]}),
+        )
         self.conductor = Conductor(
             policy=policy,
             hrem=Hrem(self._book),
@@ -99,9 +108,12 @@ class Monitor:
             book=self._book,
             journal=self.journal,
             enforcer=self._enforcer,
+            gateway=self._gateway,
             wall=wall,
         )
-        self._sensors = SensorsLink(
+        self._sensors: InboundLink[FromSensors] = InboundLink(
+            "sensors",
+            FromSensors,
             joined=lambda: self.conductor.sensors_joined(now()),
             hear=self._from_sensors,
             gone=self._sensors_gone,
@@ -179,6 +191,15 @@ class Monitor:
     def _sensors_gone(self) -> None:
         self.conductor.blind(Blind(at=now(), what="sensors", since=now()), now())
 
+    def _gateway_joined(self) -> None:
+        self.conductor.gateway_joined()
+
+    def _from_gateway(self, message: FromGateway) -> None:
+        self.conductor.heard(message, now())
+
+    def _gateway_gone(self) -> None:
+        self.conductor.gateway_gone()
+
     def _joined(self) -> None:
         self.conductor.blind(Blind(at=now(), what=ENFORCER, since=None), now())
         self._tripwires.clear()
@@ -206,11 +227,14 @@ class Monitor:
             loop.add_signal_handler(number, stop.set)
         _, sensors_gid = user_ids(SENSORS_USER)
         sensors_socket = listen(self._layout.sensors_socket, mode=0o666, gid=sensors_gid)
+        _, gateway_gid = user_ids(GATEWAY_USER)
+        gateway_socket = listen(self._layout.gateway_socket, mode=0o666, gid=gateway_gid)
         control_socket = listen(self._layout.control_socket, mode=0o666)
         allowed = frozenset({0, os.getuid()})
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._sensors.serve(sensors_socket)),
+                group.create_task(self._gateway.serve(gateway_socket)),
                 group.create_task(ControlLink(self._answer, uids=allowed).serve(control_socket)),
                 group.create_task(self._enforcer.run()),
                 group.create_task(_every(TICK_S, self._tick)),

@@ -1,4 +1,4 @@
-"""The launcher: starts the three services, brings back within a second whichever dies, and stops them in order.
+"""The launcher: starts the four services, brings back within a second whichever dies, and stops them in order.
 
 It stands in for an init system where there is none; with systemd the units in ``packaging/systemd`` do its work.
 It reads nothing from anybody: its only inputs are the deaths of its processes and signals. If it dies itself, the
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from hypervigil.entrypoints.layout import MONITOR_USER, SENSORS_USER, Layout, make_directories, user_ids
+from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, make_directories, user_ids
 from hypervigil.entrypoints.options import parse_layout
 from hypervigil.entrypoints.processes import Processes, read_processes, service_log
 
@@ -44,6 +44,8 @@ SERVICES = (
     Service("enforcer", "hypervigil.entrypoints.enforcer", None, nice=-10, oom_score=-900),
     Service("monitor", "hypervigil.entrypoints.monitor", MONITOR_USER, nice=-10, oom_score=-800),
     Service("sensors", "hypervigil.entrypoints.sensors", SENSORS_USER, nice=-10, oom_score=-800),
+    # What guests say is worth less than what the host sees.
+    Service("gateway", "hypervigil.entrypoints.gateway", GATEWAY_USER, nice=-5, oom_score=-500),
 )
 
 

@@ -1,7 +1,7 @@
-"""Map descriptors handed from the enforcer to the sensors over a unix stream socket (``SCM_RIGHTS``).
+"""Descriptors handed from the enforcer to a process without rights over a unix stream socket (``SCM_RIGHTS``).
 
-One frame: two bytes of length, then as many names as descriptors, one a line. The connection then stays open: its end
-tells the receiver that the maps may be others now and that it has to ask again.
+One frame: two bytes of length, then as many names as descriptors, one a line. The sensors' connection then stays open:
+its end tells that the maps may be others now and that they have to ask again.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ def offer(connection: socket.socket, descriptors: dict[str, int], *, allowed_uid
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(credentials)
     if uid != allowed_uid:
-        raise HandoverError(f"user {uid} asked for the maps; only user {allowed_uid} gets them")
+        raise HandoverError(f"user {uid} asked for descriptors; only user {allowed_uid} gets them")
     if not 0 < len(descriptors) <= MAX_DESCRIPTORS or not all(_NAME.fullmatch(name) for name in descriptors):
         raise HandoverError(f"1 to {MAX_DESCRIPTORS} descriptors with plain names can be handed over")
     names = "\n".join(descriptors).encode()
@@ -34,9 +34,9 @@ def offer(connection: socket.socket, descriptors: dict[str, int], *, allowed_uid
     try:
         sent = socket.send_fds(connection, [frame], list(descriptors.values()))
     except OSError as error:
-        raise HandoverError(f"the maps could not be handed over: {error.strerror}") from error
+        raise HandoverError(f"the descriptors could not be handed over: {error.strerror}") from error
     if sent != len(frame):
-        raise HandoverError("the maps could not be handed over in one piece")
+        raise HandoverError("the descriptors could not be handed over in one piece")
 
 
 def receive(connection: socket.socket) -> dict[str, int]:
@@ -50,7 +50,7 @@ def receive(connection: socket.socket) -> dict[str, int]:
                 os.close(descriptor)
         if isinstance(error, HandoverError):
             raise
-        raise HandoverError(f"no maps were handed over: {error}") from error
+        raise HandoverError(f"nothing was handed over: {error}") from error
 
 
 def _names(connection: socket.socket, held: list[int]) -> list[str]:
@@ -65,13 +65,13 @@ def _names(connection: socket.socket, held: list[int]) -> list[str]:
         if flags & socket.MSG_CTRUNC:
             raise HandoverError(f"more than {MAX_DESCRIPTORS} descriptors came at once")
         if not piece:
-            raise HandoverError("the enforcer closed the connection before it handed over the maps")
+            raise HandoverError("the enforcer closed the connection before it handed anything over")
         untrusted += piece
         if len(untrusted) == _LENGTH:
             need += int.from_bytes(untrusted, "big")
             if not _LENGTH < need <= _LENGTH + _MAX_NAMES:
-                raise HandoverError("what came is no handover of maps")
+                raise HandoverError("what came is no handover of descriptors")
     names = untrusted[_LENGTH:].decode("ascii", "replace").split("\n")
     if not all(_NAME.fullmatch(name) for name in names) or len(set(names)) != len(names):
-        raise HandoverError("what came is no handover of maps")
+        raise HandoverError("what came is no handover of descriptors")
     return names

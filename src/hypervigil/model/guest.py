@@ -1,6 +1,9 @@
 """What an agent in a guest tells: a guest's word, which may raise suspicion against that guest and never lowers it."""
 
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+
+from hypervigil.model.ids import Instant, VmId
 
 
 class GuestMetric(IntEnum):
@@ -130,3 +133,48 @@ class Zone(IntEnum):
     """The agent was not told the provider's networks."""
     INSIDE = 1
     OUTSIDE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class GuestReport:
+    """One interval as an agent told it. Whose word it is, the channel says."""
+
+    vm: VmId
+    at: Instant
+    """The host's clock when it was heard; what it tells of ended some time before."""
+    agent: int
+    """Another number is another agent, or the same one started again."""
+    level: int
+    guest_at_s: float
+    """The guest's own clock when the interval ended."""
+    interval_s: float
+    values: tuple[int, ...]
+    """Indexed by ``GuestMetric``; below zero is unseen."""
+
+
+class Hearing(StrEnum):
+    """What is heard of a VM's agent."""
+
+    NO_PORT = "no-port"
+    """Its domain has no port for one: it is judged from outside."""
+    CLOSED = "closed"
+    """The gateway cannot read its port now."""
+    UNKNOWN = "unknown"
+    """The port is read, and no agent has spoken there yet."""
+    HEARD = "heard"
+    SILENT = "silent"
+    """An agent has spoken, and does not any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """What the host knows of a VM's agent. Level and release are the guest's word."""
+
+    hearing: Hearing
+    reported_at: Instant | None = None
+    level: int | None = None
+    release: str | None = None
+    untaken: int = 0
+    """Lines that the gateway did not take of it: garbage, too long, replayed, beyond its rate, crowded out."""
+    unnoted: int = 0
+    """Facts of it that were not recorded, because there were too many."""

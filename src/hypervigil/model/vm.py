@@ -29,6 +29,8 @@ class Vm:
     """The domain's maximum memory."""
     nics: tuple[Nic, ...] = ()
     paused: bool = False
+    channel: str | None = None
+    """The host's socket at the other end of its agent's port; ``None`` where it has no such port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The host's end of one VM's virtio-serial port. Whose it is says the path that the monitor gave, not what is heard."""
+"""The host's end of one VM's virtio-serial port. Whose it is says who opened it for us, not what is heard."""
 
 import contextlib
 import socket
@@ -15,13 +15,15 @@ RETRY_S, RETRY_MAX_S = 0.2, 2.0
 
 
 class Channel:
-    """Connects, reads within the guest's budget, writes what fits. Never blocks."""
+    """Reads within the guest's budget, writes what fits. Never blocks."""
 
     def __init__(self, vm: VmId, path: str, now: Instant) -> None:
         self.vm = vm
         self.path = path
         self.hearing = Hearing(now)
         self.retry_at = now
+        self.asked = False
+        """It is being opened."""
         self.held_until: Instant | None = None
         """Not read before then: the guest has spent its budget."""
         self._held_since = now
@@ -39,19 +41,17 @@ class Channel:
         """Whether something waits to be written."""
         return bool(self._outgoing)
 
-    def open(self, now: Instant) -> str | None:
-        """Connect; the reason when that cannot be done now."""
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            connection.connect(self.path)
-        except OSError as error:
-            connection.close()
-            self.retry_at = Instant(now + self._pause_s)
-            self._pause_s = min(2 * self._pause_s, RETRY_MAX_S)
-            return error.strerror or type(error).__name__
+    def opened(self, connection: socket.socket) -> None:
+        """It is open now."""
+        self.asked = False
         self._socket = connection
         self.hearing.joined()
-        return None
+
+    def refused(self, now: Instant) -> None:
+        """It cannot be opened now."""
+        self.asked = False
+        self.retry_at = Instant(now + self._pause_s)
+        self._pause_s = min(2 * self._pause_s, RETRY_MAX_S)
 
     def read(self, now: Instant) -> Iterator[FromGuest]:
         """What was heard. ``OSError`` when the other end is gone."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hypervigil.host.gateway.channel import Channel
 from hypervigil.host.gateway.mail import Mail
+from hypervigil.host.gateway.opening import Connect, Opener, connect_directly
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.wire.frames import FrameDecoder, ProtocolError, encode
 from hypervigil.wire.gateway import ChannelLost, ChannelOpen, FromGateway, Heard, Tell, ToGateway, WatchChannels
@@ -32,9 +33,10 @@ _NEWS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """Where the monitor listens."""
+    """Where the monitor listens, and who opens channels."""
 
     monitor_socket: Path
+    connect: Connect = connect_directly
 
 
 def boottime() -> Instant:
@@ -129,6 +131,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig, *, now: Callable[[], Instant] = boottime) -> None:
         self._now = now
         self._monitor = MonitorLink(config.monitor_socket)
+        self._opener = Opener(config.connect)
         self._channels: dict[VmId, Channel] = {}
         self._open: dict[int, Channel] = {}
         """By descriptor."""
@@ -136,6 +139,7 @@ class Gateway:
         self._asked: dict[int, int] = {}
         """What the kernel was asked to wait for."""
         self._poll = select.epoll()
+        self._poll.register(self._opener.fileno(), select.EPOLLIN)
         self._counts_at = now()
         self._turns = 0
 
@@ -149,6 +153,7 @@ class Gateway:
         finally:
             for channel in self._channels.values():
                 channel.close(self._now())
+            self._opener.close()
             self._monitor.close(self._now())
             self._poll.close()
 
@@ -207,16 +212,32 @@ class Gateway:
         if self._monitor.fd is None and self._monitor.retry_at <= now and self._monitor.open(now):
             for channel in self._open.values():
                 self._monitor.tell(ChannelOpen(vm=channel.vm, at=now))
+        for vm, path, opened in self._opener.take():
+            self._take(vm, path, opened, now)
         if len(self._open) == len(self._channels):
             return
         for channel in self._channels.values():
-            if channel.fd is None and channel.retry_at <= now:
-                channel.open(now)
-                if channel.fd is not None:
-                    self._open[channel.fd] = channel
-                    self._ask_for(channel)
-                    log.debug("channel.open vm=%s", channel.vm)
-                    self._monitor.tell(ChannelOpen(vm=channel.vm, at=now))
+            if channel.fd is None and not channel.asked and channel.retry_at <= now:
+                channel.asked = True
+                self._opener.ask(channel.vm, channel.path)
+
+    def _take(self, vm: VmId, path: str, opened: socket.socket | OSError, now: Instant) -> None:
+        """A channel was opened, unless nobody wants it any more."""
+        channel = self._channels.get(vm)
+        wanted = channel is not None and channel.path == path and channel.fd is None
+        if isinstance(opened, socket.socket) and not wanted:
+            opened.close()
+        if channel is None or not wanted:
+            return
+        if isinstance(opened, OSError):
+            log.debug("channel.closed vm=%s reason=%s", vm, opened)
+            channel.refused(now)
+            return
+        channel.opened(opened)
+        self._open[opened.fileno()] = channel
+        self._ask_for(channel)
+        log.debug("channel.open vm=%s", vm)
+        self._monitor.tell(ChannelOpen(vm=vm, at=now))
 
     def _tell_counts(self, now: Instant) -> None:
         self._counts_at = now

@@ -51,6 +51,8 @@ class Kind(StrEnum):
     """(``Repair``)"""
     BLIND = "blind"
     """(``Blindness``)"""
+    GUEST = "guest"
+    """What an agent in a guest told, or that it fell silent (``Evidence``)."""
     SIGNATURE = "signature"
     """(``HeadSignature``)"""
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
+from hypervigil.host.monitor import guests
 from hypervigil.host.monitor.ledger import Ledger
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
@@ -21,8 +23,9 @@ from hypervigil.model.observation import Sweep
 from hypervigil.model.policy import Bounds, Mode, Policy
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2, LiftLimit, OrderLimit
-from hypervigil.model.status import Level
+from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
+from hypervigil.wire import gateway as heard
 from hypervigil.wire import messages as wire
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,17 @@ class Enforcer(Protocol):
         """Send; false when it could not be sent."""
 
 
+class Gateway(Protocol):
+    """The way to the guests' agents, as the conductor needs it."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is there."""
+
+    def send(self, message: heard.ToGateway) -> bool:
+        """Send; false when it could not be sent."""
+
+
 @dataclass(slots=True)
 class Health:
     """What the system knows of itself."""
@@ -125,6 +139,7 @@ class Conductor:
         book: AddressBook,
         journal: Journal,
         enforcer: Enforcer,
+        gateway: Gateway,
         wall: Callable[[Instant], float],
     ) -> None:
         self.policy = policy
@@ -133,6 +148,8 @@ class Conductor:
         self.book = book
         self.journal = journal
         self.enforcer = enforcer
+        self.gateway = gateway
+        self.agents = Agents()
         self.wall = wall
         self.ledger = Ledger()
         self.health = Health()
@@ -154,6 +171,8 @@ class Conductor:
             self.book.update(inventory, self.policy)
             self.hrem.inventory(inventory)
             self.act(self.hsem.inventory(inventory.vms, now), now)
+            self.agents.inventory(inventory.vms, now)
+            self.gateway.send(guests.channels(inventory.vms))
         self.bind(now)
 
     def bind(self, now: Instant) -> None:
@@ -203,14 +222,39 @@ class Conductor:
             self.blind(wire.Blind(at=now, what=what, since=None), now)
 
     def tick(self, now: Instant) -> None:
-        """Time has passed: ends of limits, holds, calm."""
+        """Time has passed: ends of limits, holds, calm, silence."""
         self.act(self.hsem.tick(now), now)
+        self.told(self.agents.tick(now), now)
         for vm, until in list(self.exempt_until.items()):
             if until <= now:
                 del self.exempt_until[vm]
         for entry in self.ledger.standing():
             if entry.limit.case is None and entry.limit.until <= now:
                 self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
+
+    # --- what the gateway says ----
+    def gateway_joined(self) -> None:
+        """The gateway is there (again): it reads what it is told to read."""
+        self.gateway.send(guests.channels(self.vms.values()))
+
+    def gateway_gone(self) -> None:
+        """Nobody listens to the agents."""
+        self.agents.deaf()
+
+    def heard(self, message: heard.FromGateway, now: Instant) -> None:
+        """What was heard of a guest, or of its channel."""
+        response = guests.respond(self.agents, message, now)
+        self.told(response.evidence, now)
+        for answer in response.say:
+            self.gateway.send(answer)
+
+    def told(self, evidence: Iterable[Evidence], now: Instant) -> None:
+        """Facts about agents: on record, for people and for whoever judges."""
+        entries = list(evidence)
+        for one in entries:
+            self.note(Kind.GUEST, one, now, None, one.vm)
+        if entries:
+            self.commit()
 
     # --- decisions ----
     def mode(self, vm: VmId) -> Mode:

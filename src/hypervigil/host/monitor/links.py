@@ -1,4 +1,4 @@
-"""The monitor's sockets: it listens to the sensors and the command line, and speaks to the enforcer. Nothing else.
+"""The monitor's sockets: it listens to sensors, gateway and command line, and speaks to the enforcer. Nothing else.
 
 Every peer is checked by the uid that the kernel vouches for (``SO_PEERCRED``), every message by its schema, every
 queue has an end.
@@ -12,12 +12,13 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
 from hypervigil.wire.control import Denied, Request, Response
 from hypervigil.wire.frames import FrameDecoder, ProtocolError, encode
-from hypervigil.wire.messages import FromEnforcer, FromSensors, ToEnforcer
+from hypervigil.wire.messages import FromEnforcer, ToEnforcer
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ _READ_SIZE = 1 << 18
 _RECONNECT_S = 0.2
 _SEND_LIMIT = 8 * 1024 * 1024
 _CONTROL_FRAME = 64 * 1024 * 1024
+Incoming = TypeVar("Incoming")
 
 
 def peer_uid(connection: socket.socket) -> int:
@@ -47,28 +49,39 @@ def listen(path: Path, *, mode: int, gid: int | None = None) -> socket.socket:
     return server
 
 
-class SensorsLink:
-    """Takes the messages of one sensors process at a time; a newcomer replaces who was there."""
+class InboundLink(Generic[Incoming]):
+    """Takes the messages of one process of a kind at a time; a newcomer replaces who was there."""
 
     def __init__(
         self,
+        name: str,
+        kind: object,
         *,
         joined: Callable[[], None],
-        hear: Callable[[FromSensors], None],
+        hear: Callable[[Incoming], None],
         gone: Callable[[], None],
         uids: frozenset[int],
     ) -> None:
+        self._name = name
+        self._kind = kind
         self._joined = joined
         self._hear = hear
         self._gone = gone
         self._uids = uids
         self._current: asyncio.StreamWriter | None = None
         self.refused = 0
+        self.dropped = 0
 
     @property
     def connected(self) -> bool:
-        """Whether sensors are there."""
+        """Whether it is there."""
         return self._current is not None
+
+    def send(self, message: msgspec.Struct) -> bool:
+        """Send, or say that it could not be sent: nothing piles up here."""
+        sent = _written(self._current, message)
+        self.dropped += not sent
+        return sent
 
     async def serve(self, server: socket.socket) -> None:
         """Serve until cancelled."""
@@ -79,28 +92,36 @@ class SensorsLink:
         uid = peer_uid(writer.get_extra_info("socket"))
         if uid not in self._uids:
             self.refused += 1
-            log.warning("sensors.refused uid=%d", uid)
+            log.warning("%s.refused uid=%d", self._name, uid)
             writer.close()
             return
         if self._current is not None:
             self._current.close()
         self._current = writer
         self._joined()
-        decoder: FrameDecoder[FromSensors] = FrameDecoder(FromSensors)
+        decoder: FrameDecoder[Incoming] = FrameDecoder(self._kind)
         try:
             while data := await reader.read(_READ_SIZE):
                 for message in decoder.feed(data):
                     self._hear(message)
         except ProtocolError as error:
             self.refused += 1
-            log.warning("sensors.protocol_error error=%s", error)
+            log.warning("%s.protocol_error error=%s", self._name, error)
         except OSError as error:
-            log.info("sensors.connection_lost error=%s", error)
+            log.info("%s.connection_lost error=%s", self._name, error)
         finally:
             writer.close()
             if self._current is writer:
                 self._current = None
                 self._gone()
+
+
+def _written(writer: asyncio.StreamWriter | None, message: msgspec.Struct) -> bool:
+    """Whether there is somebody who takes it."""
+    if writer is None or writer.transport.get_write_buffer_size() > _SEND_LIMIT:
+        return False
+    writer.write(encode(message))
+    return True
 
 
 class EnforcerLink:
@@ -129,12 +150,9 @@ class EnforcerLink:
 
     def send(self, message: ToEnforcer) -> bool:
         """Send, or say that it could not be sent (the caller reconciles when the enforcer is back)."""
-        writer = self._writer
-        if writer is None or writer.transport.get_write_buffer_size() > _SEND_LIMIT:
-            self.dropped += 1
-            return False
-        writer.write(encode(message))
-        return True
+        sent = _written(self._writer, message)
+        self.dropped += not sent
+        return sent
 
     async def run(self) -> None:
         """Connect, listen, reconnect; until cancelled."""

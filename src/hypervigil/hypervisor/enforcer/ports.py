@@ -50,6 +50,12 @@ class Gatekeeper(Protocol):
     def remove(self) -> bool: ...
 
 
+class Channels(Protocol):
+    """`hypervigil.hypervisor.adapters.libvirt.limits.DomainLimits`, of its own thread."""
+
+    def channel(self, vm: VmId) -> str: ...
+
+
 class Domains(Protocol):
     """`hypervigil.hypervisor.adapters.libvirt.limits.DomainLimits`. Calls may take seconds."""
 

@@ -20,6 +20,7 @@ from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainLimits
 from hypervigil.hypervisor.adapters.nftables.guard import Guard, GuardError, bridged_taps
 from hypervigil.hypervisor.enforcer import state as states
+from hypervigil.hypervisor.enforcer.channels import ChannelDesk
 from hypervigil.hypervisor.enforcer.domains import DOMAIN_KINDS, DomainSteps
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S, Nics
 from hypervigil.hypervisor.enforcer.ports import Domains, Gatekeeper, Plane
@@ -65,6 +66,7 @@ class EnforcerConfig:
     pin_dir: Path
     monitor_uid: int
     sensors_uid: int
+    gateway_uid: int
 
 
 def _now() -> Instant:
@@ -360,7 +362,7 @@ def _listen(path: Path, uid: int) -> socket.socket:
     return server
 
 
-async def _serve(config: EnforcerConfig, enforcer: Enforcer) -> None:
+async def _serve(config: EnforcerConfig, enforcer: Enforcer, desk: ChannelDesk) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -370,7 +372,10 @@ async def _serve(config: EnforcerConfig, enforcer: Enforcer) -> None:
     maps = await asyncio.start_unix_server(
         enforcer.hand_over, sock=_listen(config.run_dir / "maps.sock", config.sensors_uid)
     )
-    async with monitor, maps:
+    channels = await asyncio.start_unix_server(
+        desk.serve, sock=_listen(config.run_dir / "channels.sock", config.gateway_uid)
+    )
+    async with monitor, maps, channels:
         await asyncio.gather(_every(TICK_S, enforcer.tick, stop), _every(TICK_S, enforcer.tick_domains, stop))
 
 
@@ -389,4 +394,6 @@ def run(config: EnforcerConfig) -> None:
     signer = HeadSigner(config.state_dir / "head.key", config.state_dir / "heads.jsonl", config.state_dir / "head.pub")
     plane = DataPlane.open(config.pin_dir)
     enforcer = Enforcer(config, plane, Guard(), DomainLimits(), signer)
-    asyncio.run(_serve(config, enforcer))
+    # A connection to libvirt of its own: one thread each.
+    desk = ChannelDesk(DomainLimits(), gateway_uid=config.gateway_uid)
+    asyncio.run(_serve(config, enforcer, desk))

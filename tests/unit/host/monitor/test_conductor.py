@@ -10,13 +10,16 @@ from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.records import Withheld
+from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.policy import Mode, Policy, VmPolicy
 from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
 from hypervigil.model.status import Level
 from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.wire import gateway, guest
 from hypervigil.wire import messages as wire
+from tests.fuzz.words import SAMPLING, TALKERS, VALUES
 
 A = VmId("00000000-0000-0000-0000-00000000000a")
 T0 = Instant(1000.0)
@@ -53,6 +56,16 @@ class FakeHost:
 
     def recorded(self, kind: Kind) -> list:
         return [entry[1] for entry in self.log if isinstance(entry, tuple) and entry[0] is kind]
+
+
+class FakeGateway:
+    def __init__(self) -> None:
+        self.connected = True
+        self.sent: list[gateway.ToGateway] = []
+
+    def send(self, message: gateway.ToGateway) -> bool:
+        self.sent.append(message)
+        return True
 
 
 class FakeEngines:
@@ -100,6 +113,7 @@ def conductor(host: FakeHost) -> Conductor:
         book=AddressBook(),
         journal=host,
         enforcer=host,
+        gateway=FakeGateway(),
         wall=lambda at: at + 1_000_000,
     )
     nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0")
@@ -173,3 +187,48 @@ def test_an_unreachable_enforcer_changes_nothing_that_was_decided(conductor: Con
     host.connected = True
     conductor.enforced(wire.InForce(request=1, boot_id="b", ports=(), limits=()), T0)
     assert host.sent(wire.PutLimits)[0].limits == (limit(),)
+
+
+def said(at: float, sequence: int, message: type = guest.Report1) -> gateway.Heard:
+    head = (1, 7, sequence, 1000 * sequence)
+    if message is guest.Report1:
+        return gateway.Heard(
+            vm=A, at=Instant(at), message=guest.Report1(*head, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS)
+        )
+    return gateway.Heard(vm=A, at=Instant(at), message=guest.Special(*head, sequence, SpecialRequest.MODULE, "x", 1))
+
+
+def with_channel(conductor: Conductor) -> FakeGateway:
+    conductor.inventory(Inventory((Vm(A, "a", 1, 196608, (), False, "/run/a.sock"),)), T0)
+    fake = conductor.gateway
+    assert isinstance(fake, FakeGateway)
+    return fake
+
+
+def test_the_gateway_is_told_whose_channels_to_read(conductor: Conductor) -> None:
+    fake = with_channel(conductor)
+    watch = gateway.WatchChannels(channels=(gateway.Channel(A, "/run/a.sock"),))
+    assert fake.sent[-1] == watch
+    fake.sent.clear()
+    conductor.gateway_joined()
+    assert fake.sent == [watch], "also one that comes later"
+
+
+def test_what_agents_tell_and_their_silence_are_on_record(conductor: Conductor, host: FakeHost) -> None:
+    fake = with_channel(conductor)
+    conductor.heard(gateway.ChannelOpen(vm=A, at=T0), T0)
+    conductor.heard(said(T0 + 1, 1), Instant(T0 + 1))
+    conductor.heard(said(T0 + 1.5, 2, guest.Special), Instant(T0 + 1.5))
+    assert [type(one.message) for one in fake.sent if isinstance(one, gateway.Tell)] == [guest.Ask, guest.Acknowledge]
+    conductor.tick(Instant(T0 + 5))
+    conductor.tick(Instant(T0 + 6))
+    assert [one.kind for one in host.recorded(Kind.GUEST)] == ["agent-heard", "special-request", "agent-silent"]
+
+
+def test_without_the_gateway_nobody_is_silent(conductor: Conductor, host: FakeHost) -> None:
+    with_channel(conductor)
+    conductor.heard(gateway.ChannelOpen(vm=A, at=T0), T0)
+    conductor.heard(said(T0 + 1, 1), Instant(T0 + 1))
+    conductor.gateway_gone()
+    conductor.tick(Instant(T0 + 50))
+    assert [one.kind for one in host.recorded(Kind.GUEST)] == ["agent-heard"]

@@ -98,6 +98,7 @@ class Host(Scene):
             book=self._book,
             journal=journal,
             enforcer=self.enforcer,
+            gateway=self.enforcer,
             wall=lambda at: at + 1_700_000_000.0,
         )
         self.conductor.inventory(self._inventory(self.names), self.now)

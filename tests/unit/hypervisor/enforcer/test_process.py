@@ -62,7 +62,7 @@ class Rig:
 
     def again(self) -> None:
         """Another process takes over."""
-        config = EnforcerConfig(self._directory, self._directory, self._directory, 4711, 4712)
+        config = EnforcerConfig(self._directory, self._directory, self._directory, 4711, 4712, 4713)
         self.enforcer = Enforcer(config, self.kernel, self.guard, self.libvirt, self._signer)
 
     async def comes(self) -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
+from hypervigil.hypervisor.adapters.libvirt.channel import agent_channel
 from hypervigil.hypervisor.adapters.libvirt.connection import LibvirtUnreachableError, disconnect, told
 from hypervigil.hypervisor.adapters.links import Link
 from hypervigil.model.ids import PortId, VmId
@@ -55,6 +56,8 @@ class Domain:
     vcpus: int
     memory_kib: int
     nics: tuple[DomainNic, ...]
+    channel: str | None = None
+    """The host's end of its agent's port."""
 
 
 def parse_domain(text: str) -> Domain:
@@ -75,7 +78,8 @@ def parse_domain(text: str) -> Domain:
     for element in root.iterfind(f"metadata/{{{NAMESPACE}}}addresses"):
         ours.setdefault((element.get("mac") or "").lower(), []).extend((element.text or "").split())
     nics = tuple(_nic(name, interface, ours) for interface in root.iterfind("devices/interface"))
-    return Domain(VmId(uuid), name, _number(name, "vcpu", vcpus), _memory_kib(name, root.find("memory")), nics)
+    memory_kib = _memory_kib(name, root.find("memory"))
+    return Domain(VmId(uuid), name, _number(name, "vcpu", vcpus), memory_kib, nics, agent_channel(root))
 
 
 def _nic(name: str, interface: ET.Element, ours: Mapping[str, list[str]]) -> DomainNic:
@@ -137,7 +141,8 @@ def place(domain: Domain, links: Mapping[str, Link], *, paused: bool) -> tuple[V
             missing.append(nic)
         else:
             nics.append(Nic(nic.port, link.name, link.index, link.master or nic.bridge, nic.addresses))
-    return Vm(domain.vm, domain.name, domain.vcpus, domain.memory_kib, tuple(nics), paused), tuple(missing)
+    vm = Vm(domain.vm, domain.name, domain.vcpus, domain.memory_kib, tuple(nics), paused, domain.channel)
+    return vm, tuple(missing)
 
 
 @dataclass(frozen=True, slots=True)

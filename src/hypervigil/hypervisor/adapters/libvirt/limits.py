@@ -7,6 +7,7 @@ from xml.etree import ElementTree as ET
 
 import libvirt
 
+from hypervigil.hypervisor.adapters.libvirt.channel import agent_channel
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
 
@@ -66,6 +67,14 @@ class DomainLimits:
         domain = self._domain(vm)
         return self._try(vm, lambda: _holds(domain, kind, value))
 
+    def channel(self, vm: VmId) -> str:
+        """The host's end of its agent's port."""
+        domain = self._domain(vm)
+        path = self._try(vm, lambda: agent_channel(_tree(domain)))
+        if path is None:
+            raise DomainError(f"domain {vm} has no port for an agent")
+        return path
+
     def _domain(self, vm: VmId) -> Domain:
         try:
             if self._connection is None or not self._connection.isAlive():
@@ -91,11 +100,14 @@ class DomainLimits:
             raise DomainError(f"libvirt refused: {error.get_error_message()}") from error
 
 
+def _tree(domain: Domain) -> ET.Element:
+    return ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own XML, from root's socket
+
+
 def _disks(domain: Domain) -> list[str]:
-    tree = ET.fromstring(domain.XMLDesc())  # noqa: S314 - libvirt's own XML, from root's socket
     return [
         target.get("dev", "")
-        for disk in tree.iterfind("devices/disk")
+        for disk in _tree(domain).iterfind("devices/disk")
         if disk.get("device", "disk") == "disk" and (target := disk.find("target")) is not None
     ]
 

@@ -1,0 +1,164 @@
+"""Who of the agents is heard: a guest's word by the host's clock, and silence as a fact. Pure.
+
+Nothing here is an accusation: an agent ends when its VM reboots, when its tenant wants so, and when an intruder does.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hypervigil.model.guest import AgentState, GuestReport, Hearing
+from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.status import Evidence, Origin
+from hypervigil.model.vm import Vm
+
+SILENT_S = 3.0
+"""Three reports that did not come."""
+NOTES = 6.0
+NOTES_PER_S = 0.1
+"""Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
+
+
+@dataclass(slots=True)
+class _Agent:
+    channel: bool = False
+    """Its domain has a port for one."""
+    paused: bool = False
+    listening_since: Instant | None = None
+    """Since then whatever it says is heard, if it can speak at all."""
+    report: GuestReport | None = None
+    release: str | None = None
+    silent: bool = False
+    untaken: int = 0
+    unnoted: int = 0
+    notes: float = NOTES
+    noted_at: Instant = field(default=Instant(0.0))
+
+
+class Agents:
+    """Of one host. What returns evidence returns each fact once."""
+
+    def __init__(self) -> None:
+        self._agents: dict[VmId, _Agent] = {}
+
+    # --- what the host knows ----
+    def inventory(self, vms: Iterable[Vm], now: Instant) -> None:
+        """These VMs run now."""
+        known, self._agents = self._agents, {}
+        for vm in vms:
+            agent = self._agents[vm.vm] = known.get(vm.vm) or _Agent()
+            agent.channel = vm.channel is not None
+            if agent.paused and not vm.paused and agent.listening_since is not None:
+                agent.listening_since = now
+            agent.paused = vm.paused
+            if not agent.channel:
+                agent.listening_since = None
+
+    def opened(self, vm: VmId, now: Instant) -> None:
+        """The gateway reads its channel."""
+        if vm in self._agents:
+            self._agents[vm].listening_since = now
+
+    def closed(self, vm: VmId) -> None:
+        """The gateway cannot read its channel."""
+        if vm in self._agents:
+            self._agents[vm].listening_since = None
+
+    def deaf(self) -> None:
+        """The gateway is gone: nobody is silent while nobody listens."""
+        for agent in self._agents.values():
+            agent.listening_since = None
+
+    def untaken(self, vm: VmId, lines: int) -> None:
+        """So many of its lines were not taken."""
+        if vm in self._agents:
+            self._agents[vm].untaken += lines
+
+    # --- what the guest says ----
+    def greeted(self, vm: VmId, release: str) -> None:
+        """Its agent said hello."""
+        if vm in self._agents:
+            self._agents[vm].release = release
+
+    def reported(self, report: GuestReport) -> list[Evidence]:
+        """One interval of an agent's."""
+        agent = self._agents.get(report.vm)
+        if agent is None:
+            return []
+        before, agent.report = agent.report, report
+        was_silent, agent.silent = agent.silent, False
+        if before is None:
+            return self.noted(_told(report, "agent-heard", 1.0, "agents", "has an agent"))
+        if was_silent:
+            away = report.at - before.at
+            return self.noted(
+                _told(report, "agent-heard", away, "s", f"is heard again by its agent, after {away:,.0f} s")
+            )
+        if before.agent != report.agent:
+            text = "has another agent now, or the same one was started again"
+            return self.noted(_told(report, "agent-replaced", 1.0, "agents", text))
+        return []
+
+    def noted(self, fact: Evidence) -> list[Evidence]:
+        """A fact about an agent, or nothing where it has given too many."""
+        agent = self._agents.get(fact.vm)
+        if agent is None:
+            return []
+        agent.notes = min(NOTES, agent.notes + NOTES_PER_S * max(0.0, fact.at - agent.noted_at))
+        agent.noted_at = fact.at
+        if agent.notes < 1.0:
+            agent.unnoted += 1
+            return []
+        agent.notes -= 1.0
+        return [fact]
+
+    # --- what is asked ----
+    def tick(self, now: Instant) -> list[Evidence]:
+        """Time has passed: who has fallen silent."""
+        found: list[Evidence] = []
+        for vm, agent in self._agents.items():
+            if agent.silent or agent.paused or agent.report is None or agent.listening_since is None:
+                continue
+            if now - max(agent.report.at, agent.listening_since) > SILENT_S:
+                agent.silent = True
+                since = now - agent.report.at
+                found += self.noted(
+                    Evidence(
+                        vm=vm,
+                        kind="agent-silent",
+                        origin=Origin.HOST_OBSERVED,
+                        at=now,
+                        value=since,
+                        baseline=None,
+                        unit="s",
+                        text=f"{vm}'s agent, which reported {since:,.1f} s ago, is silent while its VM runs",
+                    )
+                )
+        return found
+
+    def state(self, vm: VmId) -> AgentState:
+        """What is heard of a VM's agent."""
+        agent = self._agents.get(vm, _Agent())
+        report = agent.report
+        if not agent.channel:
+            return AgentState(Hearing.NO_PORT)
+        if agent.listening_since is None:
+            hearing = Hearing.CLOSED
+        elif report is None:
+            hearing = Hearing.UNKNOWN
+        else:
+            hearing = Hearing.SILENT if agent.silent else Hearing.HEARD
+        at, level = (report.at, report.level) if report is not None else (None, None)
+        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.unnoted)
+
+
+def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:
+    return Evidence(
+        vm=report.vm,
+        kind=kind,
+        origin=Origin.GUEST_REPORTED,
+        at=report.at,
+        value=value,
+        baseline=None,
+        unit=unit,
+        text=f"{report.vm} {text}",
+    )

@@ -1,0 +1,106 @@
+"""From the gateway's messages to facts: a guest's word under its channel's name, answered where it waits."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypervigil.host.hrem.agents import Agents
+from hypervigil.host.monitor.guests import channels, respond
+from hypervigil.model.guest import GuestMetric, Hearing, Need, SpecialRequest, Suspect
+from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.status import Origin
+from hypervigil.model.vm import Vm
+from hypervigil.wire import gateway as wire
+from hypervigil.wire import guest
+from hypervigil.wire.frames import ProtocolError
+from tests.fuzz.lines import damaged
+from tests.fuzz.words import FROM_GUEST, SAMPLING, TALKERS, VALUES
+
+A = VmId("a")
+AT = Instant(10.0)
+HEAD = (1, 7, 1, 5_000)
+
+
+def agents() -> Agents:
+    made = Agents()
+    made.inventory([Vm(A, "web", 1, 1024, (), False, "/run/a.sock")], Instant(0.0))
+    made.opened(A, Instant(0.0))
+    return made
+
+
+def heard(message: guest.FromGuest, at: float = 10.0) -> wire.Heard:
+    return wire.Heard(vm=A, at=Instant(at), message=message)
+
+
+def test_only_domains_with_a_port_are_read() -> None:
+    watch = channels([Vm(A, "web", 1, 1024, (), False, "/run/a.sock"), Vm(VmId("b"), "db", 1, 1024)])
+    assert watch == wire.WatchChannels(channels=(wire.Channel(A, "/run/a.sock"),))
+
+
+def test_a_report_is_a_fact_of_the_guests_under_the_channels_name() -> None:
+    known = agents()
+    response = respond(known, heard(guest.Report1(*HEAD, 2, 1, 0, 1500, VALUES, SAMPLING, TALKERS)), AT)
+    assert response.report is not None
+    assert (response.report.vm, response.report.level, response.report.interval_s) == (A, 2, 1.5)
+    assert response.report.guest_at_s == 5.0
+    assert [one.origin for one in response.evidence] == [Origin.GUEST_REPORTED]
+    assert response.say == []
+    assert known.state(A).hearing is Hearing.HEARD
+
+
+@pytest.mark.parametrize(
+    ("notice", "kind", "says"),
+    [
+        (
+            guest.LevelChanged(*HEAD, 3, 2, "breach", Suspect.ATTACKER, (guest.Breach(GuestMetric.OUT_SYN, 9, 2),)),
+            "agent-alarm",
+            "unusual (out syn) and takes it for: attacker",
+        ),
+        (guest.LevelChanged(*HEAD, 3, 2, "told", Suspect.UNKNOWN, ()), None, ""),
+        (guest.Special(*HEAD, 3, SpecialRequest.MODULE, "dummy", 1), "special-request", "module dummy"),
+        (guest.Wanted(*HEAD, 3, Need.CPU, 1000, 500, 10), "wanted", "asks for more cpu"),
+        (guest.Wanted(*HEAD, 3, Need.CPU, 1000, 0, 0), None, ""),
+        (guest.Lost(*HEAD, 3, 40, 0), "agent-lost", "lost 40 lines"),
+    ],
+)
+@pytest.mark.req("A236")
+def test_a_notice_is_acknowledged_and_recorded(notice: guest.FromGuest, kind: str | None, says: str) -> None:
+    response = respond(agents(), heard(notice), AT)
+    assert response.say == [wire.Tell(vm=A, message=guest.Acknowledge(3))]
+    assert [one.kind for one in response.evidence] == ([] if kind is None else [kind])
+    assert all(says in one.text and one.origin is Origin.GUEST_REPORTED for one in response.evidence)
+
+
+def test_a_channel_that_opens_is_greeted_and_the_answer_is_kept() -> None:
+    known = agents()
+    known.closed(A)
+    assert respond(known, wire.ChannelOpen(vm=A, at=AT), AT).say == [wire.Tell(vm=A, message=guest.Ask(1, "hello"))]
+    assert known.state(A).hearing is Hearing.UNKNOWN
+    respond(known, heard(guest.Hello(*HEAD, "0.1.0", "", 1, 0, 1, 1024)), AT)
+    respond(known, wire.Unheard(vm=A, at=AT, garbage=2, replayed=1, held_back_ms=900, untold=4), AT)
+    assert (known.state(A).release, known.state(A).untaken) == ("0.1.0", 3)
+    respond(known, wire.ChannelLost(vm=A, at=AT, reason="gone"), AT)
+    assert known.state(A).hearing is Hearing.CLOSED
+
+
+def test_a_message_is_never_from_the_future() -> None:
+    known = agents()
+    respond(known, heard(guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS), at=1e9), AT)
+    assert known.state(A).reported_at == AT
+    assert [one.kind for one in known.tick(Instant(14.0))] == ["agent-silent"]
+
+
+@pytest.mark.req("T-CORE-13", "A226")
+@given(st.sampled_from(FROM_GUEST), st.randoms(use_true_random=False))
+def test_whatever_a_guest_says_is_its_own_and_bounded(message: guest.FromGuest, chance) -> None:
+    line = damaged(chance, msgspec.json.encode(message))
+    try:
+        parsed = guest.parse_from_guest(line)
+    except ProtocolError:
+        return
+    response = respond(agents(), heard(parsed), AT)
+    assert len(response.evidence) <= 1
+    assert len(response.say) <= 1
+    assert {one.vm for one in [*response.evidence, *response.say]} <= {A}
+    assert all(len(one.text) < 2000 and one.text.isprintable() for one in response.evidence)
