@@ -162,6 +162,8 @@ class Hearing(StrEnum):
     UNKNOWN = "unknown"
     """The port is read, and no agent has spoken there yet."""
     HEARD = "heard"
+    CONTRADICTED = "contradicted"
+    """It reports, and the host counts otherwise."""
     SILENT = "silent"
     """An agent has spoken, and does not any more."""
 
@@ -176,5 +178,7 @@ class AgentState:
     release: str | None = None
     untaken: int = 0
     """Lines that the gateway did not take of it: garbage, too long, replayed, beyond its rate, crowded out."""
+    late: int = 0
+    """Reports that told of a time long past, or of an interval that no agent measures."""
     unnoted: int = 0
     """Facts of it that were not recorded, because there were too many."""

@@ -1,21 +1,47 @@
 """Who of the agents is heard: a guest's word by the host's clock, and silence as a fact. Pure.
 
+A report is taken for what happens now if it is no later than others of its agent lately were, by the guest's own clock:
+what an agent kept while its channel was cut is old, and so is what somebody kept to say it again.
+
 Nothing here is an accusation: an agent ends when its VM reboots, when its tenant wants so, and when an intruder does.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hypervigil.host.hrem.crosscheck import CrossCheck, comparable
 from hypervigil.model.guest import AgentState, GuestReport, Hearing
 from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
 from hypervigil.model.vm import Vm
 
 SILENT_S = 3.0
 """Three reports that did not come."""
+LATE_S = 1.0
+LATELY_S = 10.0
+OFFSETS = 128
 NOTES = 6.0
 NOTES_PER_S = 0.1
 """Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
+MISTRUSTED = frozenset({"agent-silent", "agent-mismatch", "agent-replaced", "agent-alarm", "special-request"})
+"""Facts that belong to a case of their VM, should there be one."""
+_FINDINGS = frozenset({"agent-silent", "agent-mismatch"})
+
+
+@dataclass(slots=True)
+class _Allowance:
+    left: float = NOTES
+    at: Instant = field(default=Instant(0.0))
+
+    def take(self, now: Instant) -> bool:
+        self.left = min(NOTES, self.left + NOTES_PER_S * max(0.0, now - self.at))
+        self.at = now
+        if self.left < 1.0:
+            return False
+        self.left -= 1.0
+        return True
 
 
 @dataclass(slots=True)
@@ -29,9 +55,21 @@ class _Agent:
     release: str | None = None
     silent: bool = False
     untaken: int = 0
+    late: int = 0
     unnoted: int = 0
-    notes: float = NOTES
-    noted_at: Instant = field(default=Instant(0.0))
+    offsets: deque[tuple[Instant, float]] = field(default_factory=lambda: deque(maxlen=OFFSETS))
+    """By how much the host's clock was ahead of the guest's when a report was heard."""
+    words: _Allowance = field(default_factory=_Allowance)
+    findings: _Allowance = field(default_factory=_Allowance)
+    """The host's own: what a guest says cannot use them up."""
+
+    def on_time(self, report: GuestReport) -> bool:
+        """Whether a report tells of now."""
+        offset = report.at - report.guest_at_s
+        self.offsets.append((report.at, offset))
+        while report.at - self.offsets[0][0] > LATELY_S:
+            self.offsets.popleft()
+        return offset - min(known for _, known in self.offsets) <= LATE_S and comparable(report)
 
 
 class Agents:
@@ -39,6 +77,7 @@ class Agents:
 
     def __init__(self) -> None:
         self._agents: dict[VmId, _Agent] = {}
+        self._check = CrossCheck()
 
     # --- what the host knows ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> None:
@@ -48,15 +87,22 @@ class Agents:
             agent = self._agents[vm.vm] = known.get(vm.vm) or _Agent()
             agent.channel = vm.channel is not None
             if agent.paused and not vm.paused and agent.listening_since is not None:
-                agent.listening_since = now
+                self.opened(vm.vm, now)
             agent.paused = vm.paused
             if not agent.channel:
                 agent.listening_since = None
+        self._check.keep(set(self._agents))
+
+    def saw(self, report: HostReport) -> None:
+        """What the host itself counted."""
+        self._check.saw(report)
 
     def opened(self, vm: VmId, now: Instant) -> None:
-        """The gateway reads its channel."""
+        """The gateway reads its channel, from now; the guest's clock may have stood still before."""
         if vm in self._agents:
             self._agents[vm].listening_since = now
+            self._agents[vm].offsets.clear()
+            self._check.forget(vm)
 
     def closed(self, vm: VmId) -> None:
         """The gateway cannot read its channel."""
@@ -84,6 +130,14 @@ class Agents:
         agent = self._agents.get(report.vm)
         if agent is None:
             return []
+        if not agent.on_time(report):
+            agent.late += 1
+            return []
+        contradictions = [one for fact in self._check.heard(report) for one in self.noted(fact)]
+        return [*self._speaks(agent, report), *contradictions]
+
+    def _speaks(self, agent: _Agent, report: GuestReport) -> list[Evidence]:
+        """What is new about who speaks."""
         before, agent.report = agent.report, report
         was_silent, agent.silent = agent.silent, False
         if before is None:
@@ -103,12 +157,10 @@ class Agents:
         agent = self._agents.get(fact.vm)
         if agent is None:
             return []
-        agent.notes = min(NOTES, agent.notes + NOTES_PER_S * max(0.0, fact.at - agent.noted_at))
-        agent.noted_at = fact.at
-        if agent.notes < 1.0:
+        allowance = agent.findings if fact.kind in _FINDINGS else agent.words
+        if not allowance.take(fact.at):
             agent.unnoted += 1
             return []
-        agent.notes -= 1.0
         return [fact]
 
     # --- what is asked ----
@@ -145,10 +197,12 @@ class Agents:
             hearing = Hearing.CLOSED
         elif report is None:
             hearing = Hearing.UNKNOWN
+        elif agent.silent:
+            hearing = Hearing.SILENT
         else:
-            hearing = Hearing.SILENT if agent.silent else Hearing.HEARD
+            hearing = Hearing.CONTRADICTED if self._check.contradicted(vm) else Hearing.HEARD
         at, level = (report.at, report.level) if report is not None else (None, None)
-        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.unnoted)
+        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.late, agent.unnoted)
 
 
 def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:

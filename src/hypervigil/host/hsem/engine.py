@@ -196,6 +196,11 @@ class Hsem:
                 decisions += self._consider(record, now)
         return decisions
 
+    def told(self, fact: Evidence) -> None:
+        """A fact about a VM's agent: told with its case, and ground for none."""
+        if fact.vm in self._vms:
+            self._vms[fact.vm].hear(fact)
+
     def tick(self, now: Instant) -> list[Decision]:
         """Time has passed: ends of limits, holds, calm."""
         decisions: list[Decision] = []
@@ -485,6 +490,7 @@ class Hsem:
             tails=tuple(tails[list(PACKET_METRICS)].tolist()),
             cpu_tail=min(self._history.usual(vm, Metric.CPU), 1.0),
             samples=self._history.samples(vm),
+            told=self._record(vm).told_lately(now),
         )
         dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
         dossier.asked = recent.asked

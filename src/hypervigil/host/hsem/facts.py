@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
+from hypervigil.model.status import Evidence
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MAX_PEERS = 256
 """Of a case, while not too many are open at once."""
 MAX_FACTS = 1000
 """Cases whose last facts are kept to be told; the journal keeps all."""
+MAX_TOLD = 16
 FEW_PACKETS = 20.0
 """Whoever was sent fewer was tried; more is work."""
 TOLD_PEERS = 12
@@ -104,6 +106,8 @@ class Facts:
     repetition: int
     """How often this VM was found an attacker before."""
     tries: Tries = Tries()
+    told: tuple[Evidence, ...] = ()
+    """Facts about the VM's agent: shown with a verdict, and no ground for one."""
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -171,6 +175,7 @@ class Dossier:
     peers: dict[tuple[Direction, str], Peer] = field(default_factory=dict)
     peers_dropped: int = 0
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
+    told: list[Evidence] = field(default_factory=list)
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -242,6 +247,7 @@ class Dossier:
             accusations=tuple(self.accusations.values()),
             repetition=repetition,
             tries=self._tries(),
+            told=tuple(self.told),
         )
 
     def _tries(self) -> Tries:
@@ -306,4 +312,5 @@ def reopened(facts: Facts) -> Dossier:
         contention=facts.contention,
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
+        told=list(facts.told),
     )

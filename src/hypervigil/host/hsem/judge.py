@@ -71,7 +71,8 @@ def _verdict(
         attack=attack,
         at=facts.at,
         confidence=confidence,
-        evidence=tuple(evidence),
+        # Shown beside what decided: whatever an agent tells, or is silent about, decides nothing by itself.
+        evidence=(*evidence, *facts.told),
         cause=cause,
         counterfactual=counterfactual,
         target=target,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hypervigil.host.hsem.facts import Dossier, Facts
+from hypervigil.host.hsem.facts import MAX_TOLD, Dossier, Facts
 from hypervigil.host.hsem.judge import forged_enough
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
@@ -11,7 +11,7 @@ from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
-from hypervigil.model.status import Role
+from hypervigil.model.status import Evidence, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MUCH_STRICTER = 0.6
@@ -20,6 +20,8 @@ SOFTEN_S = 1.0
 AWAIT_ANSWERS_S = 1.0
 FORGED_S = 10.0
 """Forged frames within this time are counted together."""
+TOLD_S = 60.0
+"""What was told of an agent so long before a case is told with it."""
 _NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
@@ -61,6 +63,19 @@ class Watched:
     """Surges that were cleared: until when they open no new case, and at which rate."""
     forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
     forged_since: Instant = _NEVER
+    told: list[Evidence] = field(default_factory=list)
+    """Facts about its agent."""
+
+    def hear(self, fact: Evidence) -> None:
+        """A fact about its agent, for its case if it has one, or one that may be opened soon."""
+        self.told = [*self.told, fact][-MAX_TOLD:]
+        for dossier in (self.dossier, self.draft):
+            if dossier is not None:
+                dossier.told = [*dossier.told, fact][-MAX_TOLD:]
+
+    def told_lately(self, now: Instant) -> list[Evidence]:
+        """Facts about its agent that are not too old to belong to what happens now."""
+        return [fact for fact in self.told if now - fact.at <= TOLD_S]
 
     def awaits(self, now: Instant) -> bool:
         """Whether its next interval is of interest even if nothing happens in it: of tries nobody has answered yet."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hypervigil.host.hrem.agents import Agents
+from hypervigil.host.hrem.agents import MISTRUSTED, Agents
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
@@ -65,6 +65,9 @@ class Judge(Protocol):
 
     def release(self, vm: VmId, now: Instant) -> list[Decision]:
         """The operator frees the VM."""
+
+    def told(self, fact: Evidence) -> None:
+        """A fact about a VM's agent."""
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""
@@ -206,6 +209,7 @@ class Conductor:
         self.health.last_sweep_at = now
         for report in self.hrem.observe(sweep, now):
             self.act(self.hsem.hear(report, now), now)
+            self.agents.saw(report)
 
     def blind(self, message: wire.Blind, now: Instant) -> None:
         """The sensors lost or regained sight of something."""
@@ -253,6 +257,8 @@ class Conductor:
         entries = list(evidence)
         for one in entries:
             self.note(Kind.GUEST, one, now, None, one.vm)
+            if one.kind in MISTRUSTED:
+                self.hsem.told(one)
         if entries:
             self.commit()
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
+from typing import cast
 
 import pytest
 
@@ -78,6 +79,12 @@ class FakeEngines:
         return []
 
     hear = tick = release = observe
+
+    def __init__(self) -> None:
+        self.facts_told: list = []
+
+    def told(self, fact) -> None:
+        self.facts_told.append(fact)
 
     def level(self, _vm):
         return Level.LEVEL1
@@ -223,6 +230,8 @@ def test_what_agents_tell_and_their_silence_are_on_record(conductor: Conductor, 
     conductor.tick(Instant(T0 + 5))
     conductor.tick(Instant(T0 + 6))
     assert [one.kind for one in host.recorded(Kind.GUEST)] == ["agent-heard", "special-request", "agent-silent"]
+    told = cast("FakeEngines", conductor.hsem).facts_told
+    assert [one.kind for one in told] == ["special-request", "agent-silent"], "what belongs to a case"
 
 
 def test_without_the_gateway_nobody_is_silent(conductor: Conductor, host: FakeHost) -> None:
