@@ -18,7 +18,7 @@ class ShowStatus(_Message, frozen=True, kw_only=True, tag="status"):
 
 
 class ShowVms(_Message, frozen=True, kw_only=True, tag="vms"):
-    """Every VM with its level, mode, role and limits."""
+    """Every VM with its level, mode, role, limits, and what is heard of its agent."""
 
 
 class ShowCases(_Message, frozen=True, kw_only=True, tag="cases"):

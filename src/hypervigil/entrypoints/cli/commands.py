@@ -44,7 +44,7 @@ def status(context: click.Context) -> dict[str, Any]:
 @printer(show.vms)
 @click.pass_context
 def vms(context: click.Context) -> dict[str, Any]:
-    """List the VMs with level, role, mode and limits."""
+    """List the VMs with level, role, mode, limits, and what is heard of their agents."""
     return ask_monitor(context, control.ShowVms())
 
 

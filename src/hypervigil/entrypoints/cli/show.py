@@ -40,6 +40,23 @@ def value(limit: dict[str, Any]) -> str:
     return f"{limit['value']:,.6g} {units.get(limit['kind'], '')}"
 
 
+def agent(one: dict[str, Any]) -> str:
+    """What is heard of a VM's agent; its level is the guest's word."""
+    match one["hearing"]:
+        case "no-port":
+            return "–"
+        case "heard":
+            return f"heard, level {one['level']}"
+        case "contradicted":
+            return "[yellow]contradicted[/]"
+        case "silent":
+            return f"[yellow]silent since {clock(one['reported_at'])}[/]"
+        case "unknown":
+            return "none heard"
+        case other:
+            return str(other)
+
+
 def status(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil status``."""
     word = "[green]ready[/]" if body["ready"] else "[red]not ready[/]"
@@ -48,6 +65,12 @@ def status(console: Console, body: dict[str, Any]) -> None:
         f"{body['vms']} VMs, {body['level2']} at Level 2, {body['cases_open']} open cases, "
         f"{body['limits_in_force']} limits in force, {body['withheld']} actions withheld."
     )
+    agents = body["agents"]
+    if ports := sum(agents.values()) - agents["no-port"]:
+        console.print(
+            f"{ports} VMs have a port for an agent: {agents['heard']} heard, {agents['contradicted']} contradicted, "
+            f"{agents['silent']} silent, {agents['unknown']} never heard, {agents['closed']} closed."
+        )
     for what in body["blind"]:
         console.print(f"[red]cannot see:[/] {what}")
     if body["looks_waiting"]:
@@ -63,7 +86,7 @@ def status(console: Console, body: dict[str, Any]) -> None:
 
 def vms(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil vms``."""
-    table = Table("VM", "mode", "level", "role", "case", "limits", "NICs", box=None, header_style="bold")
+    table = Table("VM", "mode", "level", "role", "case", "limits", "agent", "NICs", box=None, header_style="bold")
     for vm in body["vms"]:
         table.add_row(
             vm["name"],
@@ -72,6 +95,7 @@ def vms(console: Console, body: dict[str, Any]) -> None:
             role(vm["role"]),
             vm["case"] or "–",
             str(vm["limits"]),
+            agent(vm["agent"]),
             ", ".join(nic["interface"] for nic in vm["nics"]) or "–",
         )
     console.print(table)

@@ -1,5 +1,6 @@
 """Answers to the command line, as plain values with wall-clock times."""
 
+from collections import Counter
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -9,6 +10,7 @@ from msgspec import to_builtins
 from hypervigil.host import policyfile
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
+from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Level
@@ -16,6 +18,14 @@ from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
 
 FRESH_S = 1.5
+_HEARINGS = {
+    Hearing.NO_PORT: "no port for an agent: judged from outside",
+    Hearing.CLOSED: "its port cannot be read now",
+    Hearing.UNKNOWN: "no agent has spoken yet: judged from outside",
+    Hearing.HEARD: "reports",
+    Hearing.CONTRADICTED: "reports, and the host counts otherwise",
+    Hearing.SILENT: "has reported, and is silent",
+}
 
 Body = dict[str, Any]
 
@@ -162,6 +172,10 @@ class Answers:
             blind.append("no sweep for more than a second")
         if not conductor.enforcer.connected:
             blind.append("the enforcer is not connected: limits in force stay, new ones wait")
+        hearings = Counter(conductor.agents.state(vm).hearing for vm in conductor.vms)
+        readable = len(conductor.vms) - hearings[Hearing.NO_PORT]
+        if readable and not conductor.gateway.connected:
+            blind.append("the gateway is not connected: no agent is heard")
         ports = {str(p.port) for p in conductor.compiled.ports}
         waiting, postponed = conductor.hsem.postponed
         unbound = sorted(ports - conductor.health.ports_bound)
@@ -176,6 +190,7 @@ class Answers:
             "cases_open": sum(e.closed_at is None for e in conductor.ledger.cases.values()),
             "limits_in_force": len(conductor.ledger.standing()),
             "withheld": conductor.ledger.withheld,
+            "agents": {str(hearing): hearings[hearing] for hearing in Hearing},
             "blind": blind,
             "sweeps": health.sweeps,
             "lost": health.lost,
@@ -210,9 +225,24 @@ class Answers:
             "limits": len(conductor.ledger.standing(vm.vm)),
             "exempt_until": conductor.wall(exempt) if exempt is not None and exempt > now else None,
             "samples": self._samples(vm.vm),
+            "agent": self._agent(vm.vm),
             "vcpus": vm.vcpus,
             "memory_kib": vm.memory_kib,
             "nics": [{"port": nic.port, "interface": nic.interface, "bridge": nic.bridge} for nic in vm.nics],
+        }
+
+    def _agent(self, vm: VmId) -> Body:
+        """What is heard of a VM's agent; level and release are the guest's word."""
+        state = self._conductor.agents.state(vm)
+        at = state.reported_at
+        return {
+            "hearing": str(state.hearing),
+            "reported_at": None if at is None else self._conductor.wall(at),
+            "level": state.level,
+            "release": state.release,
+            "untaken": state.untaken,
+            "late": state.late,
+            "unnoted": state.unnoted,
         }
 
     def _case(self, entry: CaseEntry) -> Body:
@@ -299,11 +329,12 @@ class Answers:
             {"unit": "HREM", "up": True, "text": "observes through the sensors (in the monitor)"},
             {"unit": "sensors", "up": self._sensors_connected(), "text": "NIC counters, libvirt statistics"},
             {"unit": "enforcer", "up": conductor.enforcer.connected, "text": "limits and bindings"},
+            {"unit": "gateway", "up": conductor.gateway.connected, "text": "reads guests' agents"},
         ]
-        units += [
-            {"unit": f"VSEM+VREM {vm.name}", "up": False, "text": "no agent: judged from outside"}
-            for vm in self._sorted_vms()
-        ]
+        for vm in self._sorted_vms():
+            hearing = conductor.agents.state(vm.vm).hearing
+            up = hearing in {Hearing.HEARD, Hearing.CONTRADICTED}
+            units.append({"unit": f"VSEM+VREM {vm.name}", "up": up, "text": _HEARINGS[hearing]})
         return {"units": units, "ports": ports, "notes": list(conductor.compiled.notes)}
 
 

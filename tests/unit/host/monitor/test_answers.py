@@ -1,21 +1,26 @@
 """What the monitor hands over is what others can reckon with."""
 
 from io import StringIO
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 from rich.console import Console
+import pytest
 
 from hypervigil.entrypoints.cli import show
 from hypervigil.host import policyfile
+from hypervigil.host.inventory import AddressBook
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.policy import Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
-from hypervigil.wire import control
+from hypervigil.wire import control, gateway, guest
 from hypervigil.wire.frames import FrameDecoder, encode
+from tests.fuzz.words import SAMPLING, TALKERS, VALUES
+from tests.unit.host.monitor.test_conductor import FakeEngines, FakeHost
 from tests.unit.host.test_policyfile import LAYERS
 
 VM = Vm(VmId("u"), "db-1", 1, 1024, (Nic(PortId("52:54:00:00:00:01"), "vnet0", 5, "br-t", ("10.60.0.9",)),))
@@ -49,11 +54,9 @@ def test_status_says_what_was_shed() -> None:
     assert "12 VMs wait to be looked at closely" in console.export_text()
 
 
-def test_policy_and_inventory_come_whole_over_the_wire() -> None:
-    policy = policyfile.parse(LAYERS)
-    conductor = cast("Conductor", SimpleNamespace(policy=policy, vms={VM.vm: VM}))
+def answers_of(conductor: Conductor) -> Answers:
     unused: Any = lambda *_args: None  # noqa: E731
-    answers = Answers(
+    return Answers(
         conductor,
         sensors_connected=unused,
         journal_state=unused,
@@ -63,9 +66,99 @@ def test_policy_and_inventory_come_whole_over_the_wire() -> None:
         import_history=unused,
         since_wall=0.0,
     )
-    answer = answers.answer(control.ShowNetwork(), Instant(1.0))
+
+
+def test_policy_and_inventory_come_whole_over_the_wire() -> None:
+    policy = policyfile.parse(LAYERS)
+    conductor = cast("Conductor", SimpleNamespace(policy=policy, vms={VM.vm: VM}))
+    answer = answers_of(conductor).answer(control.ShowNetwork(), Instant(1.0))
     decoder: FrameDecoder[control.Response] = FrameDecoder(control.Response)
     (there,) = decoder.feed(encode(answer))
     assert isinstance(there, control.Answer)
     assert msgspec.convert(there.body["policy"], Policy) == policy
     assert msgspec.convert(there.body["inventory"], Inventory) == Inventory((VM,))
+
+
+# --- agents ----
+class Gateway:
+    connected = True
+
+    def send(self, _message: object) -> bool:
+        return self.connected
+
+
+@pytest.fixture
+def conductor() -> Conductor:
+    host = FakeHost()
+    built = Conductor(
+        policy=Policy(),
+        hrem=FakeEngines(),
+        hsem=FakeEngines(),
+        book=AddressBook(),
+        journal=host,
+        enforcer=host,
+        gateway=Gateway(),
+        wall=lambda at: at + 1_000_000,
+    )
+    with_port = replace(VM, vm=VmId("p"), name="web-1", channel="/run/p.sock")
+    built.inventory(Inventory((VM, with_port)), Instant(1000.0))
+    return built
+
+
+def report(at: float) -> gateway.Heard:
+    told = guest.Report1(1, 7, 1, 5_000, 2, 0, 0, 1000, VALUES, SAMPLING, TALKERS)
+    return gateway.Heard(vm=VmId("p"), at=Instant(at), message=told)
+
+
+def agent_of(conductor: Conductor, name: str) -> dict[str, Any]:
+    answer = answers_of(conductor).answer(control.ShowVms(), Instant(1010.0))
+    assert isinstance(answer, control.Answer)
+    return next(vm["agent"] for vm in answer.body["vms"] if vm["name"] == name)
+
+
+def test_each_vm_tells_what_is_heard_of_its_agent(conductor: Conductor) -> None:
+    assert agent_of(conductor, "db-1")["hearing"] == "no-port"
+    assert agent_of(conductor, "web-1")["hearing"] == "closed"
+    conductor.heard(gateway.ChannelOpen(vm=VmId("p"), at=Instant(1000.0)), Instant(1000.0))
+    assert agent_of(conductor, "web-1")["hearing"] == "unknown"
+    conductor.heard(report(1001.0), Instant(1001.0))
+    assert agent_of(conductor, "web-1") == {
+        "hearing": "heard",
+        "reported_at": 1_001_001.0,
+        "level": 2,
+        "release": None,
+        "untaken": 0,
+        "late": 0,
+        "unnoted": 0,
+    }
+    conductor.tick(Instant(1005.0))
+    assert agent_of(conductor, "web-1")["hearing"] == "silent"
+
+
+def test_the_status_counts_agents_and_says_when_nobody_can_be_heard(conductor: Conductor) -> None:
+    answers = answers_of(conductor)
+    conductor.heard(gateway.ChannelOpen(vm=VmId("p"), at=Instant(1000.0)), Instant(1000.0))
+    conductor.heard(report(1001.0), Instant(1001.0))
+    status = answers.status(Instant(1002.0))
+    assert {hearing: number for hearing, number in status["agents"].items() if number} == {"no-port": 1, "heard": 1}
+    assert not [what for what in status["blind"] if "gateway" in what]
+    cast("Gateway", conductor.gateway).connected = False
+    assert [what for what in answers.status(Instant(1002.0))["blind"] if "gateway" in what]
+    conductor.inventory(Inventory((VM,)), Instant(1003.0))
+    assert not [what for what in answers.status(Instant(1003.0))["blind"] if "gateway" in what], "there is none to hear"
+
+
+def test_the_topology_shows_gateway_and_agents(conductor: Conductor) -> None:
+    answer = answers_of(conductor).answer(control.ShowTopology(), Instant(1001.0))
+    assert isinstance(answer, control.Answer)
+    units = {one["unit"]: one for one in answer.body["units"]}
+    assert units["gateway"]["up"]
+    assert units["VSEM+VREM db-1"] == {
+        "unit": "VSEM+VREM db-1",
+        "up": False,
+        "text": "no port for an agent: judged from outside",
+    }
+    conductor.heard(gateway.ChannelOpen(vm=VmId("p"), at=Instant(1000.0)), Instant(1000.0))
+    conductor.heard(report(1001.0), Instant(1001.0))
+    units = {one["unit"]: one for one in answers_of(conductor)._topology()["units"]}
+    assert units["VSEM+VREM web-1"]["up"]

@@ -1,0 +1,64 @@
+"""What a person reads of agents: in words, and nothing of it where no VM could have one."""
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hypervigil.entrypoints.cli import show
+from hypervigil.model.guest import Hearing
+
+STATUS: dict[str, Any] = {
+    "ready": True,
+    "mode": "monitor",
+    "since": 0.0,
+    "vms": 3,
+    "level2": 0,
+    "cases_open": 0,
+    "limits_in_force": 0,
+    "withheld": 0,
+    "blind": [],
+    "sweeps": 1,
+    "lost": 0,
+    "journal": {"records": 1, "signed_through": 1},
+    "agents": dict.fromkeys(map(str, Hearing), 0) | {"no-port": 3},
+}
+
+
+def printed(do, body: dict[str, Any]) -> str:
+    out = StringIO()
+    do(Console(file=out, width=200), body)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("hearing", "says"),
+    [
+        (Hearing.NO_PORT, "–"),
+        (Hearing.CLOSED, "closed"),
+        (Hearing.UNKNOWN, "none heard"),
+        (Hearing.HEARD, "heard, level 2"),
+        (Hearing.CONTRADICTED, "contradicted"),
+        (Hearing.SILENT, "silent since"),
+    ],
+)
+def test_the_list_of_vms_says_what_is_heard(hearing: Hearing, says: str) -> None:
+    vm = {
+        "name": "web-1",
+        "mode": "monitor",
+        "exempt_until": None,
+        "level": "level1",
+        "role": None,
+        "case": None,
+        "limits": 0,
+        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0},
+        "nics": [],
+    }
+    assert says in printed(show.vms, {"vms": [vm]})
+
+
+def test_the_status_tells_of_agents_where_there_may_be_some() -> None:
+    assert "agent" not in printed(show.status, STATUS)
+    some = {**STATUS, "agents": STATUS["agents"] | {"no-port": 1, "heard": 1, "silent": 1}}
+    assert "2 VMs have a port for an agent: 1 heard, 0 contradicted, 1 silent" in printed(show.status, some)
