@@ -12,7 +12,13 @@ PURE = (
     *("model", "network", "host/hsem", "host/hrem", "host/inventory"),
     *("guest/vsem", "guest/vrem", "guest/lines.py", "guest/notices.py", "guest/proc.py", "guest/ring.py"),
     *("guest/snapshot.py", "guest/sockets.py"),
-    *("host/gateway/budget.py", "host/gateway/hearing.py", "host/gateway/mail.py", "host/monitor/guests.py"),
+    *(
+        "host/gateway/budget.py",
+        "host/gateway/hearing.py",
+        "host/gateway/mail.py",
+        "host/monitor/guests.py",
+        "host/monitor/guidance.py",
+    ),
 )
 IMPURE_MODULES = {
     "asyncio",

@@ -30,7 +30,8 @@ _NUMBER_MAX = 2**53 - 1
 Number = Annotated[int, Meta(ge=0, le=_NUMBER_MAX)]
 Value = Annotated[int, Meta(ge=UNSEEN, le=_NUMBER_MAX)]
 """A count, state or share; ``UNSEEN`` where the guest's kernel does not tell."""
-Word = Annotated[str, Meta(max_length=32, pattern=r"^[A-Za-z0-9_.:/@+-]*\Z")]
+WORD = 32
+Word = Annotated[str, Meta(max_length=WORD, pattern=r"^[A-Za-z0-9_.:/@+-]*\Z")]
 Address = Annotated[str, Meta(max_length=45, pattern=r"^[0-9a-f.:]*\Z")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Values = Annotated[tuple[Value, ...], Meta(min_length=_METRICS, max_length=_METRICS)]

@@ -187,6 +187,11 @@ class Agents:
                 )
         return found
 
+    def newest(self, vm: VmId) -> GuestReport | None:
+        """The newest report that told of its time."""
+        agent = self._agents.get(vm)
+        return agent.report if agent is not None else None
+
     def state(self, vm: VmId) -> AgentState:
         """What is heard of a VM's agent."""
         agent = self._agents.get(vm, _Agent())

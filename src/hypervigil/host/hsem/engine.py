@@ -115,6 +115,10 @@ class Hsem:
         """The VM's own 95th percentile of a metric (a prior while there is little history)."""
         return self._history.tail(vm, metric)
 
+    def middle(self, vm: VmId, metric: Metric) -> float:
+        """The VM's own median of a metric."""
+        return self._history.middle(vm, metric)
+
     def remember(self) -> Remembered:
         """The history of every VM. Open cases are the journal's to tell."""
         return self._history.remember()

@@ -15,10 +15,12 @@ from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, prot
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor import guests
+from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.ledger import Ledger
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
+from hypervigil.model.metric import Metric
 from hypervigil.model.observation import Sweep
 from hypervigil.model.policy import Bounds, Mode, Policy
 from hypervigil.model.port_policy import PortPolicy
@@ -27,6 +29,7 @@ from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import gateway as heard
 from hypervigil.wire import messages as wire
+from hypervigil.wire.guest import ToGuest
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,15 @@ class Judge(Protocol):
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""
+
+    def samples(self, vm: VmId) -> int:
+        """Seconds of history that the VM has."""
+
+    def middle(self, vm: VmId, metric: Metric) -> float:
+        """The VM's own median of a metric."""
+
+    def tail(self, vm: VmId, metric: Metric) -> float:
+        """The VM's own 95th percentile of a metric."""
 
     def facts(self, case: CaseId) -> object:
         """Everything that the judge knew of a case when it was opened or last judged: enough to judge it again."""
@@ -153,6 +165,7 @@ class Conductor:
         self.enforcer = enforcer
         self.gateway = gateway
         self.agents = Agents()
+        self.guidance = Guidance()
         self.wall = wall
         self.ledger = Ledger()
         self.health = Health()
@@ -175,6 +188,7 @@ class Conductor:
             self.hrem.inventory(inventory)
             self.act(self.hsem.inventory(inventory.vms, now), now)
             self.agents.inventory(inventory.vms, now)
+            self.guidance.keep(known)
             self.gateway.send(guests.channels(inventory.vms))
         self.bind(now)
 
@@ -251,6 +265,21 @@ class Conductor:
         self.told(response.evidence, now)
         for answer in response.say:
             self.gateway.send(answer)
+        report = response.report
+        if report is not None:
+            case = self.hsem.level(report.vm) is Level.LEVEL2
+            for said in self.guidance.after(report, case=case, lesson=lambda: self._lesson(report.vm, now)):
+                self.gateway.send(heard.Tell(vm=report.vm, message=said))
+
+    def _lesson(self, vm: VmId, now: Instant) -> list[ToGuest]:
+        """What is inside, and what is usual of a VM once that is known."""
+        lesson: list[ToGuest] = []
+        if cidrs := [network.cidr for network in self.policy.networks if network.cidr is not None]:
+            lesson.append(provider_networks(cidrs))
+        if self.hsem.samples(vm) >= LEAST_SAMPLES:
+            usual = [(theirs, self.hsem.middle(vm, ours), self.hsem.tail(vm, ours)) for ours, theirs in TAUGHT]
+            lesson.append(brief_history(int(now), usual))
+        return lesson
 
     def told(self, evidence: Iterable[Evidence], now: Instant) -> None:
         """Facts about agents: on record, for people and for whoever judges."""

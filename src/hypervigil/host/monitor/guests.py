@@ -23,6 +23,7 @@ class Response:
 
     evidence: list[Evidence] = field(default_factory=list)
     report: GuestReport | None = None
+    """What an agent tells of now."""
     say: list[wire.Tell] = field(default_factory=list)
 
 
@@ -54,7 +55,8 @@ def _heard(agents: Agents, vm: VmId, told: guest.FromGuest, at: Instant) -> Resp
         case guest.Report1() | guest.Report2():
             times = told.at_ms / 1000, told.interval_ms / 1000
             report = GuestReport(vm, at, told.agent, told.level, *times, told.values)
-            return Response(agents.reported(report), report)
+            evidence = agents.reported(report)
+            return Response(evidence, report if agents.newest(vm) is report else None)
         case guest.Hello(release=release):
             agents.greeted(vm, release)
             return Response()

@@ -11,10 +11,10 @@ from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.records import Withheld
-from hypervigil.model.guest import SpecialRequest
+from hypervigil.model.guest import GuestMetric, SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
-from hypervigil.model.policy import Mode, Policy, VmPolicy
+from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
 from hypervigil.model.status import Level
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -82,12 +82,23 @@ class FakeEngines:
 
     def __init__(self) -> None:
         self.facts_told: list = []
+        self.closely = Level.LEVEL1
+        self.learned = 0
 
     def told(self, fact) -> None:
         self.facts_told.append(fact)
 
     def level(self, _vm):
-        return Level.LEVEL1
+        return self.closely
+
+    def samples(self, _vm):
+        return self.learned
+
+    def middle(self, _vm, _metric):
+        return 2.0
+
+    def tail(self, _vm, _metric):
+        return 5.0
 
     def facts(self, case):
         return {"case": case}
@@ -241,3 +252,26 @@ def test_without_the_gateway_nobody_is_silent(conductor: Conductor, host: FakeHo
     conductor.gateway_gone()
     conductor.tick(Instant(T0 + 50))
     assert [one.kind for one in host.recorded(Kind.GUEST)] == ["agent-heard"]
+
+
+def test_an_agent_is_told_what_is_usual_and_which_level(conductor: Conductor) -> None:
+    fake = with_channel(conductor)
+    judge = cast("FakeEngines", conductor.hsem)
+    judge.learned, judge.closely = 100, Level.LEVEL2
+    conductor.policy = Policy(networks=(NetworkPolicy("t", "br0", "10.60.0.0/24"),))
+    fake.sent.clear()
+    conductor.heard(said(T0 + 1, 1), Instant(T0 + 1))
+    networks, history, level = (one.message for one in fake.sent if isinstance(one, gateway.Tell))
+    assert networks == guest.ProviderNetworks(("10.60.0.0/24",))
+    assert isinstance(history, guest.BriefHistory)
+    assert history.usual[0] == guest.Usual(GuestMetric.OUT_SYN, 20, 30)
+    assert level == guest.SetLevel(2)
+
+
+def test_an_old_report_says_nothing_of_the_level(conductor: Conductor) -> None:
+    fake = with_channel(conductor)
+    conductor.heard(said(T0 + 1, 1_000), Instant(T0 + 1))
+    cast("FakeEngines", conductor.hsem).closely = Level.LEVEL2
+    fake.sent.clear()
+    conductor.heard(said(T0 + 2, 900), Instant(T0 + 2))
+    assert fake.sent == []

@@ -45,6 +45,7 @@ class Overheard:
     def __init__(self, hsem: Hsem, scene: Scene) -> None:
         self._hsem, self._scene = hsem, scene
         self.level, self.facts, self.set_policy, self.told = hsem.level, hsem.facts, hsem.set_policy, hsem.told
+        self.samples, self.middle, self.tail = hsem.samples, hsem.middle, hsem.tail
 
     def hear(self, report: HostReport, now: Instant):
         return self._told(self._hsem.hear(report, now), now)
