@@ -30,7 +30,7 @@ def undo_all(run_dir: Path, state_dir: Path, pin_dir: Path) -> list[str]:
         done.append(f"could NOT remove the guard: {error}")
     if remove_all(pin_dir):
         done.append(f"removed programs, maps and {len(state.ports)} bindings")
-    for name in ("enforcer.sock", "maps.sock"):
+    for name in ("enforcer.sock", "maps.sock", "channels.sock"):
         (run_dir / name).unlink(missing_ok=True)
     if left:
         states.save(state_dir, states.State(state.boot_id, originals=left))
