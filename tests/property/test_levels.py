@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.hsem.facts import Facts
 from hypervigil.host.hsem.judge import judge
-from hypervigil.host.hsem.watched import Resumed
+from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.journal.records import GENESIS, Kind, Record, encode_body
 from hypervigil.model.ids import HOST, OUTSIDE, CaseId, Instant, LimitId, VmId
 from hypervigil.model.metric import Metric, packet_metric

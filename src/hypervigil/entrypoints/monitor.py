@@ -22,7 +22,7 @@ from hypervigil.host.durable import replace_file
 from hypervigil.host.hrem.engine import Hrem
 from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.hsem.facts import Facts
-from hypervigil.host.hsem.watched import Resumed
+from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Journal, JournalError, Kind
 from hypervigil.host.monitor import histories

@@ -7,17 +7,18 @@ import numpy as np
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts, reopened
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
+from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import WATCHED, Watch
-from hypervigil.host.hsem.watched import FORGED_S, Resumed, Watched, place_of
+from hypervigil.host.hsem.watched import FORGED_S, Watched
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
@@ -44,8 +45,6 @@ FEW_TRIES = 2.0
 """Tries in vain at many ports that open a case."""
 QUIET_S = 60.0
 """What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
-RECHECK_S = 4.0
-"""An attacker's limit outlasts its hold by this, the time to look whether it goes on."""
 SECOND_LOOK_S = 1.0
 """A provisional limit stays so long before it is lifted without a verdict."""
 FORGIVEN_S = 24 * 3600.0
@@ -132,22 +131,7 @@ class Hsem:
         for vm, times in repetitions.items():
             self._record(vm).repetition = times
         for one in cases:
-            record = self._record(one.vm)
-            record.dossier = reopened(one.facts) if one.facts is not None else self._dossier(one.vm, one.since)
-            record.dossier.case = one.case
-            record.limits = {place_of(limit): limit for limit in one.limits}
-            record.state = State.LEVEL2
-            record.stirred_at = _UNKNOWN
-            if one.role is not None and one.role is not Role.CLEARED:
-                record.role = one.role
-                record.state = step(State.LEVEL2, VERDICTS[one.role])
-            if one.role is Role.ATTACKER:
-                ends = [limit.until for limit in one.limits]
-                record.hold_until = Instant(max(ends, default=one.since) - RECHECK_S)
-                verdict = judge(one.facts) if one.facts is not None else None
-                if one.facts is not None and verdict is not None:
-                    record.repetition = max(record.repetition, one.facts.repetition + 1)
-                    record.targets = frozenset(accused_by(one.facts, verdict))
+            take_up(self._record(one.vm), one, self._dossier(one.vm, one.since))
             if one.facts is not None:
                 self._facts.add(one.facts)
 
@@ -504,6 +488,4 @@ class Hsem:
 
 _GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})
 """What a case may still turn out to be after a milder verdict."""
-_UNKNOWN = Instant(float("inf"))
-"""When a VM was last stirred, if nobody looked: as late as it can be."""
 _CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})

@@ -129,7 +129,7 @@ class History:
 
     def middle(self, vm: VmId, metric: Metric) -> float:
         """The VM's median of a metric."""
-        return float(self._table["middle"][self._row(vm), metric])
+        return float(self._table["middle"][self._table.row(vm), metric])
 
     def usual(self, vm: VmId, metric: Metric) -> float:
         """The 95th percentile, or the median while a few seconds still move the percentile; the prior without both."""

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hypervigil.host.hsem.facts import MAX_TOLD, Dossier, Facts
+from hypervigil.host.hsem.facts import MAX_TOLD, Dossier
 from hypervigil.host.hsem.judge import forged_enough
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
-from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
+from hypervigil.model.ids import Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import Evidence, Role
@@ -25,18 +25,6 @@ TOLD_S = 60.0
 _NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """A case that another process of ours left open, as the journal tells it."""
-
-    vm: VmId
-    case: CaseId
-    role: Role | None
-    since: Instant
-    facts: Facts | None
-    limits: tuple[Limit, ...]
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from itertools import count
 
 from hypervigil.host.hrem.engine import Hrem
 from hypervigil.host.hsem.engine import Hsem
-from hypervigil.host.hsem.watched import Resumed
+from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.inventory import AddressBook
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind

@@ -1,13 +1,13 @@
 """What the monitor hands over is what others can reckon with."""
 
-from io import StringIO
 from dataclasses import replace
+from io import StringIO
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
-from rich.console import Console
 import pytest
+from rich.console import Console
 
 from hypervigil.entrypoints.cli import show
 from hypervigil.host import policyfile
