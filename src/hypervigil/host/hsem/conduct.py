@@ -106,7 +106,7 @@ class Side:
     fresh: tuple[float, ...]
     """What is so new that answers may still be under way."""
     asked: float
-    """SYNs since a minute before."""
+    """SYNs that may still be answered again (see ``Facts.asked``)."""
 
     def excess(self, traffic: TrafficClass) -> float:
         """Attempted packets that history does not explain."""

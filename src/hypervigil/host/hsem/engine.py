@@ -481,7 +481,8 @@ class Hsem:
             told=self._record(vm).told_lately(now),
         )
         dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
-        dossier.asked = recent.asked
+        usual = [recent.minute_s * self._history.middle(vm, metric) for metric in (Metric.OUT_SYN, Metric.IN_SYN)]
+        dossier.ask_before(recent.asked, usual)
         dossier.new_destinations = recent.counts[_NEW]
         return dossier
 

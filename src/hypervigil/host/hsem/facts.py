@@ -1,6 +1,7 @@
 """What is known in a case. ``Facts`` are frozen and complete: judging them again gives the same verdict. Pure."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
@@ -87,7 +88,7 @@ class Facts:
     fresh: tuple[float, ...]
     """Of these, what came in the last interval."""
     asked: tuple[float, float]
-    """SYNs since a minute before the case began, out and in."""
+    """SYNs since the case began, and what was more than usual in the minute before, out and in."""
     tails: tuple[float, ...]
     """The VM's own 95th percentile of each of them, per second."""
     forged: tuple[int, ...]
@@ -183,6 +184,14 @@ class Dossier:
         self.fresh = fresh
         self.seconds += seconds
         self.asked = (self.asked[0] + packets[Metric.OUT_SYN], self.asked[1] + packets[Metric.IN_SYN])
+
+    def ask_before(self, asked: Sequence[float], usual: Sequence[float]) -> None:
+        """So many SYNs of the last minute, out and in, of which these are usual: they were taken up, as usual.
+
+        ``usual`` by the median: by the 95th percentile sixty bursts a minute would be usual where one is.
+        """
+        out, into = (max(0.0, all_ - known) for all_, known in zip(asked, usual, strict=True))
+        self.asked = (max(self.asked[0], out), max(self.asked[1], into))
 
     def surge(self, direction: Direction, traffic: TrafficClass, rate: float, now: Instant) -> None:
         """A class is above its allowance now."""

@@ -137,6 +137,11 @@ class History:
         young = LEAST_SAMPLES <= self._table["samples"][row, metric] < SETTLED_SAMPLES
         return float(self._table["middle" if young else "tail"][row, metric])
 
+    def middle(self, vm: VmId, metric: Metric) -> float:
+        """The VM's median of a metric; 0 while there is no history."""
+        row = self._table.row(vm)
+        return float(self._table["middle"][row, metric])
+
     def samples(self, vm: VmId, metric: Metric = Metric.OUT_SYN) -> int:
         """Seconds learned of a VM's traffic, or of another metric."""
         row = self._table.row(vm)

@@ -56,6 +56,8 @@ class Recent:
     """The time that the counts stand for."""
     asked: tuple[float, float]
     """SYNs of about the last minute, out and in."""
+    minute_s: float
+    """The time that these stand for: less than a minute where it was not watched for so long."""
 
 
 class Watch:
@@ -64,7 +66,7 @@ class Watch:
     def __init__(self, *, factor: float, floor_pps: float) -> None:
         self.factor = factor
         self.floor_pps = floor_pps
-        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,))
+        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,))
 
     def keep(self, vms: Sequence[VmId]) -> None:
         """Forget all others."""
@@ -91,6 +93,7 @@ class Watch:
         self._table["seconds"][rows] = self._table["seconds"][rows] * kept + interval_s
         faded = np.float32(np.exp(-interval_s / ASKED_S))
         self._table["asked"][rows] = self._table["asked"][rows] * faded + fresh[:, [Metric.OUT_SYN, Metric.IN_SYN]]
+        self._table["minute"][rows] = self._table["minute"][rows] * faded + interval_s
         # The sum outlasts what it tells of.
         still = self._table["counts"][rows] > allowance * self._table["seconds"][rows]
         above = still & (score > slack)
@@ -113,6 +116,7 @@ class Watch:
             tuple(self._table["fresh"][row].tolist()),
             max(float(self._table["seconds"][row, 0]), 0.001),
             (float(self._table["asked"][row, 0]), float(self._table["asked"][row, 1])),
+            float(self._table["minute"][row, 0]),
         )
 
     def calm(self, vm: VmId) -> None:

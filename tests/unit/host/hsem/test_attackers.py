@@ -327,6 +327,16 @@ def test_a_handful_of_ports_of_which_one_accepts_is_no_scan(scene: Scene) -> Non
     assert scene.suspected() == set()
 
 
+def test_who_is_asked_much_may_not_answer_where_nobody_asked(scene: Scene) -> None:
+    """A busy server's usual requests were taken up: they are no reason to send SYN-ACKs to somebody else."""
+    begun_at = scene.run(60).now
+    scene.begin(floods("web", "bob", 500, SYNACK)).run(4)
+    verdict = scene.verdict("web")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.FLOOD, "bob")
+    assert verdict.at - begun_at <= 2.0
+    assert scene.blamed() == {"web"}
+
+
 def test_a_chain_of_attackers_is_judged_however_long_it_is() -> None:
     """Each floods the next; where sweeps come late one verdict leads to the next in the same moment, hundreds deep."""
     names = [f"vm{n}" for n in range(400)]

@@ -67,6 +67,14 @@ def test_who_answers_a_flood_again_and_again_is_not_blamed(scene: Scene, for_s: 
     assert not [limit for limit in scene.ordered("web") if limit.direction is Direction.OUT]
 
 
+def test_who_answers_again_is_not_blamed_in_a_quiet_hour(scene: Scene) -> None:
+    """Less than usual is asked, so that with the flood of a moment the minute is an ordinary one."""
+    scene.end(*list(scene._behaviours))
+    scene.run(60).begin(floods_from_strangers("web", 1000, for_s=0.4)).run(60)
+    assert scene.blamed() == set()
+    assert not [limit for limit in scene.ordered("web") if limit.direction is Direction.OUT]
+
+
 def test_a_flood_from_outside_beside_one_from_inside(scene: Scene) -> None:
     scene.begin(floods_open_port(STRANGER, "web", 300), floods_open_port("mallory", "web", 300)).run(5)
     assert scene.blamed() == {"mallory"}
