@@ -21,6 +21,9 @@ STATUS: dict[str, Any] = {
     "blind": [],
     "sweeps": 1,
     "lost": 0,
+    "looks_waiting": 0,
+    "looks_postponed": 0,
+    "pairs_dropped": 0,
     "journal": {"records": 1, "signed_through": 1},
     "agents": dict.fromkeys(map(str, Hearing), 0) | {"no-port": 3},
 }

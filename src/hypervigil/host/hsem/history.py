@@ -127,10 +127,6 @@ class History:
         row = self._table.row(vm)
         return float(self._table["tail"][row, metric])
 
-    def middle(self, vm: VmId, metric: Metric) -> float:
-        """The VM's median of a metric."""
-        return float(self._table["middle"][self._table.row(vm), metric])
-
     def usual(self, vm: VmId, metric: Metric) -> float:
         """The 95th percentile, or the median while a few seconds still move the percentile; the prior without both."""
         row = self._table.row(vm)
