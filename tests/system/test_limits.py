@@ -17,6 +17,7 @@ import libvirt
 import pytest
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
+from hypervigil.hypervisor.adapters.libvirt.limits import PERIOD_US
 from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.limits import LimitKind
@@ -318,7 +319,7 @@ def test_fixed_work_takes_longer_by_the_factor(stage: Stage) -> None:
     for _ in range(6):  # the best of each: what else the machine does only takes CPU away
         freely.append(spun(stage))
         with stage.driver.limited(stage.vm, LimitKind.CPU, 0.5) as told:
-            assert told == "vcpu_quota 10000 of 20000 us"
+            assert told == f"vcpu_quota {PERIOD_US // 2} of {PERIOD_US} us"
             limited.append(spun(stage))
         assert limited[-1][1] <= 0.5 * (1 + WITHIN)
         free, held = max(share for _, share in freely), max(share for _, share in limited)
@@ -415,7 +416,7 @@ def test_limits_outlive_the_enforcer_and_are_found_again(stage: Stage) -> None:
     awaited("packets", lambda: arriving(b, 0.5)["udp"] > 10, 15)
     driver.kill()
     assert arriving(b, 3.0)["udp"] == pytest.approx(value, rel=WITHIN), "nobody is alive"
-    assert scheduled(stage.domain) == (16_000, 20_000)
+    assert scheduled(stage.domain) == (8 * PERIOD_US // 10, PERIOD_US)
     began = time.monotonic()
     driver.start()
     found = driver.in_force()
@@ -445,7 +446,7 @@ def test_what_somebody_changes_by_virsh_is_back_in_two_seconds(stage: Stage) -> 
             assert now() - changed <= 2.0
             match kind:
                 case LimitKind.CPU:
-                    assert scheduled(stage.domain) == (50_000, 100_000)
+                    assert scheduled(stage.domain) == (PERIOD_US // 2, PERIOD_US)
                 case LimitKind.BLOCK_OPERATIONS:
                     assert stage.domain.blockIoTune("vdb", 0)["total_iops_sec"] == 500
                 case _:
