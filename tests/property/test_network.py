@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.network import Between, Budget, EndKind, Floor, Group, Rule, RuleEnd
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric
+from hypervigil.model.port_policy import Fabric, FabricChange
 from hypervigil.model.services import ANYTHING, COMPANIONS, ERRORS, LAST, NEIGHBOUR, NOTHING, Services, parse, service
 from hypervigil.model.vm import Inventory, Nic, Vm
-from hypervigil.network.compile import compile_fabric, perimeter_of_end, permits, table
+from hypervigil.network.compile import changed, compile_fabric, difference, perimeter_of_end, permits, table
 from hypervigil.network.decide import begins, converse, decide
 from hypervigil.network.ends import Gateway, Member, Outside, members
 from hypervigil.network.merge import merge, strictest
@@ -246,19 +246,19 @@ def test_a_tenants_own_rules_change_nothing_between_others(world: World, rule: R
     if not policy.ruled:
         return
     own = replace(rule, by=tenant)
-    for changed in (
+    for other in (
         replace(policy, paths=(*policy.paths, own)),
         replace(policy, denials=(*policy.denials, own)),
     ):
         for a, b in _pairs(ports):
             if not any(isinstance(end, Member) and end.tenant == tenant for end in (a, b)):
-                assert begins(changed, a, b) == begins(policy, a, b)
+                assert begins(other, a, b) == begins(policy, a, b)
         for a, b in _pairs(ports):
             others = [end for end in (a, b) if isinstance(end, Member) and end.tenant != tenant]
-            if others and changed.paths != policy.paths:
+            if others and other.paths != policy.paths:
                 needs = [r for r in policy.paths if r.by != tenant]
                 if not needs:
-                    assert begins(changed, a, b) == begins(policy, a, b), "one tenant alone opens no other"
+                    assert begins(other, a, b) == begins(policy, a, b), "one tenant alone opens no other"
 
 
 @HEAVY
@@ -277,6 +277,10 @@ def test_what_is_compiled_survives_the_wire(world: World) -> None:
     fabric = compile_fabric(policy, ports)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(fabric), type=Fabric) == fabric
     assert compile_fabric(policy, tuple(reversed(ports))) == fabric, "the order of NICs does not matter"
+    assert changed(Fabric(), difference(Fabric(), fabric)) == fabric
+    assert changed(fabric, difference(fabric, Fabric())) == Fabric()
+    assert changed(fabric, difference(None, fabric)) == fabric
+    assert difference(fabric, fabric) == FabricChange()
     assert len({(grant.source, grant.destination) for grant in fabric.grants}) == len(fabric.grants)
     assert all(grant.services != NOTHING for grant in fabric.grants)
 

@@ -39,6 +39,19 @@ class Fabric:
 
 
 @dataclass(frozen=True, slots=True)
+class FabricChange:
+    """What leads from one fabric to the next."""
+
+    grants: tuple[Grant, ...] = ()
+    """New, or with other services than before."""
+    gone: tuple[tuple[PerimeterId, PerimeterId], ...] = ()
+    addresses: tuple[AddressRange, ...] | None = None
+    """All of them; ``None``: as they were."""
+    whole: bool = False
+    """Nothing of the fabric before stays."""
+
+
+@dataclass(frozen=True, slots=True)
 class PortPolicy:
     """What one NIC may send and whether we act on it.
 
@@ -56,6 +69,8 @@ class PortPolicy:
     may_advertise_routes: bool = False
     network: str | None = None
     """The shared network it is on, by the policy's name."""
+    routed: bool = False
+    """The host routes to and from it, also within its network."""
     perimeter: PerimeterId | None = None
     """Its place in the fabric; ``None``: no network policy speaks of it, and the bridge alone decides."""
     budget: Budget = field(default_factory=Budget)

@@ -13,7 +13,7 @@ from itertools import product
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import EndKind, Rule, RuleEnd
 from hypervigil.model.policy import NetworkPolicy, Policy
-from hypervigil.model.port_policy import AddressRange, Fabric, Grant
+from hypervigil.model.port_policy import AddressRange, Fabric, FabricChange, Grant
 from hypervigil.model.services import ANYTHING, COMPANIONS, NOTHING, Services, canonical
 from hypervigil.network.decide import infrastructure, is_open, routing
 from hypervigil.network.ends import End, Gateway, Member, Outside
@@ -60,6 +60,28 @@ def compile_fabric(policy: Policy, members: Iterable[Member]) -> Fabric:
         for pair in ((one, other), (other, one)):
             grants[pair] = grants.get(pair, NOTHING) | (COMPANIONS - found.denied.get(pair, NOTHING))
     return Fabric(tuple(Grant(*pair, grants[pair]) for pair in sorted(grants)), found.addresses)
+
+
+def difference(old: Fabric | None, new: Fabric) -> FabricChange:
+    """What leads from one fabric to another; from ``None`` (not known), all of it."""
+    if old is None:
+        return FabricChange(new.grants, addresses=new.addresses, whole=True)
+    before, after = table(old), table(new)
+    return FabricChange(
+        grants=tuple(Grant(*pair, services) for pair, services in after.items() if before.get(pair) != services),
+        gone=tuple(pair for pair in before if pair not in after),
+        addresses=None if old.addresses == new.addresses else new.addresses,
+    )
+
+
+def changed(fabric: Fabric, change: FabricChange) -> Fabric:
+    """The fabric that a change leads to."""
+    granted = {} if change.whole else dict(table(fabric))
+    for pair in change.gone:
+        granted.pop(pair, None)
+    granted |= {(grant.source, grant.destination): grant.services for grant in change.grants}
+    addresses = change.addresses if change.addresses is not None else () if change.whole else fabric.addresses
+    return Fabric(tuple(Grant(*pair, granted[pair]) for pair in sorted(granted)), addresses)
 
 
 def perimeter_of(policy: Policy, member: Member) -> PerimeterId | None:
@@ -187,6 +209,11 @@ def _names_of(member: Member) -> list[RuleEnd]:
 def gateway_of(network: str) -> PerimeterId:
     """The perimeter of a network's gateways."""
     return PerimeterId(f"{_plain(network)}/*gateway")
+
+
+def is_fixed(perimeter: PerimeterId) -> bool:
+    """Whether it is a gateway's or the outside's: somebody is always there."""
+    return perimeter.startswith("*") or perimeter.endswith("/*gateway")
 
 
 def range_of(cidr: str, ranges: Iterable[str]) -> PerimeterId:

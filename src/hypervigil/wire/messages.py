@@ -5,7 +5,7 @@ import msgspec
 from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.observation import Sweep
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.model.vm import Inventory
 
@@ -66,6 +66,8 @@ class BindPorts(_Message, frozen=True, kw_only=True, tag="bind"):
     release: tuple[PortId, ...] = ()
     guarding: Guarding | None = None
     """``None``: nothing is dropped for lack of a policy (monitor mode)."""
+    fabric: FabricChange = FabricChange()
+    """Who may reach whom, led on from the last; in force in one step with these ports' perimeters."""
 
 
 class PutLimits(_Message, frozen=True, kw_only=True, tag="put"):
@@ -141,6 +143,7 @@ class InForce(_Message, frozen=True, kw_only=True, tag="in-force"):
     ports: tuple[PortPolicy, ...]
     limits: tuple[Limit, ...]
     guarding: Guarding | None = None
+    fabric: Fabric = Fabric()
 
 
 class Repaired(_Message, frozen=True, kw_only=True, tag="repaired"):

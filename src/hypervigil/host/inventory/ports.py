@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hypervigil.host.inventory.claims import settle
-from hypervigil.model.network import AddressPair
+from hypervigil.model.network import AddressPair, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.port_policy import Fabric, PortPolicy
 from hypervigil.model.traffic import ForgedKind
@@ -46,6 +46,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 may_serve_dhcp=member.serves_dhcp or ForgedKind.DHCP_SERVER in entry.unchecked,
                 may_advertise_routes=ForgedKind.ROUTER_ADVERTISEMENT in entry.unchecked,
                 network=member.network,
+                routed=network is not None and network.forwarding is Forwarding.ROUTED,
                 perimeter=perimeter,
                 budget=budget_of(policy, entry),
                 unchecked=entry.unchecked,

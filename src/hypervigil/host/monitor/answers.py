@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import to_builtins
 
 from hypervigil.host import policyfile
-from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.conductor import FABRIC, Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
@@ -180,6 +180,8 @@ class Answers:
         waiting, postponed = conductor.hsem.postponed
         unbound = sorted(ports - conductor.health.ports_bound)
         blind += [f"port {p} is not bound: {health.ports_failed.get(p, 'not confirmed yet')}" for p in unbound]
+        if FABRIC in health.ports_failed:
+            blind.append(f"the network policy is not in force: {health.ports_failed[FABRIC]}")
         return {
             "ready": not blind,
             "mode": str(conductor.policy.mode),

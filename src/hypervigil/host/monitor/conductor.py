@@ -23,16 +23,19 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import Sweep
 from hypervigil.model.policy import Bounds, Mode, Policy
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, PortPolicy
 from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2, LiftLimit, OrderLimit
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
+from hypervigil.network.compile import difference
 from hypervigil.wire import gateway as heard
 from hypervigil.wire import messages as wire
 from hypervigil.wire.guest import ToGuest
 
 log = logging.getLogger(__name__)
 
+FABRIC = "fabric"
+"""What the enforcer calls the network policy in its outcomes."""
 ENFORCER = "enforcer"
 """What is not seen while the enforcer is away."""
 
@@ -174,6 +177,8 @@ class Conductor:
         self.exempt_until: dict[VmId, Instant] = {}
         self._bound: dict[str, PortPolicy] = {}
         self._guarded: wire.Guarding | None = None
+        self._fabric: Fabric | None = Fabric()
+        """What the enforcer has; ``None`` where that is not known."""
         self._entries: list[Entry] = []
 
     # --- what the sensors say ----
@@ -199,13 +204,17 @@ class Conductor:
         changed = tuple(p for key, p in wanted.items() if self._bound.get(key) != p)
         release = tuple(p.port for key, p in self._bound.items() if key not in wanted)
         guarding = self._guarding()
-        if not changed and not release and guarding == self._guarded:
+        if not changed and not release and guarding == self._guarded and self.compiled.fabric == self._fabric:
             return
         request = wire.BindPorts(
-            request=self.enforcer.next_request(), policies=changed, release=release, guarding=guarding
+            request=self.enforcer.next_request(),
+            policies=changed,
+            release=release,
+            guarding=guarding,
+            fabric=difference(self._fabric, self.compiled.fabric),
         )
         if self.enforcer.send(request):
-            self._bound, self._guarded = dict(wanted), guarding
+            self._bound, self._guarded, self._fabric = dict(wanted), guarding, self.compiled.fabric
             log.info("ports.bind changed=%d released=%d at=%.3f", len(changed), len(release), now)
 
     def _guarding(self) -> wire.Guarding | None:
@@ -397,10 +406,14 @@ class Conductor:
                 body = Enforcement(limit.limit.id, outcome.ok, outcome.detail, outcome.at)
                 self.note(Kind.ENFORCED, body, now, limit.limit.case, limit.limit.vm, limit.limit.id)
             return
-        if outcome.ok:
+        if outcome.ok and outcome.subject == FABRIC:
+            self.health.ports_failed.pop(FABRIC, None)
+        elif outcome.ok:
             self.health.ports_bound |= {outcome.subject}
             self.health.ports_failed.pop(outcome.subject, None)
         else:
+            if outcome.subject == FABRIC:
+                self._fabric = None
             self.health.ports_failed[outcome.subject] = outcome.detail
             self._bound.pop(outcome.subject, None)
             self.note(Kind.REPAIRED, Repair(outcome.subject, outcome.ok, outcome.detail), now)
@@ -412,7 +425,8 @@ class Conductor:
     def _reconcile(self, in_force: wire.InForce, now: Instant) -> None:
         """Bring the kernel in line with what was decided: lift what nobody ordered, put what is missing."""
         self._bound = {str(p.port): p for p in in_force.ports}
-        self._guarded = in_force.guarding
+        self._guarded, self._fabric = in_force.guarding, in_force.fabric
+        self.health.ports_failed.pop(FABRIC, None)
         self.health.ports_bound = frozenset(self._bound)
         there = {limit.id for limit in in_force.limits}
         for limit in in_force.limits:

@@ -41,6 +41,7 @@ struct frame {
 	__u32 forged;		/* HV_FORGED_KINDS: not forged */
 	__u32 packets;
 	__u32 l4;		/* offset of the transport header; 0: there is none to read */
+	__u32 fragment_id;
 	__u16 ethertype;
 	__u16 source_port, destination_port;
 	__u8 protocol;
@@ -59,6 +60,10 @@ struct arp { __be16 hardware, protocol; __u8 hardware_length, protocol_length; _
 struct scratch {
 	struct frame frame;
 	struct hv_peer peer;
+	struct hv_flow_key flow;
+	struct hv_range_key range;
+	__u64 now;
+	__u32 slot, direction, bank;
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
 struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, struct scratch); } hv_scratch SEC(".maps");
@@ -161,6 +166,7 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, _
 	from_ipv4(&f->destination, ip->destination);
 	f->protocol = ip->protocol;
 	f->fragment = (ip->fragment & bpf_htons(0x3fff)) != 0;
+	f->fragment_id = ip->id;
 	f->l4 = ETH_HLEN + (ip->version_ihl & 15) * 4;
 	*header_end = f->l4;
 	if (ip->fragment & bpf_htons(0x1fff)) {
@@ -192,6 +198,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 			return 0;
 		if (next == 44) {
 			f->fragment = 1;
+			bpf_skb_load_bytes(skb, at + 4, &f->fragment_id, 4);
 			if ((b[2] << 8 | b[3]) & 0xfff8) {
 				*header_end = at + 8;
 				return 1;
@@ -262,6 +269,25 @@ static __always_inline int read_frame(struct __sk_buff *skb, struct scratch *s)
 	return 1;
 }
 
+/* Whether a kind of forgery is checked here: all are, but for those that the policy makes this VM's business by name. */
+#define CHECKED(kind) (!(port->unchecked & 1u << (kind)))
+
+/* An address that others may have too, with the MAC that comes with it (of a virtual router, say). */
+static __always_inline int paired(const struct hv_port *port, const struct frame *f, const struct hv_address *address)
+{
+#pragma unroll
+	for (int i = 0; i < HV_PAIRS; i++)
+		if (i < port->pairs && same_mac(port->pair[i].mac, f->source_mac) &&
+		    (same_address(&port->pair[i].address, address) || among(port->address, port->addresses, address)))
+			return 1;
+	return 0;
+}
+
+static __always_inline int bound(const struct hv_port *port, const struct frame *f, const struct hv_address *address)
+{
+	return !port->addresses || among(port->address, port->addresses, address) || (port->pairs && paired(port, f, address));
+}
+
 static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
@@ -269,9 +295,14 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)))
 		return HV_F_UNREADABLE;
-	if (arp->hardware != bpf_htons(1) || arp->protocol != bpf_htons(ETH_IPV4) || !same_mac(arp->sender_mac, port->mac))
+	if (arp->hardware != bpf_htons(1) || arp->protocol != bpf_htons(ETH_IPV4))
 		return HV_F_ARP;
-	if (port->addresses && !is_zero(&f->source, 12) && !among(port->address, port->addresses, &f->source))
+	if (!CHECKED(HV_F_ARP))
+		return HV_FORGED_KINDS;
+	/* The frame's own MAC was checked already: it is the port's, or one that was given to it. */
+	if (!same_mac(arp->sender_mac, port->mac) && !(port->pairs && same_mac(arp->sender_mac, f->source_mac)))
+		return HV_F_ARP;
+	if (!is_zero(&f->source, 12) && !bound(port, f, &f->source))
 		return HV_F_ARP;
 	return HV_FORGED_KINDS;
 }
@@ -284,16 +315,18 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 
 	if (f->icmp_type == 134 || f->icmp_type == 137)
 		return port->flags & HV_MAY_ADVERTISE_ROUTES ? HV_FORGED_KINDS : HV_F_ROUTER_ADVERTISEMENT;
+	if (!CHECKED(HV_F_ND))
+		return HV_FORGED_KINDS;
 	if (f->icmp_type == 136) {
 		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
 			return HV_F_UNREADABLE;
-		if (port->addresses && !(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) &&
-		    !among(port->address, port->addresses, target))
+		if (!(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) && !bound(port, f, target))
 			return HV_F_ND;
 	}
 	if (f->icmp_type == 135 || f->icmp_type == 136) {
 		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
-		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac))
+		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac) &&
+		    !(port->pairs && same_mac(option + 2, f->source_mac)))
 			return HV_F_ND;
 	}
 	return HV_FORGED_KINDS;
@@ -304,18 +337,18 @@ static __always_inline __u32 forged(struct __sk_buff *skb, struct scratch *s, co
 {
 	struct frame *f = &s->frame;
 
-	if (skb->vlan_present || f->ethertype == 0x8100 || f->ethertype == 0x88a8)
+	if ((skb->vlan_present || f->ethertype == 0x8100 || f->ethertype == 0x88a8) && CHECKED(HV_F_VLAN))
 		return HV_F_VLAN;
-	if (!same_mac(f->source_mac, port->mac))
+	if (!same_mac(f->source_mac, port->mac) && CHECKED(HV_F_MAC) && !(port->pairs && paired(port, f, &f->source)))
 		return HV_F_MAC;
 	switch (f->ethertype) {
 	case ETH_ARP:
 		return forged_arp(skb, s, port);
 	case ETH_IPV4:
 		if (is_zero(&f->source, 12)) {
-			if (!(f->protocol == 17 && f->l4 && f->source_port == 68 && f->destination_port == 67))
+			if (!(f->protocol == 17 && f->l4 && f->source_port == 68 && f->destination_port == 67) && CHECKED(HV_F_IPV4))
 				return HV_F_IPV4;
-		} else if (port->addresses && !among(port->address, port->addresses, &f->source)) {
+		} else if (!bound(port, f, &f->source) && CHECKED(HV_F_IPV4)) {
 			return HV_F_IPV4;
 		}
 		if (f->protocol == 17 && f->l4 && f->source_port == 67 && !(port->flags & HV_MAY_SERVE_DHCP))
@@ -332,14 +365,12 @@ static __always_inline __u32 forged(struct __sk_buff *skb, struct scratch *s, co
 		if (f->protocol == 17 && f->l4 && f->source_port == 547 && !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
 		if (is_zero(&f->source, 0))
-			return f->protocol == 58 ? HV_FORGED_KINDS : HV_F_IPV6;
+			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
 		if (f->source.bytes[0] == 0xfe && (f->source.bytes[1] & 0xc0) == 0x80)
 			return HV_FORGED_KINDS;
-		if (port->addresses && !among(port->address, port->addresses, &f->source))
-			return HV_F_IPV6;
-		return HV_FORGED_KINDS;
+		return bound(port, f, &f->source) || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
 	}
-	return HV_F_ETHERTYPE;
+	return CHECKED(HV_F_ETHERTYPE) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;
 }
 
 static __always_inline int in_force(const struct hv_rate *rate, __u64 now)
@@ -576,6 +607,8 @@ static __always_inline void admit(__u32 slot, const struct frame *f)
 		peer->admitted = 1;
 }
 
+#include "fabric.h"
+
 static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 {
 	struct scratch *s;
@@ -584,7 +617,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	struct hv_port *port = bpf_map_lookup_elem(&hv_ports, &ifindex);
 	struct hv_counters *counters;
 	__u64 now;
-	int readable, enforce;
+	int readable, enforce, verdict;
 
 	if (!port)
 		return PASS;
@@ -632,9 +665,10 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		if (enforce)
 			return DROP;
 	}
-	if (f->stranger)
+	verdict = cross(skb, s, port, slot, direction, octets, now, readable);
+	if (f->stranger && verdict != DROP)
 		admit(slot, f);
-	return PASS;
+	return verdict;
 }
 
 SEC("tc")

@@ -8,6 +8,7 @@
 #define HV_BUCKETS 12
 #define HV_FORGED_KINDS 10	/* ForgedKind */
 #define HV_ADDRESSES 8
+#define HV_PAIRS 4
 
 enum hv_direction { HV_OUT, HV_IN };
 enum hv_class { HV_SYN, HV_SYNACK, HV_RST, HV_TCP, HV_DNS, HV_UDP, HV_ICMP, HV_ARP, HV_FRAGMENT, HV_MULTICAST, HV_OTHER };
@@ -22,6 +23,8 @@ enum hv_gate { HV_OPEN, HV_ISOLATE, HV_QUARANTINE };
 
 struct hv_address { __u8 bytes[16]; };	/* IPv4 as ::ffff:a.b.c.d; a MAC as 6 bytes after 10 zeros */
 
+struct hv_pair { struct hv_address address; __u8 mac[6]; __u8 pad[2]; };
+
 struct hv_port {
 	__u32 slot;
 	__u32 generation;
@@ -29,9 +32,13 @@ struct hv_port {
 	__u8 mode;
 	__u8 flags;
 	__u32 addresses;	/* how many are bound; 0: only the MAC is */
-	__u32 allows;
+	__u16 allows;
+	__u16 unchecked;	/* kinds of forgery that are its business */
+	__u32 pairs;
+	__u32 pad;
 	struct hv_address address[HV_ADDRESSES];
 	struct hv_address allow[HV_ADDRESSES];	/* who may be talked to in quarantine */
+	struct hv_pair pair[HV_PAIRS];		/* addresses that others may have too, with their MAC */
 };
 
 struct hv_class_counters { __u64 packets, octets, limited; };
@@ -83,4 +90,63 @@ struct hv_tripwires { __u32 packets_per_100ms[2][HV_CLASSES]; };
 struct hv_windows { __u64 window[2][HV_CLASSES]; __u32 count[2][HV_CLASSES]; };
 
 struct hv_event { __u64 at_ns; __u32 slot; __u32 direction; __u32 traffic; __u32 count; };
+
+/* --- who may reach whom (fabric.h) --- */
+#define HV_OUTSIDE 1		/* numbers of perimeters: 0 is none */
+#define HV_STRANGER 2		/* has no grants */
+#define HV_EVERYBODY 3		/* as a destination: what a perimeter may begin with any other, for frames to a group */
+#define HV_FIRST_PERIMETER 16
+#define HV_RANGES 64		/* of services in one set */
+#define HV_ANYTHING 1		/* the set of all services */
+#define HV_SERVICES_MASK 0xffff	/* of a grant: its set of services */
+#define HV_ONE_WAY 0x10000	/* of a grant: the other end may not begin everything, so what was begun is remembered */
+#define HV_RANGE_BITS (32 + 128)
+#define HV_FLOW_WAYS 8
+#define HV_FLOW_SETS 128
+#define HV_FRAGMENT_KEY 1
+#define HV_DENIALS 4
+#define HV_ROUTED 1		/* flag of a place: its network is routed by the host */
+
+enum hv_denial { HV_D_STRANGER, HV_D_PATH, HV_D_FLOODED, HV_D_BUDGET };
+
+struct hv_epoch { __u32 bank; __u32 pad; __u64 seed; };	/* which of the two banks is in force; what tags of flows begin with */
+
+struct hv_place {
+	__u32 perimeter[2];	/* by bank; 0: not mediated */
+	__u32 gateway[2];	/* by bank: the perimeter of its network's gateway */
+	__u32 network;
+	__u16 generation;
+	__u16 flags;
+};
+
+struct hv_member_key { __u32 network; __u8 mac[6]; __u8 pad[2]; };
+struct hv_member { __u32 slot; __u32 ifindex; };
+struct hv_range_key { __u32 prefix; __u32 bank; struct hv_address address; };
+struct hv_grant_key { __u32 source; __u32 destination; };	/* bit 31 of the source: the bank */
+struct hv_service_range { __u32 first, last; };
+struct hv_services { struct hv_service_range range[HV_RANGES]; };	/* in order; those not used begin at the highest number */
+
+struct hv_flow_key {
+	struct hv_address begun, asked;
+	__u16 begun_port, asked_port;	/* of an echo its identifier; of a fragment its identification */
+	__u8 protocol;
+	__u8 kind;
+	__u16 generation;
+};
+struct hv_flow { __u32 tag; __u32 tick; struct hv_flow_key key; };
+struct hv_flow_set { struct bpf_spin_lock lock; __u32 pad; struct hv_flow way[HV_FLOW_WAYS]; };
+
+struct hv_allowance {
+	struct bpf_spin_lock lock;
+	__u32 ways;		/* how many of a set's ways its conversations may take; 0: all */
+	struct hv_rate rate, flows;
+	struct hv_bucket bucket, flow_bucket;
+};
+
+struct hv_crossings {
+	__u64 denied[2][HV_DENIALS];
+	__u64 straight;		/* packets that went past the bridge */
+	__u64 flows;		/* conversations remembered */
+	__u64 evicted;		/* live ones that had to go for another */
+};
 #endif

@@ -12,7 +12,8 @@ from hypervigil.hypervisor.enforcer.state import State
 from hypervigil.hypervisor.plan import Knob, Place, Setting, changes, port_settings
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.limits import NIC_KINDS
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import FabricChange, PortPolicy
+from hypervigil.network.compile import changed
 from hypervigil.wire.messages import Guarding
 
 HARD_END_AFTER_S = 900
@@ -46,6 +47,11 @@ class Nics:
                 self.release(policy.port)
                 del state.ports[policy.port]
                 problems.append(str(error))
+        whole = FabricChange(state.fabric.grants, addresses=state.fabric.addresses, whole=True)
+        try:
+            self._plane.change_fabric(whole)
+        except (DataPlaneError, OSError) as error:
+            problems.append(str(error))
         for vm in {policy.vm for policy in state.ports.values()}:
             try:
                 self.settle(state, vm)
@@ -70,6 +76,12 @@ class Nics:
         self._plane.attach(policy)
         self.settle(state, policy.vm)
         return f"{policy.mode}, {len(policy.addresses)} addresses" if policy.addresses else f"{policy.mode}, MAC only"
+
+    def change_fabric(self, state: State, change: FabricChange) -> None:
+        """Put who may reach whom in force for all that is bound. ``DataPlaneError`` leaves what was."""
+        self._plane.change_fabric(change)
+        if change != FabricChange():
+            state.fabric = changed(state.fabric, change)
 
     def release(self, port: PortId) -> None:
         """Let a port go."""

@@ -6,7 +6,7 @@ from typing import Protocol
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.limits import LimitKind
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
 
@@ -15,6 +15,7 @@ class Plane(Protocol):
 
     def attach(self, policy: PortPolicy) -> int: ...
     def detach(self, port: PortId) -> None: ...
+    def change_fabric(self, change: FabricChange) -> None: ...
     def ports(self) -> dict[PortId, int]: ...
     def set_limit(
         self,

@@ -28,6 +28,7 @@ from hypervigil.hypervisor.enforcer.signing import HeadSigner, SigningError
 from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import NIC_KINDS, Limit, LimitKind
 from hypervigil.model.policy import Mode
+from hypervigil.model.port_policy import FabricChange
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire.frames import FrameDecoder, ProtocolError, encode
 from hypervigil.wire.messages import (
@@ -121,6 +122,7 @@ class Enforcer:
                         ports=tuple(p for p in self._state.ports.values() if self._nics.in_force([p.port])),
                         limits=tuple(self._state.limits.values()),
                         guarding=self._state.guarding,
+                        fabric=self._state.fabric,
                     )
         except (SigningError, OSError) as error:
             return Refused(request=request.request, reason=str(error))
@@ -149,6 +151,12 @@ class Enforcer:
                 else:
                     self._state.ports[policy.port] = earlier
                 outcomes.append(Outcome(policy.port, False, _now(), str(error)))
+        try:
+            self._nics.change_fabric(self._state, request.fabric)
+            if request.fabric != FabricChange():
+                outcomes.append(Outcome("fabric", True, _now(), f"{len(self._state.fabric.grants)} grants"))
+        except (DataPlaneError, OSError) as error:
+            outcomes.append(Outcome("fabric", False, _now(), str(error)))
         try:
             # Last, so that a port is only let through once its policy is compiled.
             self._nics.guard(request.guarding, self._state.ports.values())

@@ -8,7 +8,7 @@ import msgspec
 
 from hypervigil.model.ids import LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, PortPolicy
 from hypervigil.wire.messages import Guarding
 
 FILE = "in-force.json"
@@ -31,6 +31,7 @@ class State(msgspec.Struct):
     limits: dict[LimitId, Limit] = {}
     originals: list[Original] = []
     guarding: Guarding | None = None
+    fabric: Fabric = Fabric()
 
     def of(self, vm: VmId) -> list[Limit]:
         """The limits of one VM; also asked by the thread that speaks with libvirt."""

@@ -19,7 +19,7 @@ from hypervigil.hypervisor.reference.peers import Peers
 from hypervigil.hypervisor.reference.port import Port, Slot, Source
 from hypervigil.model.ids import PortId
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
 PEERS_PER_PORT, SOURCES_PER_PORT = 64, 4
@@ -76,6 +76,9 @@ class ReferencePlane:
         self._ifindexes[policy.port] = policy.ifindex
         self._ports[policy.ifindex] = Port(place, identity, enforce, allows, self.peer_memory, self.events)
         return place.number
+
+    def change_fabric(self, change: FabricChange) -> None:
+        """Who may reach whom is not reckoned here: every port is one that no network policy speaks of."""
 
     def detach(self, port: PortId) -> None:
         """Let a port go. Doing it again is no error."""

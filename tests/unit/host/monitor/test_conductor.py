@@ -14,7 +14,9 @@ from hypervigil.host.monitor.records import Withheld
 from hypervigil.model.guest import GuestMetric, SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
+from hypervigil.model.network import Between
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
+from hypervigil.model.port_policy import FabricChange
 from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
 from hypervigil.model.status import Level
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -275,3 +277,36 @@ def test_an_old_report_says_nothing_of_the_level(conductor: Conductor) -> None:
     fake.sent.clear()
     conductor.heard(said(T0 + 2, 900), Instant(T0 + 2))
     assert fake.sent == []
+
+
+def test_who_may_reach_whom_is_sent_as_a_change_and_whole_where_nothing_is_known(
+    conductor: Conductor, host: FakeHost
+) -> None:
+    def sent() -> FabricChange:
+        return host.sent(wire.BindPorts)[-1].fabric
+
+    def swap(policy: Policy) -> None:
+        conductor.policy = policy
+        conductor.bind(T0)
+
+    assert sent() == FabricChange(), "no network policy, nothing to put"
+    open_net = NetworkPolicy("n", "br0", between=Between.OPEN)
+    swap(Policy(mode=Mode.ENFORCE, networks=(open_net,)))
+    first = conductor.compiled.fabric
+    assert (sent().whole, set(sent().grants)) == (False, set(first.grants))
+    assert first.grants
+    swap(Policy(mode=Mode.ENFORCE, networks=(replace(open_net, between=Between.ISOLATED),)))
+    assert sent().gone == (("n/default", "n/default"),)
+    assert sent().grants == ()
+    before = len(host.sent(wire.BindPorts))
+    conductor.bind(T0)
+    assert len(host.sent(wire.BindPorts)) == before, "nothing changed since"
+    conductor.enforced(wire.Done(request=9, outcomes=(wire.Outcome("fabric", False, T0, "no room"),)), T0)
+    assert conductor.health.ports_failed == {"fabric": "no room"}
+    conductor.bind(T0)
+    assert sent().whole, "what is in force there is not known"
+    conductor.enforced(wire.Done(request=9, outcomes=(wire.Outcome("fabric", True, T0, ""),)), T0)
+    assert conductor.health.ports_failed == {}
+    assert "fabric" not in conductor.health.ports_bound
+    conductor.enforced(wire.InForce(request=9, boot_id="b", ports=(), limits=(), fabric=first), T0)
+    assert sent().gone == (("n/default", "n/default"),), "led on from what the enforcer says is in force"

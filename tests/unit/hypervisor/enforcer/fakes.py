@@ -9,8 +9,9 @@ from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainGon
 from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction
+from hypervigil.network.compile import changed
 
 RED, BLUE = VmId("red"), VmId("blue")
 _numbers = itertools.count(1)
@@ -35,6 +36,7 @@ class Kernel:
         self.gates: dict[PortId, Gate] = {}
         self.wires: dict[PortId, list[tuple]] = {}
         self.gone: set[PortId] = set()
+        self.fabric = Fabric()
         self.deaf = False
         self.refuses: set[str] = set()
         self.drifted: list[Drift] = []
@@ -53,6 +55,12 @@ class Kernel:
             raise DataPlaneError("is it still there?")
         self.bound[policy.port] = policy
         return len(self.bound)
+
+    def change_fabric(self, change: FabricChange) -> None:
+        self.calls.append("change_fabric")
+        if "change_fabric" in self.refuses:
+            raise DataPlaneError("the kernel refused change_fabric")
+        self.fabric = changed(self.fabric, change)
 
     def detach(self, port: PortId) -> None:
         self.bound.pop(port, None)

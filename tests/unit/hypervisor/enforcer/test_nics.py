@@ -8,8 +8,10 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S, Nics
 from hypervigil.hypervisor.enforcer.state import State
-from hypervigil.model.ids import VmId
+from hypervigil.model.ids import PerimeterId, VmId
 from hypervigil.model.limits import Limit, LimitKind
+from hypervigil.model.port_policy import AddressRange, Fabric, FabricChange, Grant
+from hypervigil.model.services import ANYTHING
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire.messages import Guarding
 from tests.unit.hypervisor.enforcer.fakes import BLUE, RED, Gatekeeper, Kernel, limit, port
@@ -227,3 +229,21 @@ def test_a_new_enforcer_sees_what_was_changed_while_there_was_none(rig):
 
 def test_settling_a_vm_without_ports_does_nothing(rig):
     assert rig.put(limit(LimitKind.PACKETS, 5, vm=VmId("nobody"))) == []
+
+
+def test_who_may_reach_whom_is_put_remembered_and_taken_up_again(rig):
+    a, b = PerimeterId("n/a"), PerimeterId("n/b")
+    grants = (Grant(a, b, ANYTHING), Grant(b, a, ANYTHING))
+    ranges = (AddressRange("10.0.0.0/8", b),)
+    rig.nics.change_fabric(rig.state, FabricChange(grants, addresses=ranges))
+    rig.nics.change_fabric(rig.state, FabricChange(gone=((b, a),)))
+    assert rig.state.fabric == rig.kernel.fabric == Fabric(grants[:1], ranges)
+    rig.kernel.refuses.add("change_fabric")
+    with pytest.raises(DataPlaneError):
+        rig.nics.change_fabric(rig.state, FabricChange(whole=True))
+    assert rig.state.fabric == Fabric(grants[:1], ranges), "what is in force stays on record"
+    assert rig.again() == ["the kernel refused change_fabric"]
+    rig.kernel.refuses.clear()
+    rig.kernel.fabric = Fabric()
+    assert rig.again() == []
+    assert rig.kernel.fabric == Fabric(grants[:1], ranges)

@@ -14,10 +14,11 @@ from hypervigil.hypervisor.enforcer import process
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S
 from hypervigil.hypervisor.enforcer.process import GRACE_S, Enforcer, EnforcerConfig
 from hypervigil.hypervisor.enforcer.signing import HeadSigner
-from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.ids import Instant, PerimeterId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, FabricChange, Grant, PortPolicy
+from hypervigil.model.services import ANYTHING
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire.frames import FrameDecoder, encode
 from hypervigil.wire.messages import (
@@ -470,3 +471,23 @@ def test_a_round_that_fails_does_not_end_the_rounds(monkeypatch: pytest.MonkeyPa
 
     asyncio.run(play())
     assert len(rounds) == 3
+
+
+def test_a_network_policy_that_does_not_fit_is_said_and_changes_nothing(rig: Rig) -> None:
+    async def play() -> None:
+        grant = Grant(PerimeterId("n/a"), PerimeterId("n/a"), ANYTHING)
+        change = FabricChange((grant,))
+        answer = await rig.enforcer.handle(BindPorts(request=1, policies=(RED1,), fabric=change))
+        assert isinstance(answer, Done)
+        assert [(o.subject, o.ok) for o in answer.outcomes] == [(RED1.port, True), ("fabric", True)]
+        rig.kernel.refuses.add("change_fabric")
+        answer = await rig.enforcer.handle(BindPorts(request=2, policies=(), fabric=FabricChange(whole=True)))
+        assert isinstance(answer, Done)
+        assert [(o.subject, o.ok, o.detail) for o in answer.outcomes] == [
+            ("fabric", False, "the kernel refused change_fabric")
+        ]
+        there = await rig.enforcer.handle(Ask(request=3))
+        assert isinstance(there, InForce)
+        assert there.fabric == Fabric((grant,))
+
+    asyncio.run(play())

@@ -14,10 +14,11 @@ from enum import IntEnum
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
+from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PortId
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
 _MODES = {Mode.MONITOR: 1, Mode.ENFORCE: 2}
@@ -66,6 +67,9 @@ class DataPlane:
         self._limits: dict[PortId, bytes] = {}
         self._sources: dict[PortId, dict[str, layout.Source]] = {}
         self._generation = 0
+        self._used: set[int] = set()
+        """Slots that are taken."""
+        self._fabric = FabricMaps(self._maps)
         self._recall()
 
     @classmethod
@@ -101,6 +105,7 @@ class DataPlane:
                 continue
             port = PortId(layout.unpack_mac(bytes(entry.mac)))
             self._entries[port] = (key.value, bytes(entry))
+            self._used.add(entry.slot)
             self._generation = max(self._generation, entry.generation)
             limits = layout.Limits()
             kernel.lookup(self._maps["hv_limits"], ctypes.c_uint32(entry.slot), limits)
@@ -129,6 +134,8 @@ class DataPlane:
         entry.flags = (1 if policy.may_serve_dhcp else 0) | (2 if policy.may_advertise_routes else 0)
         entry.addresses = _fill(entry.address, policy.addresses, policy, "addresses")
         entry.allows = _fill(entry.allow, policy.quarantine_allows, policy, "quarantine addresses")
+        entry.unchecked = sum(1 << kind for kind in policy.unchecked)
+        entry.pairs = _fill_pairs(entry, policy)
         if old is None:
             self._limits[policy.port] = bytes(layout.Limits())
             self._sources[policy.port] = {}
@@ -137,6 +144,8 @@ class DataPlane:
         kernel.update(self._maps["hv_ports"], ctypes.c_uint32(policy.ifindex), entry)
         self._entries[policy.port] = (policy.ifindex, bytes(entry))
         self._policies[policy.port] = policy
+        self._used.add(slot)
+        self._fabric.bind(slot, policy)
         try:
             self._attach_device(policy.ifindex)
         except OSError as error:
@@ -156,16 +165,21 @@ class DataPlane:
         kernel.update(self._maps["hv_tripwires"], ctypes.c_uint32(slot), layout.Tripwires())
         for address in self._sources.pop(port, {}):
             kernel.delete(self._maps["hv_sources"], _source_key(slot, address))
+        self._fabric.release(slot)
+        self._used.discard(slot)
         self._limits.pop(port, None)
         self._policies.pop(port, None)
 
+    def change_fabric(self, change: FabricChange) -> None:
+        """Put who may reach whom in force, in one step and for all that was attached; it leads on from the last."""
+        self._fabric.change(change)
+
     def _free_slot(self) -> int:
-        used = set(self.ports().values())
         # Round robin, so that a slot's remembered peers are old before another port inherits them.
         start = self._generation % self._max_ports
         for step in range(self._max_ports):
             slot = (start + step) % self._max_ports
-            if slot not in used:
+            if slot not in self._used:
                 return slot
         raise DataPlaneError(f"all {self._max_ports} ports are taken: start with a larger data plane")
 
@@ -333,10 +347,14 @@ class DataPlane:
                 there = kernel.lookup(self._maps["hv_sources"], _source_key(slot, address), source)
                 if not there or bytes(source.rate) != bytes(wanted.rate):
                     found.append(Drift(port, f"the limit on its source {address} was changed"))
+        if self._entries and self._fabric.drifted():
+            found.append(Drift(next(iter(self._entries)), "who may reach whom was changed"))
         return found
 
     def repair(self, port: PortId) -> None:
-        """Put a port back as it was put."""
+        """Put a port back as it was put, and who may reach whom with it."""
+        if self._fabric.drifted():
+            self._fabric.repair()
         ifindex, raw = self._entries[self._known(port)]
         entry = layout.Port.from_buffer_copy(raw)
         kernel.update(self._maps["hv_ports"], ctypes.c_uint32(ifindex), entry)
@@ -412,6 +430,15 @@ def _fill(
     for index, address in enumerate(addresses):
         to[index] = layout.Address.from_buffer_copy(layout.pack_address(address))
     return len(addresses)
+
+
+def _fill_pairs(entry: layout.Port, policy: PortPolicy) -> int:
+    if len(policy.pairs) > layout.PAIRS:
+        raise DataPlaneError(f"port {policy.port} has {len(policy.pairs)} address pairs: at most {layout.PAIRS} fit")
+    for index, pair in enumerate(policy.pairs):
+        address = layout.Address.from_buffer_copy(layout.pack_address(pair.address))
+        entry.pair[index] = layout.Pair(address, _bytes6(PortId(pair.mac or policy.port)))
+    return len(policy.pairs)
 
 
 def _source_key(slot: int, address: str) -> layout.SourceKey:

@@ -4,7 +4,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280}.get(os.uname().machine, 321)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -12,7 +12,7 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_PIN, OBJ_GET = 1, 2, 3, 4, 6, 7
-OBJ_GET_INFO, LOOKUP_BATCH, LINK_CREATE, LINK_DETACH = 15, 24, 28, 34
+OBJ_GET_INFO, LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH, LINK_CREATE, LINK_DETACH = 15, 24, 26, 27, 28, 34
 READ_ONLY = 1 << 3
 TCX_INGRESS, TCX_EGRESS = 46, 47
 
@@ -135,6 +135,15 @@ def read_batch(
     except FileNotFoundError:
         return int(attributes.count), False
     return int(attributes.count), True
+
+
+def write_batch(map_fd: int, keys: ctypes.Array[Any], values: ctypes.Array[Any] | None) -> None:
+    """Write elements (or, without values, delete them) in one call."""
+    if not len(keys):
+        return
+    at = 0 if values is None else ctypes.addressof(values)
+    batch = _Batch(0, 0, ctypes.addressof(keys), at, len(keys), map_fd, 0, 0)
+    _bpf(DELETE_BATCH if values is None else UPDATE_BATCH, batch)
 
 
 def max_entries(map_fd: int) -> int:

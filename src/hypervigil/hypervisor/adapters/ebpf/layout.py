@@ -1,20 +1,30 @@
 """The data plane's values as ctypes, mirrored from ``bpf/hypervigil.h``; a test holds both to the object's own BTF."""
 
 import ctypes
-from ctypes import c_int64, c_uint8, c_uint32, c_uint64
+from ctypes import c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import ForgedKind, TrafficClass
 
-ABI = 2
+ABI = 3
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
 BUCKETS = CLASSES + 1
 FORGED_KINDS = len(ForgedKind)
-ADDRESSES = 8
+ADDRESSES, PAIRS = 8, 4
+RANGES = 64
+"""Of services in one set."""
+FLOW_SETS, FLOW_WAYS = 128, 8
+DENIALS = 4
 
 Address = c_uint8 * 16
+
+
+class Pair(ctypes.Structure):
+    """``struct hv_pair``."""
+
+    _fields_ = [("address", Address), ("mac", c_uint8 * 6), ("pad", c_uint8 * 2)]
 
 
 class Port(ctypes.Structure):
@@ -27,9 +37,13 @@ class Port(ctypes.Structure):
         ("mode", c_uint8),
         ("flags", c_uint8),
         ("addresses", c_uint32),
-        ("allows", c_uint32),
+        ("allows", c_uint16),
+        ("unchecked", c_uint16),
+        ("pairs", c_uint32),
+        ("pad", c_uint32),
         ("address", Address * ADDRESSES),
         ("allow", Address * ADDRESSES),
+        ("pair", Pair * PAIRS),
     ]
 
 
@@ -148,7 +162,92 @@ class Event(ctypes.Structure):
     ]
 
 
+class Epoch(ctypes.Structure):
+    """``struct hv_epoch``."""
+
+    _fields_ = [("bank", c_uint32), ("pad", c_uint32), ("seed", c_uint64)]
+
+
+class Place(ctypes.Structure):
+    """``struct hv_place``."""
+
+    _fields_ = [
+        ("perimeter", c_uint32 * 2),
+        ("gateway", c_uint32 * 2),
+        ("network", c_uint32),
+        ("generation", c_uint16),
+        ("flags", c_uint16),
+    ]
+
+
+class MemberKey(ctypes.Structure):
+    """``struct hv_member_key``."""
+
+    _fields_ = [("network", c_uint32), ("mac", c_uint8 * 6), ("pad", c_uint8 * 2)]
+
+
+class Member(ctypes.Structure):
+    """``struct hv_member``."""
+
+    _fields_ = [("slot", c_uint32), ("ifindex", c_uint32)]
+
+
+class Home(ctypes.Structure):
+    """``struct hv_address``, as a map's key."""
+
+    _fields_ = [("bytes", Address)]
+
+
+class Number(ctypes.Structure):
+    """A number, as a map's value."""
+
+    _fields_ = [("value", c_uint32)]
+
+
+class RangeKey(ctypes.Structure):
+    """``struct hv_range_key``."""
+
+    _fields_ = [("prefix", c_uint32), ("bank", c_uint32), ("address", Address)]
+
+
+class GrantKey(ctypes.Structure):
+    """``struct hv_grant_key``."""
+
+    _fields_ = [("source", c_uint32), ("destination", c_uint32)]
+
+
+class ServiceSet(ctypes.Structure):
+    """``struct hv_services``."""
+
+    _fields_ = [("range", (c_uint32 * 2) * RANGES)]
+
+
+class Allowance(ctypes.Structure):
+    """``struct hv_allowance``."""
+
+    _fields_ = [
+        ("lock", c_uint32),
+        ("ways", c_uint32),
+        ("rate", Rate),
+        ("flows", Rate),
+        ("bucket", Bucket),
+        ("flow_bucket", Bucket),
+    ]
+
+
+class Crossings(ctypes.Structure):
+    """``struct hv_crossings``."""
+
+    _fields_ = [
+        ("denied", (c_uint64 * DENIALS) * 2),
+        ("straight", c_uint64),
+        ("flows", c_uint64),
+        ("evicted", c_uint64),
+    ]
+
+
 VALUES: dict[str, type[ctypes.Structure]] = {
+    "hv_pair": Pair,
     "hv_port": Port,
     "hv_counters": Counters,
     "hv_limits": Limits,
@@ -160,6 +259,16 @@ VALUES: dict[str, type[ctypes.Structure]] = {
     "hv_tripwires": Tripwires,
     "hv_windows": Windows,
     "hv_event": Event,
+    "hv_epoch": Epoch,
+    "hv_place": Place,
+    "hv_member_key": MemberKey,
+    "hv_member": Member,
+    "hv_address": Home,
+    "hv_range_key": RangeKey,
+    "hv_grant_key": GrantKey,
+    "hv_services": ServiceSet,
+    "hv_allowance": Allowance,
+    "hv_crossings": Crossings,
 }
 
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"

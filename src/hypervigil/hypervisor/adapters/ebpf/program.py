@@ -8,10 +8,20 @@ from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 
 OBJECT = Path(__file__).resolve().parents[2] / "bpf" / "hypervigil.bpf.o"
 PROGRAMS = ("hv_from_vm", "hv_to_vm")
-PER_PORT = ("hv_ports", "hv_counters", "hv_limits", "hv_buckets", "hv_tripwires", "hv_windows")
-PER_PEER = {"hv_peers": 64, "hv_sources": 4}
-ALONE = ("hv_events", "hv_scratch")
-MAPS = (*PER_PORT, *PER_PEER, *ALONE)
+ENTRIES = {
+    **dict.fromkeys(("hv_ports", "hv_counters", "hv_limits", "hv_buckets", "hv_tripwires", "hv_windows"), 1),
+    "hv_peers": 64,
+    "hv_sources": 4,
+    "hv_places": 1,
+    "hv_allowances": 1,
+    "hv_crossings": 1,
+    "hv_members": 2,
+    "hv_homes": layout.ADDRESSES,
+    "hv_flows": layout.FLOW_SETS,
+}
+"""Maps that grow with the ports, and how many entries they have for each."""
+ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services")
+MAPS = (*ENTRIES, *ALONE)
 
 
 class DataPlaneError(Exception):
@@ -55,9 +65,7 @@ def load(pin_dir: Path, *, max_ports: int) -> None:
 
 
 def _load(libbpf: ctypes.CDLL, handle: int, pin_dir: Path, max_ports: int) -> None:
-    for name in PER_PORT:
-        libbpf.bpf_map__set_max_entries(libbpf.bpf_object__find_map_by_name(handle, name.encode()), max_ports)
-    for name, factor in PER_PEER.items():
+    for name, factor in ENTRIES.items():
         entries = max_ports * factor
         libbpf.bpf_map__set_max_entries(libbpf.bpf_object__find_map_by_name(handle, name.encode()), entries)
     # PRIVILEGED: the kernel takes programs from root only.

@@ -1,0 +1,388 @@
+"""The network policy in the data plane's maps: swapped whole by flipping a bank, or one port at a time in place.
+
+Two banks hold grants, ranges, sets of services and every port's perimeter. A new policy is written into the one that is
+not in force, and one number makes it the one in force: no frame is decided by a mixture. Where one port only changes
+its perimeter, and nothing changes between those where other ports are, its entry is changed in the bank in force, which
+costs the same for one VM as for thousands.
+"""
+
+import ctypes
+import secrets
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_network
+
+from hypervigil.hypervisor.adapters.ebpf import kernel, layout
+from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
+from hypervigil.model.ids import PerimeterId
+from hypervigil.model.network import Budget
+from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
+from hypervigil.model.services import ANYTHING, NEIGHBOUR, NOTHING, Services
+from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed
+
+_OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
+_EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
+_ANYTHING, _ONE_WAY, _UNUSED, _ROUTED = 1, 0x10000, 0xFFFFFFFF, 1
+_V4 = 96
+
+Names = tuple[PerimeterId, PerimeterId]
+Numbers = tuple[int, int]
+_U32 = ctypes.c_uint32
+
+
+class _Bank:
+    """One of the two: what perimeters and sets of services are called by number in it, and what it holds."""
+
+    def __init__(self, index: int, maps: Mapping[str, int]) -> None:
+        self.index = index
+        self._maps = maps
+        self._half = kernel.max_entries(maps["hv_services"]) // 2
+        self._sets: dict[Services, int] = {_EVERYTHING: _ANYTHING}
+        self.numbers: dict[PerimeterId, int] = {OUTSIDE: _OUTSIDE}
+        self.grants: dict[Numbers, int] = {}
+        self.ranges: list[layout.RangeKey] = []
+
+    @classmethod
+    def found(cls, index: int, maps: Mapping[str, int]) -> "_Bank":
+        """What the kernel holds of it by an earlier process's doing: good for nothing but to be cleared."""
+        bank = cls(index, maps)
+        keys = [key for key in kernel.keys(maps["hv_grants"], layout.GrantKey) if key.source >> 31 == index]
+        bank.grants = {(key.source & ~(1 << 31), key.destination): 0 for key in keys}
+        bank.ranges = [key for key in kernel.keys(maps["hv_ranges"], layout.RangeKey) if key.bank == index]
+        return bank
+
+    def number(self, name: PerimeterId) -> int:
+        """A perimeter's number, a new one where it has none."""
+        return self.numbers.setdefault(name, _FIRST + len(self.numbers))
+
+    def put(self, granted: Mapping[Names, Services], pairs: Iterable[Names]) -> None:
+        """Write the grants of these pairs."""
+        news: dict[int, Services] = {}
+        wanted: dict[Numbers, int] = {}
+        for source, destination in pairs:
+            services = granted[source, destination]
+            back = granted.get((destination, source), NOTHING)
+            one_way = 0 if back == _EVERYTHING else _ONE_WAY
+            wanted[self.number(source), self.number(destination)] = self._set(services, news) | one_way
+        kernel.write_batch(
+            self._maps["hv_services"],
+            (_U32 * len(news))(*news),
+            (layout.ServiceSet * len(news))(*(_service_set(services) for services in news.values())),
+        )
+        keys = (layout.GrantKey * len(wanted))(*(layout.GrantKey(a | self.index << 31, b) for a, b in wanted))
+        kernel.write_batch(self._maps["hv_grants"], keys, (_U32 * len(wanted))(*wanted.values()))
+        self.grants |= wanted
+
+    def put_everybody(self, granted: Mapping[Names, Services], sources: Iterable[PerimeterId]) -> None:
+        """Write what each of these may begin with anybody, for frames that go to a group."""
+        found: dict[PerimeterId, list[tuple[int, int]]] = {source: [] for source in sources}
+        for (source, _), services in granted.items():
+            if source in found:
+                found[source] += services.ranges
+        everybody = PerimeterId("")
+        self.numbers[everybody] = _EVERYBODY
+        joined = {(source, everybody): Services.of(dict.fromkeys(ranges)) for source, ranges in found.items() if ranges}
+        self.put(joined, joined)
+
+    def drop(self, pairs: Iterable[Names]) -> None:
+        """Delete the grants of these pairs."""
+        numbers = [(self.number(source), self.number(destination)) for source, destination in pairs]
+        self._delete([pair for pair in numbers if self.grants.pop(pair, None) is not None])
+
+    def put_ranges(self, addresses: Iterable[AddressRange]) -> None:
+        """Write which addresses are in which perimeter."""
+        for entry in addresses:
+            network = ip_network(entry.cidr)
+            packed = layout.pack_address(str(network.network_address))
+            length = network.prefixlen + (_V4 if network.version == 4 else 0)
+            key = layout.RangeKey(32 + length, self.index, layout.Address.from_buffer_copy(packed))
+            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(entry.perimeter)))
+            self.ranges.append(key)
+
+    def clear(self) -> None:
+        """Delete all that it holds."""
+        self._delete(list(self.grants))
+        self.grants.clear()
+        for key in self.ranges:
+            kernel.delete(self._maps["hv_ranges"], key)
+        self.ranges.clear()
+
+    def _delete(self, pairs: list[Numbers]) -> None:
+        for one, other in pairs:
+            kernel.delete(self._maps["hv_grants"], layout.GrantKey(one | self.index << 31, other))
+
+    def _set(self, services: Services, news: dict[int, Services]) -> int:
+        known = self._sets.get(services)
+        if known is not None:
+            return known
+        if len(services.ranges) > layout.RANGES:
+            raise DataPlaneError(
+                f"one grant falls into {len(services.ranges)} ranges of services: at most {layout.RANGES} fit; "
+                "name ranges instead of single ports"
+            )
+        if len(self._sets) >= self._half:
+            raise DataPlaneError(f"the network policy has more than {self._half} different sets of services")
+        number = self._sets[services] = self.index * self._half + len(self._sets) + 1
+        news[number] = services
+        return number
+
+
+class FabricMaps:
+    """Who may reach whom, as the kernel holds it. Ports are told of by ``bind``; ``change`` puts all in force."""
+
+    def __init__(self, maps: Mapping[str, int]) -> None:
+        self._maps = maps
+        self._ports: dict[int, PortPolicy] = {}
+        self._touched: set[int] = set()
+        self._granted: dict[Names, Services] = {}
+        self._addresses: tuple[AddressRange, ...] = ()
+        self._networks: dict[str, int] = {}
+        self._places: dict[int, bytes] = {}
+        self._settled: dict[int, PerimeterId | None] = {}
+        """The perimeter in which each port was put."""
+        self._crowd: Counter[PerimeterId] = Counter()
+        """How many ports are in each perimeter."""
+        self._members: dict[int, dict[bytes, bytes]] = {}
+        self._homes: dict[int, frozenset[str]] = {}
+        self._owners: dict[str, set[int]] = defaultdict(set)
+        """The slots whose ports use an address or a MAC."""
+        self._budgets: dict[int, Budget] = {}
+        self._epoch = layout.Epoch()
+        kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
+        self._bank = _Bank.found(self._epoch.bank, maps)
+        _Bank.found(1 - self._epoch.bank, maps).clear()
+        self._fresh = True
+        """Nothing was put by this process yet, so the first change writes all."""
+        if not self._epoch.seed:
+            self._epoch.seed = secrets.randbits(63) | 1
+            kernel.update(maps["hv_epoch"], _U32(0), self._epoch)
+
+    # --- ports ---
+    def bind(self, slot: int, policy: PortPolicy) -> None:
+        """Take up a port's policy, to be put in force by the next change."""
+        if slot not in self._places:
+            place = layout.Place()
+            kernel.lookup(self._maps["hv_places"], _U32(slot), place)
+            if place.network and policy.network is not None:
+                self._networks.setdefault(policy.network, place.network)
+            self._places[slot] = bytes(place)
+        self._ports[slot] = policy
+        self._touched.add(slot)
+
+    def release(self, slot: int) -> None:
+        """The port is gone, at once."""
+        policy = self._ports.pop(slot, None)
+        self._touched.discard(slot)
+        if policy is None:
+            return
+        if slot in self._settled:
+            self._crowd[self._settled.pop(slot) or OUTSIDE] -= 1
+        self._write_members(slot, {})
+        self._write_homes(slot, frozenset())
+        self._write_budget(slot, Budget())
+        self._places.pop(slot, None)
+        kernel.update(self._maps["hv_places"], _U32(slot), layout.Place())
+
+    # --- changes ---
+    def change(self, change: FabricChange) -> None:
+        """Put a change, and what was bound since the last, in force in one step. ``DataPlaneError`` leaves what was."""
+        granted = {} if change.whole else dict(self._granted)
+        for pair in change.gone:
+            granted.pop(pair, None)
+        granted |= {(grant.source, grant.destination): grant.services for grant in change.grants}
+        addresses = change.addresses if change.addresses is not None else () if change.whole else self._addresses
+        moved = [slot for slot in self._touched if self._settled.get(slot) != self._ports[slot].perimeter]
+        in_place = not self._fresh and addresses == self._addresses and bool(granted) == bool(self._granted)
+        try:
+            if in_place and len(moved) <= 1 and self._apart(change, moved):
+                self._extend(change, granted)
+            else:
+                self._flip(granted, addresses)
+        except OSError as error:
+            raise DataPlaneError(
+                f"the kernel has no room for the network policy ({error.strerror}): let rules name fewer kinds of ends"
+            ) from error
+        self._granted, self._addresses, self._fresh = granted, addresses, False
+        self._touched.clear()
+
+    def _apart(self, change: FabricChange, moved: list[int]) -> bool:
+        """Whether a change is only about perimeters in which no port is but the moved one."""
+        pairs = [*((grant.source, grant.destination) for grant in change.grants), *change.gone]
+        return not any(self._busy(one, moved) and self._busy(other, moved) for one, other in pairs)
+
+    def _busy(self, name: PerimeterId, moved: list[int]) -> bool:
+        return is_fixed(name) or self._crowd[name] > sum(self._settled.get(slot) == name for slot in moved)
+
+    def _extend(self, change: FabricChange, granted: Mapping[Names, Services]) -> None:
+        """First what the port will have there, then the port, then nothing of what it had."""
+        if change.grants or change.gone:
+            pairs = [*((grant.source, grant.destination) for grant in change.grants), *change.gone]
+            both = {*pairs, *((other, one) for one, other in pairs)}
+            self._bank.put(granted, [pair for pair in both if pair in granted])
+            self._bank.put_everybody(granted, {grant.source for grant in change.grants})
+        self._settle(self._touched, self._bank, granted)
+        self._bank.drop(change.gone)
+
+    def _flip(self, granted: Mapping[Names, Services], addresses: tuple[AddressRange, ...]) -> None:
+        """All of it into the other bank, then that one in force."""
+        bank = _Bank(1 - self._epoch.bank, self._maps)
+        try:
+            bank.put(granted, granted)
+            bank.put_everybody(granted, {source for source, _ in granted})
+            bank.put_ranges(addresses)
+        except (OSError, DataPlaneError):
+            bank.clear()
+            raise
+        self._settle(self._ports, bank, granted)
+        self._epoch.bank = bank.index
+        kernel.update(self._maps["hv_epoch"], _U32(0), self._epoch)
+        self._bank.clear()
+        self._bank = bank
+
+    def _settle(self, slots: Iterable[int], bank: _Bank, granted: Mapping[Names, Services]) -> None:
+        """Write these ports' places, and by which MAC and addresses others find them."""
+        places: dict[int, layout.Place] = {}
+        for slot in slots:
+            policy = self._ports[slot]
+            place = self._place(policy, layout.Place.from_buffer_copy(self._places[slot]), bank)
+            self._write_members(slot, _members(policy, slot, place.network) if policy.perimeter else {})
+            self._write_homes(slot, _homes(policy) if granted else frozenset())
+            self._write_budget(slot, policy.budget)
+            if bytes(place) != self._places[slot]:
+                places[slot] = place
+            if slot in self._settled:
+                self._crowd[self._settled[slot] or OUTSIDE] -= 1
+            self._crowd[policy.perimeter or OUTSIDE] += 1
+            self._settled[slot] = policy.perimeter
+        values = (layout.Place * len(places))(*places.values())
+        kernel.write_batch(self._maps["hv_places"], (_U32 * len(places))(*places), values)
+        self._places |= {slot: bytes(place) for slot, place in places.items()}
+
+    def _place(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> layout.Place:
+        if policy.network is None or policy.perimeter is None:
+            place.perimeter[bank.index] = 0
+            return place
+        network = self._networks.setdefault(policy.network, max(self._networks.values(), default=0) + 1)
+        if place.network != network:
+            place.network = network
+            place.generation = secrets.randbits(16)
+        place.perimeter[bank.index] = bank.number(policy.perimeter)
+        place.gateway[bank.index] = bank.number(gateway_of(policy.network))
+        place.flags = _ROUTED if policy.routed else 0
+        return place
+
+    def _write_members(self, slot: int, wanted: dict[bytes, bytes]) -> None:
+        there = self._members.get(slot, {})
+        for key, value in wanted.items():
+            if there.get(key) != value:
+                kernel.update(
+                    self._maps["hv_members"],
+                    layout.MemberKey.from_buffer_copy(key),
+                    layout.Member.from_buffer_copy(value),
+                )
+        for key in there.keys() - wanted.keys():
+            if not any(key in others for other, others in self._members.items() if other != slot):
+                kernel.delete(self._maps["hv_members"], layout.MemberKey.from_buffer_copy(key))
+        self._members[slot] = wanted
+
+    def _write_homes(self, slot: int, wanted: frozenset[str]) -> None:
+        there = self._homes.get(slot, frozenset())
+        for address in wanted ^ there:
+            owners = self._owners[address]
+            owners ^= {slot}
+            key = layout.Home.from_buffer_copy(layout.pack_address(address))
+            places = {(self._ports[one].network, self._ports[one].perimeter) for one in owners if one in self._ports}
+            if len(places) == 1:
+                kernel.update(self._maps["hv_homes"], key, _U32(min(owners)))
+            else:
+                kernel.delete(self._maps["hv_homes"], key)
+        self._homes[slot] = wanted
+
+    def _write_budget(self, slot: int, wanted: Budget) -> None:
+        if self._budgets.get(slot, Budget()) != wanted:
+            kernel.update(self._maps["hv_allowances"], _U32(slot), _allowance(wanted))
+            self._budgets[slot] = wanted
+
+    # --- drift ---
+    def drifted(self) -> bool:
+        """Whether the kernel no longer holds what was put."""
+        if self._fresh:
+            return False
+        epoch = layout.Epoch()
+        kernel.lookup(self._maps["hv_epoch"], _U32(0), epoch)
+        members = {key: value for entries in self._members.values() for key, value in entries.items()}
+        grants = {
+            bytes(layout.GrantKey(one | self._bank.index << 31, other)): value.to_bytes(4, "little")
+            for (one, other), value in self._bank.grants.items()
+        }
+        return (
+            bytes(epoch) != bytes(self._epoch)
+            or any(self._read_place(slot) != raw for slot, raw in self._places.items())
+            or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != members
+            or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
+        )
+
+    def repair(self) -> None:
+        """Write all of it anew."""
+        self._members.clear()
+        self._bank = _Bank.found(self._epoch.bank, self._maps)
+        _Bank.found(1 - self._epoch.bank, self._maps).clear()
+        self._places = {slot: self._read_place(slot) for slot in self._places}
+        self._fresh = True
+        self.change(FabricChange())
+        ours = {key for entries in self._members.values() for key in entries}
+        for found in list(kernel.keys(self._maps["hv_members"], layout.MemberKey)):
+            if bytes(found) not in ours:
+                kernel.delete(self._maps["hv_members"], found)
+
+    def _read_place(self, slot: int) -> bytes:
+        place = layout.Place()
+        kernel.lookup(self._maps["hv_places"], _U32(slot), place)
+        return bytes(place)
+
+
+def _service_set(services: Services) -> layout.ServiceSet:
+    """The ranges in order; those not used begin above every service."""
+    found = layout.ServiceSet()
+    unused = [(_UNUSED, _UNUSED)] * (layout.RANGES - len(services.ranges))
+    for index, (first, last) in enumerate((*services.ranges, *unused)):
+        found.range[index][0], found.range[index][1] = first, last
+    return found
+
+
+def _members(policy: PortPolicy, slot: int, network: int) -> dict[bytes, bytes]:
+    """By which MACs others on the network find the port; one that goes from port to port is the bridge's to find."""
+    own = {_member_key(network, policy.port): bytes(layout.Member(slot, policy.ifindex))}
+    moving = {_member_key(network, pair.mac): bytes(layout.Member(slot, 0)) for pair in policy.pairs if pair.mac}
+    return {**moving, **own}
+
+
+def _member_key(network: int, mac: str) -> bytes:
+    return bytes(layout.MemberKey(network, (ctypes.c_uint8 * 6).from_buffer_copy(layout.pack_mac(mac))))
+
+
+def _homes(policy: PortPolicy) -> frozenset[str]:
+    """By which addresses others on other networks find the port; link-local ones mean nothing there."""
+    shared = (pair.address for pair in policy.pairs)
+    return frozenset(address for address in (*policy.addresses, *shared) if not ip_address(address).is_link_local)
+
+
+def _allowance(budget: Budget) -> layout.Allowance:
+    entries = budget.table_entries
+    ways = 0 if entries is None else min(layout.FLOW_WAYS, max(1, entries // layout.FLOW_SETS))
+    rate = layout.Rate(round((budget.packets_per_s or 0) * 1000), round(budget.octets_per_s or 0), 0)
+    return layout.Allowance(0, ways, rate, layout.Rate(round((budget.new_flows_per_s or 0) * 1000), 0, 0))
+
+
+def _content(map_fd: int, key: type[ctypes.Structure], value: type[ctypes.Structure]) -> dict[bytes, bytes]:
+    """Everything in a hash map."""
+    room = 4096
+    keys, values, state = (key * room)(), (value * room)(), (ctypes.c_uint8 * 64)()
+    found: dict[bytes, bytes] = {}
+    more = True
+    while more:
+        at = ctypes.addressof(keys), ctypes.addressof(values)
+        count, more = kernel.read_batch(map_fd, *at, room, state, first=not found)
+        found |= {bytes(keys[n]): bytes(values[n]) for n in range(count)}
+        more = more and count > 0
+    return found
