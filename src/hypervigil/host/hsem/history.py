@@ -1,9 +1,10 @@
 """What is normal for each VM: a decaying histogram per VM and metric, for all VMs at once.
 
-Bins are spaced evenly in the logarithm, so heavy tails cost nothing and a few wild samples move no quantile. Samples
-lose half their weight in ``HALF_LIFE``; a VM under suspicion is not learned from, so what is unusual cannot make
-itself usual within a case, and the policy's cap bounds what slow growth can reach. 40 metrics x 48 bins x 4 bytes are
-7.7 kB per VM.
+Bins are spaced evenly in the logarithm, so heavy tails cost nothing and a few wild samples move no quantile. Each
+``HALF_LIFE`` of a VM's own samples they lose half their weight: a VM that is off forgets nothing. A VM under suspicion
+is not learned from, so what is unusual cannot make itself usual within a case, and the policy's cap bounds what slow
+growth can reach. Bins hold whole seconds, which halving keeps below what two bytes hold: 40 metrics x 48 bins are
+3.8 kB per VM.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,8 +21,10 @@ PER_OCTAVE = 2
 LEAST_SAMPLES = 30
 SETTLED_SAMPLES = 300
 """From so many on, ten seconds of something else leave the 95th percentile where it was."""
-HALF_LIFE = 6 * 3600.0
+HALF_LIFE = 6 * 3600
 """Samples (seconds)."""
+MOST_SAMPLES = 2 * HALF_LIFE
+"""From so many in a histogram on they are halved: far enough below what two bytes hold that it need not be at once."""
 PRIOR_PPS = 8.0
 """What a VM without history is presumed to send of a class at its busiest, packets per second."""
 MOST = 1e30
@@ -32,8 +35,6 @@ AT_ONCE = 512
 """Of so many VMs at once: the copies that it takes stay small, and in the processor's caches."""
 
 _N = len(Metric)
-_GROWTH = float(2.0 ** (1.0 / HALF_LIFE))
-_RENORMALISE = 1e6
 
 _SCALE = np.ones(_N, np.float32)
 """What to multiply a metric by so that its first bin ends below anything of interest."""
@@ -56,7 +57,7 @@ _EDGES = 0.5 * 2.0 ** (np.arange(BINS) / PER_OCTAVE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Remembered:
-    """All histories as values: arrays of shape ``(VMs, metrics, bins)``, decayed to now, and ``(VMs, metrics)``."""
+    """All histories as values: arrays of shape ``(VMs, metrics, bins)`` and ``(VMs, metrics)``."""
 
     vms: tuple[VmId, ...]
     histogram: Matrix
@@ -67,9 +68,8 @@ class History:
     """Histograms and their quantiles of all VMs."""
 
     def __init__(self) -> None:
-        self._table = Table(histogram=(_N, BINS), samples=(_N,), middle=(_N,), tail=(_N,))
+        self._table = Table({"histogram": (_N, BINS)}, samples=(_N,), middle=(_N,), tail=(_N,))
         self._table.begin_with("tail", PRIORS)
-        self._weight = 1.0
         self._turn = 0
 
     @property
@@ -94,12 +94,8 @@ class History:
         np.minimum(bins, BINS - 1, out=bins)
         # What is unseen adds nothing to the first bin: cheaper than to pick out what is seen.
         bins += _FIRST_BINS + (rows * (_N * BINS))[:, None]
-        self._table["histogram"].reshape(-1)[bins] += np.where(seen, np.float32(self._weight), np.float32(0.0))
+        self._table.counts("histogram").reshape(-1)[bins] += seen
         self._table["samples"][rows] += seen
-        self._weight *= _GROWTH
-        if self._weight > _RENORMALISE:
-            np.divide(self._table["histogram"], self._weight, out=self._table["histogram"])
-            self._weight = 1.0
         self._refresh(rows)
 
     def _refresh(self, rows: Rows) -> None:
@@ -111,8 +107,10 @@ class History:
 
     def _summarise(self, rows: Rows) -> None:
         for some in np.array_split(rows, len(rows) // AT_ONCE + 1) if len(rows) else ():
-            cumulated = np.cumsum(self._table["histogram"][some], axis=2)
+            cumulated = np.cumsum(self._table.counts("histogram")[some], axis=2, dtype=np.float32)
             total = cumulated[:, :, -1]
+            full, metrics = np.nonzero(total >= MOST_SAMPLES)
+            self._table.counts("histogram")[some[full], metrics] >>= 1
             enough = self._table["samples"][some] >= LEAST_SAMPLES
             self._table["middle"][some] = _quantile(cumulated, total, 0.5) / _SCALE
             self._table["tail"][some] = np.where(enough, _quantile(cumulated, total, 0.95) / _SCALE, PRIORS)
@@ -146,9 +144,8 @@ class History:
     def remember(self) -> Remembered:
         """All of it."""
         n = len(self._table)
-        return Remembered(
-            self._table.vms, self._table["histogram"][:n] / self._weight, self._table["samples"][:n].copy()
-        )
+        histogram = self._table.counts("histogram")[:n].astype(np.float32)
+        return Remembered(self._table.vms, histogram, self._table["samples"][:n].copy())
 
     def recall(self, known: Remembered) -> None:
         """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
@@ -161,8 +158,10 @@ class History:
             raise ValueError("it is a history with impossible values")
         self._table.clear()
         rows = self._table.rows(known.vms)
-        self._table["histogram"][rows], self._table["samples"][rows] = histogram, samples
-        self._weight = 1.0
+        total = histogram.sum(axis=2, keepdims=True)
+        fitting = histogram * (MOST_SAMPLES / np.maximum(total, MOST_SAMPLES))
+        self._table.counts("histogram")[rows] = np.rint(fitting).astype(np.uint16)
+        self._table["samples"][rows] = samples
         self._turn = REFRESH
         self._summarise(rows)
 

@@ -1,6 +1,7 @@
 """Arrays that have one row per VM, grow together and close their gaps together. Pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,15 +9,22 @@ import numpy.typing as npt
 from hypervigil.model.ids import VmId
 
 Matrix = npt.NDArray[np.float32]
+Counts = npt.NDArray[np.uint16]
 Rows = npt.NDArray[np.intp]
 _LEAST_ROWS = 16
 
 
 class Table:
-    """Named arrays of float32, shape ``(rows, *shape)``; a new VM's row is zeros, or what ``begin_with`` says."""
+    """Named arrays of float32, shape ``(rows, *shape)``; a new VM's row is zeros, or what ``begin_with`` says.
 
-    def __init__(self, **shapes: tuple[int, ...]) -> None:
-        self._arrays: dict[str, Matrix] = {name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()}
+    ``counts``: arrays of whole numbers up to 65,535, which take half of the room.
+    """
+
+    def __init__(self, counts: Mapping[str, tuple[int, ...]] | None = None, /, **shapes: tuple[int, ...]) -> None:
+        self._arrays: dict[str, npt.NDArray[Any]] = {
+            **{name: np.zeros((0, *shape), np.uint16) for name, shape in (counts or {}).items()},
+            **{name: np.zeros((0, *shape), np.float32) for name, shape in shapes.items()},
+        }
         self._initial: dict[str, Matrix] = {}
         self._rows: dict[VmId, int] = {}
         self._room = 0
@@ -37,6 +45,10 @@ class Table:
 
         Ask for rows first: a new one may make the array grow, which replaces it.
         """
+        return self._arrays[name]
+
+    def counts(self, name: str) -> Counts:
+        """The same of an array of whole numbers."""
         return self._arrays[name]
 
     @property
@@ -70,7 +82,7 @@ class Table:
 
     def _grow(self, room: int) -> None:
         for name, old in self._arrays.items():
-            new = np.zeros((room, *old.shape[1:]), np.float32)
+            new = np.zeros((room, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
             self._arrays[name] = new
         self._room = room

@@ -5,7 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hypervigil.host.hsem.history import LEAST_SAMPLES, PRIOR_PPS, PRIORS, History, Remembered
+from hypervigil.host.hsem.history import (
+    LEAST_SAMPLES,
+    MOST_SAMPLES,
+    PRIOR_PPS,
+    PRIORS,
+    REFRESH,
+    History,
+    Remembered,
+)
 from hypervigil.host.hsem.table import Table
 from hypervigil.host.monitor import histories
 from hypervigil.model.ids import VmId
@@ -53,18 +61,34 @@ def test_a_young_vm_is_usually_what_it_is_half_of_the_time() -> None:
     assert history.usual(A, Metric.CPU) < 0.3 < history.tail(A, Metric.CPU)
 
 
-def test_what_was_long_ago_loses_its_weight() -> None:
-    history = History()
-    row = np.zeros((1, len(Metric)), np.float32)
-    row[0, Metric.OUT_SYN] = 1000.0
-    for _ in range(100):
-        history.learn([A], row)
-    history._weight *= 2.0**20  # twenty half-lives later
-    row[0, Metric.OUT_SYN] = 10.0
-    for _ in range(100):
-        history.learn([A], row)
-    assert history.tail(A, Metric.OUT_SYN) <= 12
-    assert history.samples(A) == 200
+def test_what_was_long_ago_loses_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypervigil.host.hsem.history.MOST_SAMPLES", 100)
+    history = taught({A: [1000.0] * 200 + [10.0] * 250})
+    assert history.remember().histogram[0, Metric.OUT_SYN].sum() <= 110
+    assert history.tail(A, Metric.OUT_SYN) <= 12, "after five half-lives less than a twentieth is left of it"
+    assert history.samples(A) == 450
+
+
+def test_a_vm_that_is_off_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypervigil.host.hsem.history.MOST_SAMPLES", 100)
+    history = taught({A: [1000.0] * 40, B: [10.0] * 2000})
+    assert history.tail(A, Metric.OUT_SYN) == pytest.approx(1000, rel=0.4)
+
+
+def test_no_count_outgrows_its_bytes() -> None:
+    """Neither by itself nor by a history that claims to be of more than there can be."""
+    assert np.iinfo(np.uint16).max >= MOST_SAMPLES + 100 * REFRESH
+    history = taught({A: [10.0] * 90 + [1000.0] * 10})
+    known, before = history.remember(), history.tail(A, Metric.OUT_SYN)
+    history.recall(replace(known, histogram=known.histogram * 1e6))
+    assert history.remember().histogram.sum(axis=2).max() <= MOST_SAMPLES
+    assert history.tail(A, Metric.OUT_SYN) == pytest.approx(before, rel=0.01)
+
+
+def test_a_vm_takes_less_than_five_kilobytes() -> None:
+    history = taught({VmId(str(n)): [1.0] for n in range(16)})
+    taken = sum(array.nbytes for array in history._table._arrays.values())
+    assert taken / 16 <= 5_000
 
 
 def test_unseen_teaches_nothing_and_zero_does() -> None:
