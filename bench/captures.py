@@ -79,7 +79,7 @@ def judged(one: Labelled, folder: Path, history_s: int) -> dict[str, Any]:
     )
     attackers = [name for name, vm in vms.items() if vm["verdict"] == "attacker"]
     wrong = [name for name in attackers if name != "attacker"]
-    frames = asked.get("frames", {"after_limit": 0, "stopped": 0})
+    frames = asked.get("frames", {"passed_after_limit": 0, "stopped": 0})
     bystanders = [vm for name, vm in vms.items() if name not in {"attacker", "victim"}]
     return {
         "file": one.file,
@@ -94,7 +94,7 @@ def judged(one: Labelled, folder: Path, history_s: int) -> dict[str, Any]:
         "level2_s": asked["level2_s"],
         "limit_s": asked["limit_s"],
         "verdict_s": asked["verdict_s"],
-        "passed_after_limit": frames["after_limit"] - frames["stopped"],
+        "passed_after_limit": frames["passed_after_limit"],
         "stopped": frames["stopped"],
         "bystanders_lost": sum(vm["frames"]["stopped"] for vm in bystanders),
         "cause": asked.get("cause"),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
+from hypervigil.entrypoints.replay.disputes import Disputes
 from hypervigil.entrypoints.replay.links import NOBODY, Seen
 from hypervigil.hypervisor.reference.frame import V4_MAPPED
 
@@ -79,8 +80,9 @@ class Census:
         self.real = False
         """Whether anything was Ethernet."""
         self.unknown = 0
+        self.disputes = Disputes()
 
-    def see(self, one: Seen) -> None:
+    def see(self, one: Seen, at_ns: int = 0) -> None:
         """Take in one frame."""
         self.real |= one.real
         pair = one.addresses
@@ -90,6 +92,7 @@ class Census:
         own = one.arp or one.hops_left in FIRST_HOPS or bool(one.destination_mac[0] & 1)
         if any(source[12:] if source.startswith(V4_MAPPED) else source):
             self._sent(one, source, own=own)
+        self.disputes.see(one, at_ns, first_hand=own)
         if not one.arp and not one.destination_mac[0] & 1:
             self._got(one, destination)
         if one.real:

@@ -65,6 +65,8 @@ class Outcome:
     """Frames that a limit (or its forged sender) stopped at its NIC, of those that it sent or should have got."""
     after_limit: int = 0
     """Frames at its NIC since its first limit."""
+    passed_after_limit: int = 0
+    """Of these, those that neither a limit nor their forged sender stopped."""
     limited: bool = False
 
     @property
@@ -140,6 +142,7 @@ class Drive:
                 interface=f"replay{one.ifindex}",
                 ifindex=one.ifindex,
                 mode=Mode.ENFORCE,
+                addresses=one.bound,
                 may_serve_dhcp=one.may_serve_dhcp,
                 may_advertise_routes=one.may_advertise_routes,
             )
@@ -233,6 +236,7 @@ class Drive:
         gso_size = SEGMENT if length > LONG_FRAME else 0
         passes = self._plane.handle(station.ifindex, direction, frame, at, length=length, gso_size=gso_size)
         outcome.stopped += not passes
+        outcome.passed_after_limit += outcome.limited and passes
         return passes
 
     # --- decisions ----

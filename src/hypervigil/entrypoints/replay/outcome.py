@@ -35,6 +35,7 @@ def _vm(outcome: Outcome, nics: list[Station]) -> dict[str, Any]:
             "sent": outcome.sent,
             "got": outcome.got,
             "after_limit": outcome.after_limit,
+            "passed_after_limit": outcome.passed_after_limit,
             "stopped": outcome.stopped,
         },
         "nics": [{"mac": None if nic.made_up else nic.mac.hex(":"), "addresses": list(nic.addresses)} for nic in nics],

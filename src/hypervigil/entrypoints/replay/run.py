@@ -37,7 +37,7 @@ def replay(
         for number, captured in enumerate(capture, 1):
             one = seen(captured)
             if one is not None:
-                census.see(one)
+                census.see(one, captured.at_ns)
             else:
                 unread += 1
             if number % _TELL_EACH == 0:

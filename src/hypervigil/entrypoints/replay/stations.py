@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from hypervigil.entrypoints.replay.census import Card, Census, best_first, text
 from hypervigil.entrypoints.replay.links import NOBODY, Seen
+from hypervigil.host.inventory.claims import link_local
 from hypervigil.hypervisor.adapters.ebpf.layout import ADDRESSES, pack_address, pack_mac
 
 MAX_STATIONS = 256
@@ -28,6 +29,8 @@ class Station:
     only: frozenset[bytes] | None = None
     """Of a router: the addresses that are its own; what it sends for others is not its."""
     addresses: tuple[str, ...] = ()
+    bound: tuple[str, ...] = ()
+    """Of a NIC that says to have an address that is another's: what it may send with. Else empty: with anything."""
     may_serve_dhcp: bool = False
     may_advertise_routes: bool = False
 
@@ -109,7 +112,9 @@ def _has(card: Card, address: bytes) -> bool:
 
 
 def _by_mac(census: Census, number: int, name: str, mac: bytes, card: Card, *, whole: bool = False) -> Station:
-    router = card.router and bool(card.own)
+    bound = _bound(census, mac, card)
+    # Who took over the way to others forwards for them, and is no router for that.
+    router = card.router and bool(card.own) and not bound
     return Station(
         name=name,
         ifindex=number + 1,
@@ -117,15 +122,27 @@ def _by_mac(census: Census, number: int, name: str, mac: bytes, card: Card, *, w
         network=card.network,
         made_up=False,
         only=frozenset(card.own) if router and not whole else None,
-        addresses=tuple(text(address) for address in _carried(card)[:ADDRESSES]),
+        addresses=tuple(text(address) for address in _carried(census, mac, card)[:ADDRESSES]),
+        bound=bound,
         may_serve_dhcp=census.dhcp_servers.get(card.network) == mac,
-        may_advertise_routes=card.router or census.advertisers.get(card.network) == mac,
+        may_advertise_routes=(card.router and not bound) or census.advertisers.get(card.network) == mac,
     )
 
 
-def _carried(card: Card) -> list[bytes]:
+def _bound(census: Census, mac: bytes, card: Card) -> tuple[str, ...]:
+    """What a NIC may send with that claimed what is another's; with more addresses than a NIC can have, anything."""
+    foreign = census.disputes.disproved.get(mac, set())
+    own = [text(address) for address in card.own if address not in foreign]
+    if not foreign or len(own) >= ADDRESSES:
+        return ()
+    return (*own, link_local(mac.hex(":")))  # never empty, for that would be anything
+
+
+def _carried(census: Census, mac: bytes, card: Card) -> list[bytes]:
     """A MAC's addresses, the one to name it by first."""
+    foreign = census.disputes.disproved.get(mac, set())
     own = card.own if card.router else {**card.own, **dict.fromkeys(sorted(card.asked_for))}
+    own = {address: None for address in own if address not in foreign}
     return best_first(own or card.passed_on or card.asked_for)
 
 
@@ -141,7 +158,7 @@ def everybody(census: Census) -> Stations:
     ]
     found: list[tuple[int, Station]] = []
     for mac, card in hosts:
-        found.append((card.sent, _by_mac(census, len(found), text(_carried(card)[0]), mac, card)))
+        found.append((card.sent, _by_mac(census, len(found), text(_carried(census, mac, card)[0]), mac, card)))
     if not found:
         for address in _standing_alone(census):
             known = census.addresses[address]
