@@ -254,7 +254,7 @@ def _datagrams(
         heard = TALKS if peak_pps > STORM_PPS else HEARD
         found = _by_answers(traffic, mine, theirs, asking, heard=heard if may_be_stream else None)
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
-        if may_be_stream and (aimed or mixed(asking)) and peak_pps <= TRICKLE_PPS:
+        if may_be_stream and (aimed or mixed([peer.services for peer in asking])) and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
         return min(found, Conduct.UNCLEAR) if may_be_stream and peak_pps <= STREAM_PPS else found
     streams = tuple(p for p in peers if not p.asks)
@@ -267,15 +267,15 @@ def _datagrams(
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
 
 
-def mixed(peers: Collection[Peer]) -> bool:
-    """Whether these are asked for so many services that somebody must have told their addresses and ports.
+def mixed(services: Collection[int]) -> bool:
+    """Whether hosts are asked for so many services that somebody must have told their addresses and ports.
 
-    Whoever looks for a service asks all hosts for it, or for a few like it.
+    Whoever looks for a service asks all hosts for it, or for a few like it. ``services`` of each, as ``Peer`` has them.
     """
-    services = 0
-    for peer in peers:
-        services |= peer.services
-    return services.bit_count() > max(ONE_SERVICE, MIXED * len(peers))
+    asked = 0
+    for one in services:
+        asked |= one
+    return asked.bit_count() > max(ONE_SERVICE, MIXED * len(services))
 
 
 def unheard(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> bool:

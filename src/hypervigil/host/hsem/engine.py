@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts
 from hypervigil.host.hsem.history import MOST, History, Remembered
-from hypervigil.host.hsem.judge import accused_by, amplified, forged_enough, judge
+from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
+from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
-from hypervigil.host.hsem.scans import scanned, swept
+from hypervigil.host.hsem.scans import slow_probe, slow_sweep
+from hypervigil.host.hsem.slow import Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import WATCHED, Watch
@@ -41,12 +42,8 @@ MAX_HISTORIES = 20_000
 """Above this, VMs that do not run are forgotten."""
 DRAFT_S = 3.0
 """What a VM above its allowance does is kept so long to tell how it is meant, before there is reason for a case."""
-FEW_TRIES = 2.0
-"""Tries in vain at many ports that open a case."""
 QUIET_S = 60.0
 """What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
-SECOND_LOOK_S = 1.0
-"""A provisional limit stays so long before it is lifted without a verdict."""
 FORGIVEN_S = 24 * 3600.0
 """After so long without a verdict an attack is a first one again."""
 BUSY_TAIL = 0.75
@@ -73,6 +70,7 @@ class Hsem:
         self._next_limit = next_limit
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
+        self._slow = Slow()
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -147,6 +145,7 @@ class Hsem:
                 decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
         self._watch.keep(tuple(running))
         self._turns.keep(running)
+        self._slow.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
         for vm in running:
@@ -182,7 +181,7 @@ class Hsem:
                 self._grow(record.dossier, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
-        return decisions
+        return decisions + self._look_back(report, values, suspects, now)
 
     def told(self, fact: Evidence) -> None:
         """A fact about a VM's agent: told with its case, and ground for none."""
@@ -277,27 +276,28 @@ class Hsem:
         if now - record.forged_since <= FORGED_S:
             draft.forged = list(record.forged)
         facts = draft.facts(now, record.repetition)
-        if not (forged_enough(draft.forged) or self._suspicious(record, facts, look, now)):
+        if not suspicious(record, facts, look, now):
             return []
         record.forged = [0] * len(ForgedKind)
         draft.opened_at = now
-        evidence = explain.surges(facts) or explain.forged(facts)
-        evidence = evidence or [e for p in scanned(facts, FEW_TRIES) for e in explain.ports(facts, p)]
-        evidence = evidence or explain.hosts(facts)
-        return self._open(record, draft, tuple(evidence), now)
+        return self._open(record, draft, tuple(grounds(facts)), now)
 
-    def _suspicious(self, record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
-        for surge in facts.surges:
-            meant = facts.conduct(surge.direction, surge.traffic)
-            until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
-            quiet = now < until and surge.rate <= 2 * rate
-            if meant is Conduct.HOSTILE and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
-                return True
-            if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and not quiet:
-                return True
-        if scanned(facts, least=FEW_TRIES) or amplified(facts):
-            return True
-        return look.above(Metric.NEW_DESTINATIONS) and swept(facts)
+    def _look_back(self, report: HostReport, values: Matrix, suspects: set[VmId], now: Instant) -> list[Decision]:
+        """Remember tries in vain, and open a case of who made too many of them, however slowly."""
+        syns = dict(zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True))
+        for vm in suspects:
+            syns.pop(vm, None)  # what a limit of ours stops is not answered either
+        self._slow.see(report, syns, now)
+        decisions: list[Decision] = []
+        for vm in self._slow.ripe(now, MAX_LOOKS):
+            record, vain = self._record(vm), self._slow.of(vm, now)
+            if record.dossier is None and (slow_sweep(vain) or slow_probe(vain)):
+                dossier = self._dossier(vm, now)
+                dossier.vain = vain
+                evidence = explain.vain(dossier.facts(now, record.repetition))
+                decisions += self._open(record, dossier, tuple(evidence), now)
+                decisions += self._consider(record, now)
+        return decisions
 
     def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
         dossier.case = self._next_case()
@@ -458,6 +458,7 @@ class Hsem:
             return []
         record.targets = frozenset()
         self._watch.calm(record.vm)
+        self._slow.forget(record.vm)
         return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
 
     # --- memory ----

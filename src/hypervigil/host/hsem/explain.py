@@ -151,6 +151,28 @@ def hosts_cause(facts: Facts) -> str:
     return f"{facts.vm} tries {facts.new_destinations:,.0f} addresses that it never talked to, and hardly any answers"
 
 
+def vain(facts: Facts) -> list[Evidence]:
+    """Tries in vain over hours."""
+    known = facts.vain
+    hosts = f"{known.hosts} addresses that it never talked to were tried in {_span(known.seconds)}, and none answered"
+    ports = f"{known.ports} ports of {known.address} were tried, and none accepted"
+    return [
+        _fact(facts, "slow-fan-out", known.hosts, "addresses", hosts),
+        _fact(facts, "slow-ports", known.ports, "ports", ports),
+    ]
+
+
+def vain_cause(facts: Facts, *, ports: bool) -> str:
+    """One sentence."""
+    known = facts.vain
+    what = f"{known.ports} ports of {known.address}" if ports else f"{known.hosts} addresses that it never talked to"
+    return f"{facts.vm} tries {what} one after the other within {_span(known.seconds)}, and none answers"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
+
+
 def forged(facts: Facts) -> list[Evidence]:
     """Forged frames by kind."""
     return [

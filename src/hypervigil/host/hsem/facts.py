@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
-from hypervigil.model.ids import CaseId, Instant, VmId
+from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.status import Evidence
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
@@ -70,6 +70,26 @@ class Tries:
 
 
 @dataclass(frozen=True, slots=True)
+class Vain:
+    """What a VM tried in vain in the last hours, with whatever pauses in between."""
+
+    hosts: int = 0
+    """That it never talked to before, and that did not answer."""
+    spared: float = 0.0
+    """Hosts that speak for it: new ones that answered, and those it knew that are silent now."""
+    seconds: float = 0.0
+    """Since the first of these tries, as far as it is remembered."""
+    ports: int = 0
+    """At the one host where most of them were tried (an estimate: not more than there were)."""
+    mixed: bool = False
+    """As ``Tries.mixed``."""
+    address: str = ""
+    """Of that host."""
+    other: VmId = OUTSIDE
+    """Whose that is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that HSEM knows of one case when it judges."""
 
@@ -107,6 +127,7 @@ class Facts:
     repetition: int
     """How often this VM was found an attacker before."""
     tries: Tries = Tries()
+    vain: Vain = Vain()
     told: tuple[Evidence, ...] = ()
     """Facts about the VM's agent: shown with a verdict, and no ground for one."""
 
@@ -175,6 +196,7 @@ class Dossier:
     contention: float = 0.0
     peers: dict[tuple[Direction, str], Peer] = field(default_factory=dict)
     peers_dropped: int = 0
+    vain: Vain = Vain()
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
 
@@ -256,6 +278,7 @@ class Dossier:
             accusations=tuple(self.accusations.values()),
             repetition=repetition,
             tries=self._tries(),
+            vain=self.vain,
             told=tuple(self.told),
         )
 
@@ -272,7 +295,7 @@ class Dossier:
             for peer in tried
             if peer.answers > peer.resets or (not peer.answers and (Direction.IN, peer.address) in self.peers)
         ]
-        return Tries(len(tried), len(answered), len(reset), mixed(tried))
+        return Tries(len(tried), len(answered), len(reset), mixed([peer.services for peer in tried]))
 
 
 class LastFacts:
@@ -320,6 +343,7 @@ def reopened(facts: Facts) -> Dossier:
         near_capacity=facts.near_capacity,
         contention=facts.contention,
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
+        vain=facts.vain,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.facts import Accusation, Facts, Surge
-from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, swept
+from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
@@ -116,6 +116,17 @@ def _scan(facts: Facts) -> Verdict | None:
             confidence=0.9,
             target=peer.other,
         )
+    if slow_sweep(facts.vain) or slow_probe(facts.vain):
+        return _verdict(
+            facts,
+            Role.ATTACKER,
+            AttackClass.SCAN,
+            evidence=explain.vain(facts),
+            cause=explain.vain_cause(facts, ports=slow_probe(facts.vain)),
+            counterfactual="would be CLEARED if those that it tried had answered, or others that it newly tries",
+            confidence=0.8,
+            target=facts.vain.other if slow_probe(facts.vain) else None,
+        )
     if not swept(facts):
         return None
     return _verdict(
@@ -178,16 +189,18 @@ def _flood(facts: Facts) -> Verdict | None:
 
 def accused_by(facts: Facts, verdict: Verdict) -> dict[VmId, Accusation]:
     """Whom an attacker attacks, by what it attempted."""
-    found: dict[VmId, tuple[Peer, str]] = {}
+    found: dict[VmId, tuple[float, str]] = {}
     if verdict.attack is AttackClass.SCAN:
-        found = {peer.other: (peer, "tries of many ports") for peer in scanned(facts)}
+        if slow_probe(facts.vain):
+            found[facts.vain.other] = (facts.vain.ports, "tries of many ports over hours")
+        found |= {peer.other: (peer.packets, "tries of many ports") for peer in scanned(facts)}
     elif verdict.attack is AttackClass.FLOOD:
         for surge in hostile_surges(facts):
             for peer in hit(facts, surge):
-                found.setdefault(peer.other, (peer, surge.traffic.name))
+                found.setdefault(peer.other, (peer.packets, surge.traffic.name))
     return {
-        other: Accusation(facts.vm, facts.case, str(verdict.attack), traffic, peer.packets)
-        for other, (peer, traffic) in found.items()
+        other: Accusation(facts.vm, facts.case, str(verdict.attack), traffic, packets)
+        for other, (packets, traffic) in found.items()
         if other not in {facts.vm, OUTSIDE}
     }
 

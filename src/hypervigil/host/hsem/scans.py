@@ -1,7 +1,7 @@
 """Who tries port after port of one host, or host after host, and what becomes of the tries. Pure."""
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
-from hypervigil.host.hsem.facts import Facts
+from hypervigil.host.hsem.facts import Facts, Vain
 from hypervigil.model.metric import packet_metric
 from hypervigil.model.traffic import Direction, TrafficClass
 
@@ -15,6 +15,12 @@ TRIES_PER_PORT = 4.0
 MANY_TRIES = 60.0
 """Tries of many services on many hosts that are a scan, if next to none is accepted."""
 HARDLY_ANY = 0.05
+SLOW_HOSTS = 8
+"""Hosts without an answer within hours that are a scan for one service, if next to nothing speaks for the VM."""
+EXCUSED = 4
+"""So many more it takes for each host that does."""
+SLOW_PORTS = 16
+"""Ports of one host, one after the other within hours, all in vain, that are a scan."""
 
 
 def scanned(facts: Facts, least: float = SCAN_PORTS) -> list[Peer]:
@@ -66,3 +72,13 @@ def swept(facts: Facts) -> bool:
     # Where it was not seen what came back, it was a reset if most of what came back was.
     late = facts.of(Direction.IN, TrafficClass.RST) > tries.reset + tries.answered / 2
     return by and tries.hosts - (0 if late else tries.answered) >= FEW_COMPLETED * tries.hosts
+
+
+def slow_sweep(vain: Vain) -> bool:
+    """Whether host after host was tried for one service, over hours."""
+    return not vain.mixed and vain.hosts >= SLOW_HOSTS + EXCUSED * vain.spared
+
+
+def slow_probe(vain: Vain) -> bool:
+    """Whether port after port of one host was tried, over hours."""
+    return vain.ports >= SLOW_PORTS

@@ -1,0 +1,41 @@
+"""Whether what is seen of a VM at Level 1 is reason for a case, and by what it is explained. Pure."""
+
+from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.conduct import Conduct
+from hypervigil.host.hsem.facts import Facts
+from hypervigil.host.hsem.judge import amplified, forged_enough
+from hypervigil.host.hsem.look import Look
+from hypervigil.host.hsem.scans import scanned, swept
+from hypervigil.host.hsem.watched import Watched
+from hypervigil.model.ids import Instant
+from hypervigil.model.metric import Metric
+from hypervigil.model.status import Evidence
+
+FEW_TRIES = 2.0
+"""Tries in vain at many ports that open a case."""
+SECOND_LOOK_S = 1.0
+"""A provisional limit stays so long before it is lifted without a verdict."""
+
+
+def suspicious(record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
+    """Whether there is reason for a case."""
+    if forged_enough(facts.forged):
+        return True
+    for surge in facts.surges:
+        meant = facts.conduct(surge.direction, surge.traffic)
+        until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
+        quiet = now < until and surge.rate <= 2 * rate
+        if meant is Conduct.HOSTILE and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
+            return True
+        if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and not quiet:
+            return True
+    if scanned(facts, least=FEW_TRIES) or amplified(facts):
+        return True
+    return look.above(Metric.NEW_DESTINATIONS) and swept(facts)
+
+
+def grounds(facts: Facts) -> list[Evidence]:
+    """The evidence that a case is opened with."""
+    evidence = explain.surges(facts) or explain.forged(facts)
+    evidence = evidence or [e for p in scanned(facts, FEW_TRIES) for e in explain.ports(facts, p)]
+    return evidence or explain.hosts(facts)

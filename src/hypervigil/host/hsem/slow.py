@@ -1,0 +1,163 @@
+"""Who tries host after host, or port after port, in vain, and so slowly that no report shows more than one try. Pure.
+
+Of each VM the last few hosts are remembered at which its tries to connect led to nothing, and which services it tried
+there, for hours. What is answered later is struck out. Hosts that the VM knew before, and new ones that answer, speak
+for it: a network that is down for everybody, and a client of many hosts of which some are gone, are no scan.
+"""
+
+from array import array
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from zlib import crc32
+
+from hypervigil.host.hsem.conduct import mixed
+from hypervigil.host.hsem.facts import Vain
+from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.report import HostReport, PairRate
+from hypervigil.model.traffic import Direction
+
+REMEMBERED_S = 6 * 3600.0
+MAX_HOSTS = 24
+"""Remembered of each VM: about half a kilobyte. Beyond it, the one whose last try is longest ago is forgotten."""
+RIPE_S = 3.0
+"""Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
+_ROUNDING = 0.01
+
+
+@dataclass(slots=True)
+class _Tried:
+    """One VM's tries; the arrays have one element per host."""
+
+    hosts: "array[int]" = field(default_factory=lambda: array("I"))
+    """Hashes of addresses: who finds addresses that collide only hides its own from itself."""
+    at: "array[float]" = field(default_factory=lambda: array("d"))
+    """The last try."""
+    services: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Ports tried in vain, as ``PairRate.services``."""
+    strange: "array[int]" = field(default_factory=lambda: array("B"))
+    """Whether it was never talked to before."""
+    answered: float = 0.0
+    """Hosts never talked to before that answered; they fade."""
+    answered_at: float = 0.0
+    most_at: tuple[str, VmId] = ("", OUTSIDE)
+    """The host of which most ports were tried, and whose it is."""
+
+    def add(self, pair: PairRate, now: Instant) -> None:
+        """A try that nobody has answered yet."""
+        host = crc32(pair.address.encode())
+        if host not in self.hosts:
+            if len(self.hosts) == MAX_HOSTS:
+                self.drop(self.at.index(min(self.at)))
+            self.hosts.append(host)
+            self.at.append(now)
+            self.services.append(0)
+            self.strange.append(pair.new)
+        row = self.hosts.index(host)
+        self.at[row] = now
+        self.services[row] |= pair.services
+        if self.services[row].bit_count() >= max(one.bit_count() for one in self.services):
+            self.most_at = (pair.address, pair.other)
+
+    def strike(self, pair: PairRate, now: Instant) -> None:
+        """A host answers at these ports."""
+        host = crc32(pair.address.encode())
+        strange = pair.new
+        if host in self.hosts:
+            row = self.hosts.index(host)
+            self.services[row] &= ~pair.services
+            if self.services[row]:
+                return
+            strange = bool(self.strange[row])
+            self.drop(row)
+        if strange:
+            self.answered = self.faded(now) + 1.0
+            self.answered_at = now
+
+    def drop(self, row: int) -> None:
+        """Forget a host."""
+        for column in (self.hosts, self.at, self.services, self.strange):
+            del column[row]
+
+    def faded(self, now: Instant) -> float:
+        """How many hosts answered, of late."""
+        return self.answered * float(0.5 ** ((now - self.answered_at) / (REMEMBERED_S / 2)))
+
+
+class Slow:
+    """The tries in vain of all VMs."""
+
+    def __init__(self) -> None:
+        self._of: dict[VmId, _Tried] = {}
+        self._ripening: dict[VmId, Instant] = {}
+        """Who tried something since it was looked at, and when last; who has waited longest comes first."""
+
+    def keep(self, vms: Collection[VmId]) -> None:
+        """Forget all others."""
+        for vm in self._of.keys() - vms:
+            self.forget(vm)
+
+    def forget(self, vm: VmId) -> None:
+        """Begin anew with a VM."""
+        self._of.pop(vm, None)
+        self._ripening.pop(vm, None)
+
+    def see(self, report: HostReport, syns: Mapping[VmId, float], now: Instant) -> None:
+        """Take in a report; ``syns``: of the VMs that are not under suspicion, how many they sent a second.
+
+        Unanswered packets that begin something are tries to connect if the VM sent as many SYNs as all of them are,
+        besides those of its conversations: look-ups and other datagrams have no answer yet now and then.
+        """
+        left = dict(syns)
+        begun: dict[VmId, float] = {}
+        tries: list[PairRate] = []
+        for pair in report.pairs:
+            if pair.direction is not Direction.OUT or pair.vm not in left:
+                continue
+            if pair.packets > pair.openings or pair.answers > pair.resets:
+                if pair.packets > pair.openings:
+                    left[pair.vm] -= pair.openings
+                if pair.vm in self._of or (pair.new and pair.openings):
+                    self._record(pair.vm).strike(pair, now)
+            elif pair.openings:
+                begun[pair.vm] = begun.get(pair.vm, 0.0) + pair.openings
+                tries.append(pair)
+        for pair in tries:
+            if begun[pair.vm] <= left[pair.vm] + _ROUNDING:
+                self._record(pair.vm).add(pair, now)
+                self._ripening.pop(pair.vm, None)
+                self._ripening[pair.vm] = now
+
+    def _record(self, vm: VmId) -> _Tried:
+        found = self._of.get(vm)
+        if found is None:
+            found = self._of[vm] = _Tried()
+        return found
+
+    def ripe(self, now: Instant, most: int) -> list[VmId]:
+        """Whose tries have gone unanswered for so long that they may be looked at, each once; at most so many."""
+        due: list[VmId] = []
+        for vm, at in self._ripening.items():
+            if now - at < RIPE_S or len(due) == most:
+                break
+            due.append(vm)
+        for vm in due:
+            del self._ripening[vm]
+        return due
+
+    def of(self, vm: VmId, now: Instant) -> Vain:
+        """What a VM tried in vain."""
+        tried = self._of.get(vm)
+        if tried is None:
+            return Vain()
+        rows = [row for row, at in enumerate(tried.at) if RIPE_S <= now - at <= REMEMBERED_S]
+        strange = [row for row in rows if tried.strange[row]]
+        address, other = tried.most_at
+        return Vain(
+            hosts=len(strange),
+            spared=len(rows) - len(strange) + tried.faded(now),
+            seconds=now - min((tried.at[row] for row in rows), default=now),
+            ports=max((tried.services[row].bit_count() for row in rows), default=0),
+            mixed=mixed([tried.services[row] for row in strange]),
+            address=address,
+            other=other,
+        )

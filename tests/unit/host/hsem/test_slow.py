@@ -1,0 +1,158 @@
+"""Scans that take hours: one try at a time, each in vain. And what looks like one and is none."""
+
+import sys
+
+import pytest
+
+from hypervigil.host.hsem.scans import SLOW_HOSTS, SLOW_PORTS
+from hypervigil.host.hsem.slow import MAX_HOSTS, REMEMBERED_S, Slow
+from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.limits import LimitKind
+from hypervigil.model.report import HostReport, PairRate
+from hypervigil.model.status import AttackClass, Role
+from hypervigil.model.traffic import Direction, TrafficClass
+from tests.unit.host.hsem.scene import Scene
+
+SYN, SYNACK, RST, TCP, UDP = (
+    TrafficClass.SYN,
+    TrafficClass.SYNACK,
+    TrafficClass.RST,
+    TrafficClass.TCP,
+    TrafficClass.UDP,
+)
+PAUSE_S = 600.0
+
+
+def host(number: int) -> str:
+    return f"192.0.2.{number}"
+
+
+def pause(scene: Scene, seconds: float = PAUSE_S) -> None:
+    """Nothing happens for so long."""
+    scene.run(4)
+    scene.now = Instant(scene.now + seconds)
+    scene.run(0.4)
+
+
+def tries(
+    scene: Scene, target: str, *, service: int = 1, refused: bool = False, late: bool = False, well: bool = False
+):
+    """One connection that bob tries."""
+    scene.send("bob", target, SYN, 1, octets=60, service=service)
+    if late:
+        scene.run(0.2)
+    if refused:
+        scene.send(target, "bob", RST, 1, octets=54, service=40)
+    if well:
+        scene.send(target, "bob", SYNACK, 1, octets=60, service=40)
+        scene.send("bob", target, TCP, 2, octets=60, service=service)
+
+
+@pytest.mark.parametrize("how", [{}, {"refused": True}, {"refused": True, "late": True}])
+def test_one_host_each_ten_minutes(scene: Scene, how: dict[str, bool]) -> None:
+    for number in range(SLOW_HOSTS):
+        assert scene.suspected() == set()
+        tries(scene, host(number), **how)
+        pause(scene)
+    verdict = scene.verdict("bob")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, None)
+    assert f"{SLOW_HOSTS} addresses that it never talked to" in verdict.cause
+    assert "minutes" in verdict.cause
+    assert LimitKind.NEW_DESTINATIONS in {limit.kind for limit in scene.ordered("bob")}
+    assert scene.blamed() == {"bob"}
+
+
+def test_what_was_judged_is_not_judged_again(scene: Scene) -> None:
+    for number in range(SLOW_HOSTS + 3):
+        tries(scene, host(number))
+        pause(scene)
+    assert scene.roles("bob").count(Role.ATTACKER) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_few_that_answer_speak_for_it(scene: Scene, *, late: bool) -> None:
+    for number in range(SLOW_HOSTS + 3):
+        tries(scene, host(number), well=number % 4 == 0, late=late)
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_a_network_that_is_down_is_no_scan(scene: Scene) -> None:
+    """Whom it knew does not answer either."""
+    for number in range(4):
+        tries(scene, host(100 + number), well=True)
+    pause(scene, REMEMBERED_S * 10)
+    for number in range(SLOW_HOSTS + 3):
+        tries(scene, host(100 + number % 4))
+        tries(scene, host(number))
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_peers_of_whom_others_told_are_no_scan(scene: Scene) -> None:
+    """Each at a port of its own: nobody looks for one service there."""
+    for number in range(MAX_HOSTS):
+        tries(scene, host(number), service=number)
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_one_host_that_is_gone_is_tried_for_hours(scene: Scene) -> None:
+    for _ in range(4 * SLOW_HOSTS):
+        tries(scene, host(1))
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_what_was_long_ago_is_forgotten(scene: Scene) -> None:
+    for number in range(3 * SLOW_HOSTS):
+        tries(scene, host(number))
+        pause(scene, REMEMBERED_S / (SLOW_HOSTS - 1))
+    assert scene.suspected() == set()
+
+
+def test_datagrams_are_not_meant(scene: Scene) -> None:
+    for number in range(2 * SLOW_HOSTS):
+        scene.send("bob", host(number), UDP, 1, asks=True)
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_one_port_each_ten_minutes(scene: Scene) -> None:
+    for port in range(SLOW_PORTS):
+        assert scene.suspected() == set()
+        tries(scene, "alice", service=port, refused=True)
+        pause(scene)
+    verdict = scene.verdict("bob")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, "alice")
+    assert scene.verdict("alice").role is Role.VICTIM
+    assert scene.verdict("alice").target == "bob"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_ports_that_accept_are_no_scan(scene: Scene, *, late: bool) -> None:
+    for port in range(2 * SLOW_PORTS):
+        tries(scene, "alice", service=port, well=True, late=late)
+        pause(scene)
+    assert scene.suspected() == set()
+
+
+def test_it_is_bounded_and_forgets_who_is_gone() -> None:
+    slow, vm = Slow(), VmId("bob")
+    for number in range(1000):
+        now = Instant(1000.0 + number)
+        pair = PairRate(vm, Direction.OUT, OUTSIDE, host(number), 1, 60, 1, 0, 0, 1, new=True, services=1)
+        slow.see(HostReport(now, 1.0, (vm,), memoryview(b""), (pair,)), {vm: 1.0}, now)
+    assert len(slow._of[vm].hosts) == MAX_HOSTS
+    assert _octets(slow._of[vm]) <= 1200
+    assert slow.ripe(Instant(now + 1), 10) == [], "somebody may still answer"
+    assert slow.ripe(Instant(now + 3), 10) == [vm]
+    assert slow.ripe(Instant(now + 3), 10) == [], "once"
+    assert slow.of(vm, Instant(now + 3)).hosts == MAX_HOSTS
+    slow.keep([])
+    assert slow.of(vm, Instant(now + 3)).hosts == 0
+
+
+def _octets(tried: object) -> int:
+    parts = [getattr(tried, name) for name in type(tried).__slots__]
+    return sys.getsizeof(tried) + sum(map(sys.getsizeof, parts))
