@@ -19,6 +19,8 @@ from hypervigil.model.traffic import Direction
 REMEMBERED_S = 6 * 3600.0
 MAX_HOSTS = 24
 """Remembered of each VM: about half a kilobyte. Beyond it, the one whose last try is longest ago is forgotten."""
+KEPT_S = 60.0
+"""None is forgotten sooner: who tries many a second must not push all out before they could have answered."""
 RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
 _ROUNDING = 0.01
@@ -47,6 +49,8 @@ class _Tried:
         host = crc32(pair.address.encode())
         if host not in self.hosts:
             if len(self.hosts) == MAX_HOSTS:
+                if now - min(self.at) < KEPT_S:
+                    return
                 self.drop(self.at.index(min(self.at)))
             self.hosts.append(host)
             self.at.append(now)
@@ -89,7 +93,7 @@ class Slow:
     def __init__(self) -> None:
         self._of: dict[VmId, _Tried] = {}
         self._ripening: dict[VmId, Instant] = {}
-        """Who tried something since it was looked at, and when last; who has waited longest comes first."""
+        """Who tried something since it was looked at, and when first; who has waited longest comes first."""
 
     def keep(self, vms: Collection[VmId]) -> None:
         """Forget all others."""
@@ -124,8 +128,7 @@ class Slow:
         for pair in tries:
             if begun[pair.vm] <= left[pair.vm] + _ROUNDING:
                 self._record(pair.vm).add(pair, now)
-                self._ripening.pop(pair.vm, None)
-                self._ripening[pair.vm] = now
+                self._ripening.setdefault(pair.vm, now)
 
     def _record(self, vm: VmId) -> _Tried:
         found = self._of.get(vm)
@@ -134,7 +137,10 @@ class Slow:
         return found
 
     def ripe(self, now: Instant, most: int) -> list[VmId]:
-        """Whose tries have gone unanswered for so long that they may be looked at, each once; at most so many."""
+        """Who has tries that went unanswered for so long that they may be looked at; at most so many.
+
+        Who goes on trying is looked at again and again: there may never be a moment without one that is still open.
+        """
         due: list[VmId] = []
         for vm, at in self._ripening.items():
             if now - at < RIPE_S or len(due) == most:
@@ -142,6 +148,8 @@ class Slow:
             due.append(vm)
         for vm in due:
             del self._ripening[vm]
+            if now - max(self._of[vm].at, default=now) < RIPE_S:
+                self._ripening[vm] = now
         return due
 
     def of(self, vm: VmId, now: Instant) -> Vain:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hypervigil.host.hsem.scans import SLOW_HOSTS, SLOW_PORTS
-from hypervigil.host.hsem.slow import MAX_HOSTS, REMEMBERED_S, Slow
+from hypervigil.host.hsem.slow import MAX_HOSTS, REMEMBERED_S, RIPE_S, Slow
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.report import HostReport, PairRate
@@ -60,6 +60,21 @@ def test_one_host_each_ten_minutes(scene: Scene, how: dict[str, bool]) -> None:
     assert "minutes" in verdict.cause
     assert LimitKind.NEW_DESTINATIONS in {limit.kind for limit in scene.ordered("bob")}
     assert scene.blamed() == {"bob"}
+
+
+@pytest.mark.parametrize("pause_s", [0.2, 0.6, 1.0, 2.0, 20.0])
+def test_too_slow_for_a_surge_and_without_a_pause(scene: Scene, pause_s: float) -> None:
+    """There is never a moment in which nobody may still answer."""
+    for number in range(100):
+        if scene.verdicts("bob"):
+            break
+        tries(scene, host(number))
+        if pause_s < 1:
+            tries(scene, host(number + 100))
+        scene.run(pause_s)
+    first = scene.verdicts("bob")[0]
+    assert (first.role, first.attack) == (Role.ATTACKER, AttackClass.SCAN)
+    assert first.at - scene.begun_at <= SLOW_HOSTS * pause_s + 2 * RIPE_S
 
 
 def test_what_was_judged_is_not_judged_again(scene: Scene) -> None:
@@ -137,20 +152,28 @@ def test_ports_that_accept_are_no_scan(scene: Scene, *, late: bool) -> None:
     assert scene.suspected() == set()
 
 
+def _sees(slow: Slow, vm: VmId, address: str, at: float) -> None:
+    pair = PairRate(vm, Direction.OUT, OUTSIDE, address, 1, 60, 1, 0, 0, 1, new=True, services=1)
+    slow.see(HostReport(Instant(at), 1.0, (vm,), memoryview(b""), (pair,)), {vm: 1.0}, Instant(at))
+
+
 def test_it_is_bounded_and_forgets_who_is_gone() -> None:
     slow, vm = Slow(), VmId("bob")
     for number in range(1000):
-        now = Instant(1000.0 + number)
-        pair = PairRate(vm, Direction.OUT, OUTSIDE, host(number), 1, 60, 1, 0, 0, 1, new=True, services=1)
-        slow.see(HostReport(now, 1.0, (vm,), memoryview(b""), (pair,)), {vm: 1.0}, now)
-    assert len(slow._of[vm].hosts) == MAX_HOSTS
+        _sees(slow, vm, host(number), 1000.0 + number)
+    assert slow.of(vm, Instant(2010.0)).hosts == MAX_HOSTS
     assert _octets(slow._of[vm]) <= 1200
-    assert slow.ripe(Instant(now + 1), 10) == [], "somebody may still answer"
-    assert slow.ripe(Instant(now + 3), 10) == [vm]
-    assert slow.ripe(Instant(now + 3), 10) == [], "once"
-    assert slow.of(vm, Instant(now + 3)).hosts == MAX_HOSTS
     slow.keep([])
-    assert slow.of(vm, Instant(now + 3)).hosts == 0
+    assert slow.of(vm, Instant(2010.0)).hosts == 0
+
+
+def test_a_try_is_looked_at_when_it_could_have_been_answered() -> None:
+    slow, vm = Slow(), VmId("bob")
+    _sees(slow, vm, host(1), 1000.0)
+    _sees(slow, vm, host(2), 1002.0)
+    due = [at for at in range(1001, 1020) if slow.ripe(Instant(float(at)), 10)]
+    assert due == [1003, 1006]
+    assert [slow.of(vm, Instant(float(at))).hosts for at in due] == [1, 2]
 
 
 def _octets(tried: object) -> int:
