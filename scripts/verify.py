@@ -78,12 +78,16 @@ def slices() -> tuple[Slice, ...]:
     paths = sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
     scenarios = tuple(_scenario("scenario", path) for path in paths)
     controls = tuple(_scenario("control", path, "--control") for path in paths if _attacks(path))
-    long = Slice("long", 80, (sys.executable, "-m", "pytest", "--complete", "-m", "long", "tests"), code=CODE)
+    pytest = (sys.executable, "-m", "pytest", "--complete", "-m", "long")
+    long = (
+        Slice("long-fuzz", 80, (*pytest, "tests/fuzz"), code=CODE),
+        Slice("long", 80, (*pytest, "--ignore=tests/fuzz", "tests"), code=CODE),
+    )
     benches = tuple(
         Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"), code=(*LAB, "bench"))
         for path in sorted((ROOT / "bench").glob("[!_]*.py"))
     )
-    return (*pulses, *trials, *scenarios, *controls, long, *benches)
+    return (*pulses, *trials, *scenarios, *controls, *long, *benches)
 
 
 def _scenario(kind: str, path: Path, *options: str) -> Slice:
