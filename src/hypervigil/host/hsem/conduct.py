@@ -134,11 +134,12 @@ def conduct(
     *,
     sources: float = 1.0,
     refusals: float = 0.0,
+    listens: bool = False,
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
-    port or host cannot be reached.
+    port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
     """
     match traffic:
         case TrafficClass.SYN:
@@ -153,7 +154,7 @@ def conduct(
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
-            refused = refusals >= REFUSALS or theirs.excess(TrafficClass.ICMP) >= 1.0
+            refused = not listens and (refusals >= REFUSALS or theirs.excess(TrafficClass.ICMP) >= 1.0)
             found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found

@@ -331,7 +331,10 @@ class Hsem:
                     direction, traffic = divmod(column, len(TrafficClass))
                     rate = recent.counts[column] / recent.seconds
                     dossier.surge(Direction(direction), TrafficClass(traffic), rate, now)
-        dossier.failures += look.value(Metric.FAILURES) * look.interval_s
+        failures = look.value(Metric.FAILURES) * look.interval_s
+        dossier.failures += failures
+        if failures - look.counts[Metric.IN_RST] >= 0.5:
+            dossier.refused_at = now
         dossier.fan_out = max(dossier.fan_out, look.value(Metric.FAN_OUT))
         dossier.fan_in = max(dossier.fan_in, look.value(Metric.FAN_IN))
 

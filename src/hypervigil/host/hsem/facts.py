@@ -17,6 +17,8 @@ MAX_FACTS = 1000
 MAX_TOLD = 16
 FEW_PACKETS = 20.0
 """Whoever was sent fewer was tried; more is work."""
+REFUSED_S = 1.6
+"""A port that is still closed says so again within this time (``icmp_ratelimit``: once a second)."""
 TOLD_PEERS = 12
 """Of a case's peers, the busiest so many of each direction are kept as facts."""
 LEAST_PEERS = 2 * TOLD_PEERS
@@ -130,6 +132,8 @@ class Facts:
     vain: Vain = Vain()
     told: tuple[Evidence, ...] = ()
     """Facts about the VM's agent: shown with a verdict, and no ground for one."""
+    refused_at: Instant | None = None
+    """When it was last told that a port or host cannot be reached."""
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -149,11 +153,14 @@ class Facts:
 
     def conduct(self, direction: Direction, traffic: TrafficClass) -> Conduct:
         """How the excess of a class in a direction is meant by whoever sends it."""
-        peak = max((s.rate for s in self.surges if (s.direction, s.traffic) == (direction, traffic)), default=0.0)
+        surges = [surge for surge in self.surges if (surge.direction, surge.traffic) == (direction, traffic)]
+        peak = max((surge.rate for surge in surges), default=0.0)
         if direction is Direction.IN:
             return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in)
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
-        return conduct(traffic, *self._ends(direction), peak, refusals=refusals)
+        last = max((surge.last_at for surge in surges), default=self.at)
+        listens = self.refused_at is not None and last - self.refused_at > REFUSED_S
+        return conduct(traffic, *self._ends(direction), peak, refusals=refusals, listens=listens)
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
         """Whether those to whom most datagrams of a class go never said anything by it."""
@@ -199,6 +206,7 @@ class Dossier:
     vain: Vain = Vain()
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
+    refused_at: Instant | None = None
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -280,6 +288,7 @@ class Dossier:
             tries=self._tries(),
             vain=self.vain,
             told=tuple(self.told),
+            refused_at=self.refused_at,
         )
 
     def _tries(self) -> Tries:
@@ -346,4 +355,5 @@ def reopened(facts: Facts) -> Dossier:
         vain=facts.vain,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
+        refused_at=facts.refused_at,
     )

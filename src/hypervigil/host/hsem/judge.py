@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.facts import Accusation, Facts, Surge
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
@@ -20,6 +20,8 @@ CLEAR_AFTER_S = 3.0
 """Whoever conducts himself honestly for so long is cleared."""
 UNHEARD_S = 4.0
 """A stream that nobody answers for so long is no conversation: receivers report at first after 2.5 s (RFC 3550)."""
+REFUSED_FOR_S = 5.0
+"""Who asks by UDP, no faster than a stream, may be so much ahead of a service that starts."""
 AWAIT_ACCUSER_S = 10.0
 """Whoever is hit from inside waits so long for the verdict on the other end."""
 GIVE_UP_S = 29.0
@@ -155,8 +157,18 @@ def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[S
 def _is_hostile(facts: Facts, surge: Surge) -> bool:
     meant = facts.conduct(surge.direction, surge.traffic)
     if meant is not Conduct.UNCLEAR or surge.traffic not in {TrafficClass.UDP, TrafficClass.DNS}:
-        return meant is Conduct.HOSTILE
+        return meant is Conduct.HOSTILE and not _too_early(facts, surge)
     return surge.last_at - surge.first_at >= UNHEARD_S and facts.unheard(surge.direction, surge.traffic)
+
+
+def _too_early(facts: Facts, surge: Surge) -> bool:
+    """Whether datagrams that are refused, no faster than a stream, may only be ahead of a service that starts."""
+    return (
+        (surge.direction, surge.traffic) == (Direction.OUT, TrafficClass.UDP)
+        and surge.rate <= STREAM_PPS
+        and facts.at - surge.last_at < ENDED_S
+        and surge.last_at - surge.first_at < REFUSED_FOR_S
+    )
 
 
 def hit(facts: Facts, surge: Surge) -> list[Peer]:
@@ -333,9 +345,8 @@ def _cleared(facts: Facts) -> Verdict | None:
 
 def _unclear(facts: Facts) -> bool:
     """Whether a surge that is going on may still turn out to be an attack."""
-    return any(
-        facts.at - surge.last_at < ENDED_S
-        and facts.conduct(surge.direction, surge.traffic) is Conduct.UNCLEAR
-        and facts.at - facts.opened_at < 2 * UNHEARD_S
-        for surge in facts.surges
-    )
+    going_on = [surge for surge in facts.surges if facts.at - surge.last_at < ENDED_S]
+    if any(_too_early(facts, s) and facts.conduct(s.direction, s.traffic) is Conduct.HOSTILE for s in going_on):
+        return True
+    unclear = any(facts.conduct(surge.direction, surge.traffic) is Conduct.UNCLEAR for surge in going_on)
+    return unclear and facts.at - facts.opened_at < 2 * UNHEARD_S

@@ -197,6 +197,20 @@ def floods_by_udp_to_closed_port(attacker: str, target: str, per_s: float) -> Be
     return behave
 
 
+def is_ahead_of_its_service(client: str, server: str, per_s: float, *, for_s: float) -> Behaviour:
+    """Asks by UDP at once; the server's kernel refuses it until the service has started, which then answers each."""
+    refused, pace, begun = floods_by_udp_to_closed_port(client, server, per_s), Pace(per_s), [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        begun[0] += s
+        if begun[0] <= for_s:
+            refused(scene, s)
+        else:
+            scene.send(server, client, UDP, scene.send(client, server, UDP, pace(s), asks=True), asks=False)
+
+    return behave
+
+
 def floods_by_data(attacker: str, target: str, per_s: float) -> Behaviour:
     """TCP packets of no connection; the target resets each."""
     pace = Pace(per_s)

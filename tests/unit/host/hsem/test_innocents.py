@@ -17,6 +17,7 @@ from tests.unit.host.hsem.behaviour import (
     floods,
     floods_open_port,
     for_,
+    is_ahead_of_its_service,
     meets_peers,
     pings,
     requests_by_udp,
@@ -126,6 +127,17 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     scene.begin(streams("web", "alice", 300, reports_per_s=0)).run(40)
     assert scene.blamed() == set()
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+@pytest.mark.parametrize("for_s", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("per_s", [100, 200, 400])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_client_may_be_ahead_of_its_service(per_s: float, for_s: float, *, known: bool) -> None:
+    """Refused at first and then answered: it is held back meanwhile, and nobody is blamed."""
+    scene = town() if known else Scene("alice", "web")
+    scene.begin(is_ahead_of_its_service("alice", "web", per_s, for_s=for_s)).run(40)
+    assert set(scene.roles("alice")) | set(scene.roles("web")) <= {Role.CLEARED}
+    assert not scene.limits("alice"), "it is free in the end"
 
 
 @pytest.mark.parametrize("capacity", [150, 100, 60, 40])
