@@ -33,7 +33,8 @@ def warm_up(stage: Stage, seconds: float) -> None:
         return
     while min(vm.samples for vm in stage.product.vms()) < _SAMPLES:
         if time.monotonic() > end + _WARM_WITHIN_S:
-            raise LabError(f"the product has fewer than {_SAMPLES} samples of a guest after warm-up")
+            seen = ", ".join(f"{vm.name} {vm.samples} at {vm.level}" for vm in stage.product.vms())
+            raise LabError(f"the product has fewer than {_SAMPLES} samples of a guest after warm-up: {seen}")
         time.sleep(2.0)
     for vm in stage.product.vms():
         if vm.level != "level1" or vm.limits:

@@ -1,5 +1,6 @@
 """From what was counted of pulses to latencies, shares and whether the promise holds."""
 
+import subprocess
 from dataclasses import replace
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from lab.capture import Slice
 from lab.frames import Gateway, Party, Scene, program
 from lab.outcome import Judged
-from lab.pulses import PulseSeen, PulsesOutcome, attack_views, measured, summed, work_views
+from lab.pulses import PROFILES, PulseSeen, PulsesOutcome, attack_views, command, measured, summed, work_views
 from lab.watched import Case, Limit
 
 SCENE = Scene(
@@ -113,6 +114,10 @@ def test_the_promise_holds() -> None:
         (replace(SEEN, delivered=(Slice(101.3, 104.2, 100),)), "up to 1.67 times the limit"),
         (replace(SEEN, others_delivered=(Slice(101.3, 104.0, 40),)), "other classes kept"),
         (replace(SEEN, judged=Judged((case("c", "attacker"),), SEEN.judged.limits)), "c is blamed"),
+        (
+            replace(SEEN, judged=Judged((case("a", "attacker"),), SEEN.judged.limits)),
+            "judged a attacker, b none, c none",
+        ),
     ],
 )
 def test_what_does_not_hold_is_said(pulse: PulseSeen, said: str) -> None:
@@ -131,3 +136,12 @@ def test_views_become_programs(flood: str) -> None:
         for view in group:
             assert view.alternatives
             assert program(view.alternatives, view.heading)
+
+
+@pytest.mark.parametrize("rate", PROFILES)
+@pytest.mark.parametrize("flood", ["syn", "udp", "icmp"])
+def test_a_flood_is_a_command_of_the_shell(rate: str, flood: str) -> None:
+    words = command(flood, PROFILES[rate])
+    assert subprocess.run(["sh", "-n", "-c", words], check=False).returncode == 0
+    assert words.count("hping3") == 1
+    assert ("seq" in words) == (PROFILES[rate].at_once > 1)
