@@ -16,7 +16,7 @@ CODE := $(wildcard src lab bench tests scripts/*.py)
 FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
 BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
 
-.PHONY: help setup lab editable wheel format lint check test verify demo bench bench-agent agent reference lock clean root
+.PHONY: help setup lab editable wheel format lint check test verify demo bench bench-agent bench-dataplane agent reference lock clean root
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -63,6 +63,9 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 
 bench-agent: root setup ## what the agent costs a guest, beside Debian's other agents
 	@$(PYTHON) -m bench.agent
+
+bench-dataplane: root setup ## what protection costs between two VMs, beside a plain bridge and other ways
+	@$(PYTHON) -m bench.dataplane
 
 agent: ## pack the agent for guests, with what starts it, into build/agent
 	@scripts/build-agent build/agent

@@ -97,7 +97,8 @@ def test_a_deleted_policy(rig: Rig) -> None:
         return rig.passes("10.78.0.99")
 
     def delete() -> None:
-        rig.map("hv_ports", "delete", "key", "hex", *rig.a.ifindex.to_bytes(4, "little").hex(" ").split())
+        key = ("key", "hex", *rig.a.ifindex.to_bytes(4, "little").hex(" ").split())
+        rig.map("hv_near", "update", *key, "value", "hex", *(["00"] * 4))
         assert forged(), "the control"
 
     rig.is_back(delete, forged, A_MAC, "its policy was changed")

@@ -422,9 +422,10 @@ def test_monitor_mode_counts_and_drops_nothing(world: World) -> None:
     assert world.crossings("red-1").denied[0][1] == before + 2
 
 
-def test_a_budget_holds(world: World) -> None:
+@pytest.mark.parametrize("rules", [RULES, FREE], ids=["ruled", "free"])
+def test_a_budget_holds(world: World, rules: str) -> None:
     rate = 200
-    world.put(RULES.replace('name = "blue-1"\n', f'name = "blue-1"\nbudget = {{ packets_per_s = {rate} }}\n'))
+    world.put(rules.replace('name = "blue-1"\n', f'name = "blue-1"\nbudget = {{ packets_per_s = {rate} }}\n'))
     frame = ethernet(world.mac("blue-1"), world.mac("blue-2"), 0x0800, ipv4("10.61.0.11", "10.61.0.12", 17, udp(1, 2)))
     began, sent, arrived = time.monotonic(), 0, 0
     while (elapsed := time.monotonic() - began) < 2.0:
@@ -489,12 +490,12 @@ def test_live_swaps_let_nothing_through_and_lose_nothing(world: World) -> None:
 
 def test_one_ports_change_is_made_in_place(world: World) -> None:
     world.put(RULES)
-    bank = world.plane._fabric._epoch.bank
+    bank = world.plane._fabric._bank.index
     world.put(RULES.replace('vms = ["blue-1", "blue-3"]', 'vms = ["blue-1", "blue-2", "blue-3"]'))
     assert differences(matrix(world), expected(world)) == {}
     world.put(RULES)
     assert differences(matrix(world), expected(world)) == {}
-    assert world.plane._fabric._epoch.bank == bank, "no bank was flipped for it"
+    assert world.plane._fabric._bank.index == bank, "no bank was flipped for it"
 
 
 def test_it_outlives_the_process_and_is_taken_up_again(world: World) -> None:
@@ -515,7 +516,7 @@ def test_drift_is_seen_and_repaired(world: World) -> None:
 
     def wreck_epoch() -> None:
         epoch = layout.Epoch.from_buffer_copy(bytes(world.plane._fabric._epoch))
-        epoch.bank = 1 - epoch.bank
+        epoch.word ^= 1
         kernel.update(maps["hv_epoch"], layout.Number(0), epoch)
 
     def wreck_place() -> None:

@@ -8,7 +8,9 @@
 #define HYPERVIGIL_FABRIC_H
 
 #define REDIRECT 7		/* TCX_REDIRECT */
-#define DECIDED 0x48564459	/* skb->mark from our redirection to our program at the other end, and nowhere else */
+#define DECIDED 0x48560000u	/* skb->mark from our redirection to our program at the other end, and nowhere else */
+#define TICKET 0xffffu
+#define DONE 0x48570000u	/* likewise, of a frame that was counted for the receiver as well */
 #define NEIGHBOUR (256u << 16)	/* model/services.py: the service of ARP and of neighbour and listener discovery */
 #define TICK_SHIFT 30		/* ns to ticks of 1.07 s */
 #define TCP_TICKS 3352		/* an hour of silence */
@@ -42,6 +44,12 @@ static __always_inline __u32 service_of(const struct frame *f)
 	if (f->protocol == 1 || f->protocol == 58)
 		return f->protocol << 16 | f->icmp_type;
 	return f->protocol << 16 | f->destination_port;
+}
+
+/* What an answer to this frame is, as if it were begun. */
+static __always_inline __u32 answer_to(const struct frame *f)
+{
+	return f->protocol << 16 | (f->protocol == 1 ? 0 : f->protocol == 58 ? 129 : f->source_port);
 }
 
 static __always_inline __u32 granted(__u32 bank, __u32 source, __u32 destination)
@@ -332,7 +340,8 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 	__u32 slot = s->slot, direction = s->direction;
 	__u64 now = s->now;
 	struct other o = {};
-	__u32 service = service_of(f), bank = s->bank, source, destination, forward, backward, owner;
+	__u32 service = service_of(f), bank = s->word & 1, source, destination, forward, backward, owner;
+	struct hv_last *last;
 	int later;
 
 	if (!here || !epoch || !crossings)
@@ -342,11 +351,29 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		forward = granted(bank, perimeter_of(here, bank), HV_EVERYBODY);
 		return (later ? (forward & HV_SERVICES_MASK) == HV_ANYTHING : holds(forward, service)) ? 0 : DENY(HV_D_PATH);
 	}
-	if (!find_other(skb, s, here, direction, bank, &o))
-		return DENY(HV_D_STRANGER);
-	source = direction == HV_OUT ? perimeter_of(here, bank) : o.perimeter;
-	destination = direction == HV_OUT ? o.perimeter : perimeter_of(here, bank);
-	forward = granted(bank, source, destination);
+	last = &crossings->last;
+	if (direction == HV_OUT && last->word == s->word && same_mac(last->mac, f->destination_mac)) {
+		o.slot = last->slot;
+		o.ifindex = last->ifindex;
+		source = perimeter_of(here, bank);
+		destination = o.perimeter = last->perimeter;
+		forward = last->grant;
+	} else {
+		if (!find_other(skb, s, here, direction, bank, &o))
+			return DENY(HV_D_STRANGER);
+		source = direction == HV_OUT ? perimeter_of(here, bank) : o.perimeter;
+		destination = direction == HV_OUT ? o.perimeter : perimeter_of(here, bank);
+		forward = granted(bank, source, destination);
+		if (direction == HV_OUT && o.ifindex) {
+			last->word = s->word;
+			last->grant = forward;
+			last->perimeter = o.perimeter;
+			last->slot = o.slot;
+			last->ifindex = o.ifindex;
+			__builtin_memcpy(last->mac, f->destination_mac, 6);
+		}
+	}
+	s->to = o.slot;
 	if (later) {
 		/* Its first fragment was decided, and remembered where that was. */
 		if ((forward & HV_SERVICES_MASK) == HV_ANYTHING)
@@ -355,7 +382,8 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		return known(s, epoch, slot, now) ? (int)o.ifindex : DENY(HV_D_PATH);
 	}
 	if (holds(forward, service)) {
-		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast) {
+		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast &&
+		    !(forward & HV_BACK && holds(granted(bank, destination, source), answer_to(f)))) {
 			owner = direction == HV_IN && o.place ? o.slot : slot;
 			if (flow_key(skb, s, 0, direction == HV_IN && o.place ? o.place->generation : here->generation) &&
 			    !remembered(s, epoch, owner, now, crossings))
@@ -363,6 +391,8 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		}
 	} else {
 		/* An answer: its receiver began, and may still begin, that very conversation. */
+		if (direction == HV_OUT && o.ifindex && !o.place)
+			o.place = bpf_map_lookup_elem(&hv_places, &o.slot);
 		owner = direction == HV_OUT && o.place ? o.slot : slot;
 		if (f->multicast || !flow_key(skb, s, 1, direction == HV_OUT && o.place ? o.place->generation : here->generation))
 			return DENY(HV_D_PATH);
@@ -397,6 +427,22 @@ static __always_inline int not_for(const struct hv_port *port, const struct fram
 	       !among(port->address, port->addresses, &f->destination) && !port->pairs;
 }
 
+enum handed { HV_NOT_HANDED, HV_HANDED, HV_HANDED_WHOLE };
+
+/*
+ * Whether our program at the sender's port decided this frame and handed it over. It ran on this CPU just now; where nothing
+ * came between, as the ticket shows, what it read of the frame is still there.
+ */
+static __always_inline int handed_over(struct __sk_buff *skb, struct scratch *s)
+{
+	__u32 mark = skb->mark;
+
+	if ((mark & ~TICKET) != DECIDED)
+		return HV_NOT_HANDED;
+	skb->mark = 0;
+	return (mark & TICKET) == (s->ticket & TICKET) ? HV_HANDED_WHOLE : HV_HANDED;
+}
+
 /* What becomes of a frame that everything else lets pass. */
 static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port, __u32 slot, __u32 direction, __u32 octets, __u64 now, int readable)
 {
@@ -404,31 +450,31 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 	struct hv_crossings *crossings;
 	struct frame *f = &s->frame;
 	struct hv_epoch *epoch;
+	struct hv_last *last;
 	__u32 zero = 0, why;
-	int way, decided = 0;
+	int way;
 
-	if (direction == HV_IN && skb->mark == DECIDED) {
-		skb->mark = 0;
-		decided = 1;
-	}
 	epoch = bpf_map_lookup_elem(&hv_epoch, &zero);
-	if (!here || !epoch || decided)
+	if (!here || !epoch)
 		return PASS;
-	s->bank = epoch->bank & 1;	/* read once: a frame is decided by one bank as a whole */
-	if (!here->perimeter[s->bank & 1])
+	s->word = *(volatile __u64 *)&epoch->word;	/* read once: a frame is decided by one bank as a whole */
+	if (!here->perimeter[s->word & 1] && !(here->flags & HV_BUDGET))
 		return PASS;
 	crossings = bpf_map_lookup_elem(&hv_crossings, &slot);
 	if (!crossings)
 		return PASS;
-	s->slot = slot;
-	s->direction = direction;
-	s->now = now;
-	if (!readable)
+	last = &crossings->last;
+	if (direction == HV_OUT && here->flags & HV_BUDGET && beyond_budget(slot, f, octets, now))
+		way = DENY(HV_D_BUDGET);
+	else if (!here->perimeter[s->word & 1])
+		return PASS;
+	else if (!readable)
 		way = DENY(HV_D_STRANGER);
 	else if (direction == HV_IN && not_for(port, f))
 		way = DENY(HV_D_FLOODED);
-	else if (direction == HV_OUT && beyond_budget(slot, f, octets, now))
-		way = DENY(HV_D_BUDGET);
+	else if (direction == HV_OUT && last->word == s->word && last->grant == HV_ANYTHING && !f->fragment &&
+		 same_mac(last->mac, f->destination_mac))
+		s->to = last->slot, way = last->ifindex;	/* whom it sent to last, and may send everything, both ways */
 	else
 		way = mediate(skb, s, here, epoch, crossings);
 	if (way < 0) {
@@ -439,7 +485,7 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		return port->mode == HV_ENFORCE ? DROP : PASS;
 	}
 	if (direction == HV_OUT && way > 0 && port->mode == HV_ENFORCE && !(here->flags & HV_ROUTED)) {
-		skb->mark = DECIDED;
+		skb->mark = receive(s) ? DONE : DECIDED | (++s->ticket & TICKET);
 		crossings->straight += f->packets;
 		return bpf_redirect(way, 0);
 	}

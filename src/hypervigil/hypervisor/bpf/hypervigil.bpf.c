@@ -26,6 +26,9 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_port); } hv_ports SEC(".maps");
+/* The same without a call, for devices whose index is not beyond the array; two copies for each slot, so that a change is one word. */
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, HV_NEAR); __type(key, __u32); __type(value, __u32); } hv_near SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 2048); __type(key, __u32); __type(value, struct hv_port); } hv_copies SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_counters); } hv_counters SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_limits); } hv_limits SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_buckets); } hv_buckets SEC(".maps");
@@ -49,6 +52,7 @@ struct frame {
 	__u8 fragment;
 	__u8 multicast;
 	__u8 stranger;		/* no frame to this destination was let through yet */
+	__u8 pad;		/* MACs are compared two bytes at a time */
 	__u8 source_mac[6], destination_mac[6];
 };
 
@@ -63,7 +67,9 @@ struct scratch {
 	struct hv_flow_key flow;
 	struct hv_range_key range;
 	__u64 now;
-	__u32 slot, direction, bank;
+	__u64 word;
+	__u32 slot, direction, octets, ticket, to;
+	__u64 window, window_end, second, second_end;	/* of this CPU's last look at the clock: a division costs ten times as much */
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
 struct { __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, struct scratch); } hv_scratch SEC(".maps");
@@ -78,7 +84,9 @@ static __always_inline void from_ipv4(struct hv_address *to, const __u8 *four)
 
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]) | (a[5] ^ b[5]));
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]));
 }
 
 static __always_inline int same_address(const struct hv_address *a, const struct hv_address *b)
@@ -106,6 +114,15 @@ static __always_inline int among(const struct hv_address *set, __u32 count, cons
 	return 0;
 }
 
+static __always_inline __u32 tcp_class(__u8 flags)
+{
+	if (flags & 0x04)
+		return HV_RST;
+	if ((flags & 0x12) == 0x12)
+		return HV_SYNACK;
+	return flags & 0x02 ? HV_SYN : HV_TCP;
+}
+
 /*
  * Read the transport header that begins at f->l4. Returns 0 when it cannot be read: also a first fragment must hold it
  * (RFC 7112), else what it hides from us, such as a router advertisement, is put together again at the receiver.
@@ -121,14 +138,7 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct scratch 
 			return 0;
 		f->source_port = b[0] << 8 | b[1];
 		f->destination_port = b[2] << 8 | b[3];
-		if (b[13] & 0x04)
-			f->traffic = HV_RST;
-		else if ((b[13] & 0x12) == 0x12)
-			f->traffic = HV_SYNACK;
-		else if (b[13] & 0x02)
-			f->traffic = HV_SYN;
-		else
-			f->traffic = HV_TCP;
+		f->traffic = tcp_class(b[13]);
 		*header_end = f->l4 + (b[12] >> 4) * 4;
 		return 1;
 	case 17:
@@ -219,13 +229,87 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	return read_transport(skb, s, header_end);
 }
 
-/* Fill ``f``. Returns 0 when a header that we must know cannot be read. */
-static __always_inline int read_frame(struct __sk_buff *skb, struct scratch *s)
+/*
+ * The commonest headers, where they are linear, without a call: IPv4 without options or IPv6 without extensions, whole, and
+ * TCP or UDP. Returns 0 when it is anything else, which is then read by copy.
+ */
+static __always_inline int read_linear(struct __sk_buff *skb, struct frame *f, __u32 *header_end)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	const __u8 *b = data, *l4;
+
+	if (data + ETH_HLEN + 20 + 20 > end)
+		return 0;
+	if (b[12] == 0x08 && b[13] == 0x00) {
+		const struct ipv4 *ip = data + ETH_HLEN;
+
+		if (ip->version_ihl != 0x45 || (ip->fragment & bpf_htons(0x3fff)))
+			return 0;
+		f->protocol = ip->protocol;
+		from_ipv4(&f->source, ip->source);
+		from_ipv4(&f->destination, ip->destination);
+		l4 = data + ETH_HLEN + 20;
+		f->l4 = ETH_HLEN + 20;
+		f->ethertype = ETH_IPV4;
+	} else if (b[12] == 0x86 && b[13] == 0xdd) {
+		const struct ipv6 *ip = data + ETH_HLEN;
+
+		if (data + ETH_HLEN + 40 + 20 > end || (b[ETH_HLEN] >> 4) != 6)
+			return 0;
+		f->protocol = ip->next;
+		__builtin_memcpy(f->source.bytes, ip->source, 16);
+		__builtin_memcpy(f->destination.bytes, ip->destination, 16);
+		l4 = data + ETH_HLEN + 40;
+		f->l4 = ETH_HLEN + 40;
+		f->ethertype = ETH_IPV6;
+	} else {
+		return 0;
+	}
+	if (f->protocol == 6) {
+		*header_end = f->l4 + (l4[12] >> 4) * 4;
+		f->traffic = tcp_class(l4[13]);
+	} else if (f->protocol == 17) {
+		*header_end = f->l4 + 8;
+		f->traffic = HV_UDP;
+	} else {
+		return 0;
+	}
+	f->source_port = l4[0] << 8 | l4[1];
+	f->destination_port = l4[2] << 8 | l4[3];
+	if (f->protocol == 17 && (f->source_port == 53 || f->destination_port == 53))
+		f->traffic = HV_DNS;
+	__builtin_memcpy(f->destination_mac, b, 6);
+	__builtin_memcpy(f->source_mac, b + 6, 6);
+	f->multicast = b[0] & 1;
+	f->fragment_id = 0;
+	f->icmp_type = 0;
+	f->fragment = 0;
+	f->stranger = 0;
+	f->forged = HV_FORGED_KINDS;
+	return 1;
+}
+
+/* What a frame is by more than its transport header, and how many packets it will be on the wire. */
+static __always_inline void classify(struct __sk_buff *skb, struct frame *f, __u32 header_end)
+{
+	if (f->traffic != HV_ARP) {
+		if (f->multicast)
+			f->traffic = HV_MULTICAST;
+		else if (f->fragment)
+			f->traffic = HV_FRAGMENT;
+	}
+	f->packets = 1;
+	if (skb->gso_size && skb->len > header_end)
+		f->packets = (skb->len - header_end + skb->gso_size - 1) / skb->gso_size;
+}
+
+static __noinline int read_by_copy(struct __sk_buff *skb, struct scratch *s)
 {
 	struct frame *f = &s->frame;
 	__u8 *ethernet = s->raw.bytes;
 	__u32 header_end = 0;
 
+	__builtin_memset(f, 0, sizeof(*f));
 	f->packets = 1;
 	f->traffic = HV_OTHER;
 	f->forged = HV_FORGED_KINDS;
@@ -258,14 +342,18 @@ static __always_inline int read_frame(struct __sk_buff *skb, struct scratch *s)
 	default:
 		return 1;
 	}
-	if (f->traffic != HV_ARP) {
-		if (f->multicast)
-			f->traffic = HV_MULTICAST;
-		else if (f->fragment)
-			f->traffic = HV_FRAGMENT;
-	}
-	if (skb->gso_size && skb->len > header_end)
-		f->packets = (skb->len - header_end + skb->gso_size - 1) / skb->gso_size;
+	classify(skb, f, header_end);
+	return 1;
+}
+
+/* Fill ``s->frame``. Returns 0 when a header that we must know cannot be read. */
+static __always_inline int read_frame(struct __sk_buff *skb, struct scratch *s)
+{
+	__u32 header_end;
+
+	if (!read_linear(skb, &s->frame, &header_end))
+		return read_by_copy(skb, s);
+	classify(skb, &s->frame, header_end);
 	return 1;
 }
 
@@ -332,11 +420,24 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 	return HV_FORGED_KINDS;
 }
 
+/* The commonest honest frame: TCP or UDP, and of no server's port, from the port's MAC and one of its first two addresses. */
+static __always_inline int plainly_honest(struct __sk_buff *skb, const struct frame *f, const struct hv_port *port)
+{
+	if (skb->vlan_present || (f->protocol != 6 && f->protocol != 17) || !f->l4 || !same_mac(f->source_mac, port->mac))
+		return 0;
+	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547))
+		return 0;
+	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
+	       (port->addresses > 1 && same_address(&port->address[1], &f->source));
+}
+
 /* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */
-static __always_inline __u32 forged(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
 
+	if (!port)
+		return HV_F_UNREADABLE;
 	if ((skb->vlan_present || f->ethertype == 0x8100 || f->ethertype == 0x88a8) && CHECKED(HV_F_VLAN))
 		return HV_F_VLAN;
 	if (!same_mac(f->source_mac, port->mac) && CHECKED(HV_F_MAC) && !(port->pairs && paired(port, f, &f->source)))
@@ -394,13 +495,15 @@ static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *ra
 	burst = rate->packets_per_s_x1000 * 100;
 	if (burst < 1000000)
 		burst = 1000000;
-	b->packets += rate->packets_per_s_x1000 * elapsed / 1000000;
+	if (rate->packets_per_s_x1000)
+		b->packets += rate->packets_per_s_x1000 * elapsed / 1000000;
 	if (b->packets > burst)
 		b->packets = burst;
 	burst = rate->octets_per_s * 250;
 	if (burst < 1600000)
 		burst = 1600000;
-	b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
+	if (rate->octets_per_s)
+		b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
 	if (b->octets > burst)
 		b->octets = burst;
 }
@@ -419,15 +522,14 @@ static __always_inline void spend(struct hv_bucket *b, const struct hv_rate *rat
 }
 
 /* A limit of class, of all classes, or of new destinations: 1 when the frame is beyond it. */
-static __always_inline int beyond_limits(__u32 slot, __u32 direction, const struct frame *f, __u32 octets, __u64 now)
+static __always_inline int beyond_limits(const struct hv_limits *limits, __u32 slot, __u32 direction, const struct frame *f, __u32 octets, __u64 now)
 {
-	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
 	struct hv_buckets *buckets;
 	int by_class, by_all, by_fresh, beyond = 0;
 	__u32 traffic = f->traffic;
 
 	KEEP(traffic);
-	if (!limits || traffic >= HV_CLASSES || direction > 1)
+	if (traffic >= HV_CLASSES || direction > 1)
 		return 0;
 	by_class = in_force(&limits->rate[direction][traffic], now);
 	by_all = in_force(&limits->rate[direction][HV_ALL], now);
@@ -483,24 +585,53 @@ static __always_inline int beyond_source(__u32 slot, const struct frame *f, __u3
 	return beyond;
 }
 
-static __always_inline int gated(__u32 slot, const struct hv_port *port, __u32 direction, const struct frame *f, __u64 now)
+static __always_inline int gated(const struct hv_limits *limits, const struct hv_port *port, __u32 direction, const struct frame *f, __u64 now)
 {
-	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
-
-	if (!limits || limits->gate == HV_OPEN || limits->gate_end_ns <= now)
+	if (limits->gate == HV_OPEN || limits->gate_end_ns <= now)
 		return 0;
 	if (limits->gate == HV_ISOLATE)
 		return 1;
 	return !among(port->allow, port->allows, direction == HV_OUT ? &f->destination : &f->source);
 }
 
-static __always_inline void trip(__u32 slot, __u32 direction, const struct frame *f, struct hv_counters *counters, __u64 now)
+static __always_inline __u64 window_of(struct scratch *s, __u64 now)
 {
+	if (now >= s->window_end || now < s->window_end - WINDOW_NS) {
+		s->window = now / WINDOW_NS;
+		s->window_end = (s->window + 1) * WINDOW_NS;
+	}
+	return s->window;
+}
+
+static __always_inline __u32 second_of(struct scratch *s, __u64 now)
+{
+	if (now >= s->second_end || now < s->second_end - SECOND_NS) {
+		s->second = now / SECOND_NS;
+		s->second_end = (s->second + 1) * SECOND_NS;
+	}
+	return s->second;
+}
+
+/* Whether a limit on the port, or one on the frame's source, stops it. */
+static __noinline int limited(struct scratch *s, const struct hv_port *port, const struct hv_limits *limits)
+{
+	__u32 slot = s->slot, direction = s->direction, octets = s->octets;
+	struct frame *f = &s->frame;
+
+	if (!port || !limits)
+		return 0;
+	return gated(limits, port, direction, f, s->now) || beyond_limits(limits, slot, direction, f, octets, s->now) ||
+	       (direction == HV_IN && beyond_source(slot, f, octets, s->now));
+}
+
+static __always_inline void trip(__u32 slot, __u32 direction, struct scratch *s, struct hv_counters *counters, __u64 now)
+{
+	const struct frame *f = &s->frame;
 	struct hv_tripwires *wires = bpf_map_lookup_elem(&hv_tripwires, &slot);
 	struct hv_windows *windows;
 	struct hv_event *event;
 	__u32 traffic = f->traffic, threshold, before;
-	__u64 window = now / WINDOW_NS;
+	__u64 window;
 
 	KEEP(traffic);
 	if (!wires || traffic >= HV_CLASSES || direction > 1)
@@ -511,6 +642,7 @@ static __always_inline void trip(__u32 slot, __u32 direction, const struct frame
 	windows = bpf_map_lookup_elem(&hv_windows, &slot);
 	if (!windows)
 		return;
+	window = window_of(s, now);
 	if (windows->window[direction][traffic] != window) {
 		windows->window[direction][traffic] = window;
 		windows->count[direction][traffic] = 0;
@@ -552,32 +684,41 @@ static __always_inline int opens(const struct frame *f)
 	return 0;
 }
 
+/* A peer that the data plane had never seen. */
+static __noinline void meet(struct scratch *s, const struct hv_peer_key *key, __u32 second, __u64 port)
+{
+	struct hv_peer *fresh = &s->peer;
+	struct frame *f = &s->frame;
+
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->first_ns = s->now;
+	fresh->last_ns = s->now;
+	fresh->packets = f->packets;
+	fresh->octets = s->octets;
+	fresh->openings = opens(f) ? f->packets : 0;
+	fresh->resets = f->traffic == HV_RST ? f->packets : 0;
+	fresh->second = second;
+	fresh->ports_now = port;
+	__builtin_memcpy(fresh->mac, s->direction == HV_OUT ? f->destination_mac : f->source_mac, 6);
+	bpf_map_update_elem(&hv_peers, key, fresh, BPF_ANY);
+	f->stranger = s->direction == HV_OUT;
+}
+
 /* Remember who is talked to; 1 when the data plane had never seen this peer (or has forgotten it). */
 static __always_inline int remember(__u32 slot, __u32 direction, struct scratch *s, __u32 octets, __u64 now)
 {
 	struct frame *f = &s->frame;
 	struct hv_peer_key key = { .slot = slot, .direction = direction };
-	struct hv_peer *peer, *fresh = &s->peer;
+	struct hv_peer *peer;
 	__u64 port = 0;
-	__u32 second = now / SECOND_NS;
+	__u32 second = second_of(s, now);
 
 	key.address = direction == HV_OUT ? f->destination : f->source;
 	if (f->destination_port)
 		port = 1ULL << ((f->destination_port * 2654435761U) >> 26);
 	peer = bpf_map_lookup_elem(&hv_peers, &key);
 	if (!peer) {
-		__builtin_memset(fresh, 0, sizeof(*fresh));
-		fresh->first_ns = now;
-		fresh->last_ns = now;
-		fresh->packets = f->packets;
-		fresh->octets = octets;
-		fresh->openings = opens(f) ? f->packets : 0;
-		fresh->resets = f->traffic == HV_RST ? f->packets : 0;
-		fresh->second = second;
-		fresh->ports_now = port;
-		__builtin_memcpy(fresh->mac, direction == HV_OUT ? f->destination_mac : f->source_mac, 6);
-		bpf_map_update_elem(&hv_peers, &key, fresh, BPF_ANY);
-		f->stranger = direction == HV_OUT;
+		meet(s, &key, second, port);
 		return 1;
 	}
 	f->stranger = direction == HV_OUT && !peer->admitted;
@@ -593,7 +734,8 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 		peer->ports_now = 0;
 		peer->second = second;
 	}
-	peer->ports_now |= port;
+	if (!(peer->ports_now & port))
+		peer->ports_now |= port;
 	return 0;
 }
 
@@ -607,17 +749,77 @@ static __always_inline void admit(__u32 slot, const struct frame *f)
 		peer->admitted = 1;
 }
 
+/* What is to be known of a readable frame beyond its class: signs of failure, and who is at the other end. */
+static __always_inline void note(__u32 slot, __u32 direction, struct scratch *s, struct hv_counters *counters)
+{
+	struct frame *f = &s->frame;
+
+	if (direction == HV_IN && (f->traffic == HV_RST || (f->traffic == HV_ICMP && ((f->protocol == 1 && f->icmp_type == 3) ||
+										     (f->protocol == 58 && f->icmp_type == 1)))))
+		counters->failures++;
+	if (direction == HV_OUT && f->multicast && f->traffic != HV_ARP)
+		return;
+	if (remember(slot, direction, s, s->octets, s->now)) {
+		counters->peers_created++;
+		if (direction == HV_OUT)
+			counters->new_destinations++;
+	}
+}
+
+static __always_inline void count(__u32 slot, __u32 direction, struct scratch *s, struct hv_counters *counters)
+{
+	__u32 traffic = s->frame.traffic;
+
+	KEEP(traffic);
+	if (traffic >= HV_CLASSES)
+		return;
+	counters->by_class[direction][traffic].packets += s->frame.packets;
+	counters->by_class[direction][traffic].octets += s->octets;
+	trip(slot, direction, s, counters, s->now);
+}
+
+/* All that the program at the receiver's port would do of a frame that goes straight there; 0 when it has to look itself. */
+static __always_inline int receive(struct scratch *s)
+{
+	__u32 slot = s->to;
+	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
+	struct hv_counters *counters = bpf_map_lookup_elem(&hv_counters, &slot);
+
+	if (!limits || limits->armed || !counters)
+		return 0;
+	s->slot = slot;
+	s->direction = HV_IN;
+	count(slot, HV_IN, s, counters);
+	note(slot, HV_IN, s, counters);
+	return 1;
+}
+
 #include "fabric.h"
+
+static __always_inline struct hv_port *port_at(__u32 ifindex)
+{
+	__u32 *copy, index;
+
+	if (ifindex < HV_NEAR) {
+		copy = bpf_map_lookup_elem(&hv_near, &ifindex);
+		index = copy ? *copy : 0;
+		if (!index--)
+			return 0;
+		return bpf_map_lookup_elem(&hv_copies, &index);
+	}
+	return bpf_map_lookup_elem(&hv_ports, &ifindex);
+}
 
 static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 {
 	struct scratch *s;
 	struct frame *f;
-	__u32 ifindex = skb->ifindex, slot, octets = skb->len, zero = 0, traffic;
-	struct hv_port *port = bpf_map_lookup_elem(&hv_ports, &ifindex);
+	__u32 slot, octets = skb->len, zero = 0, traffic;
+	struct hv_port *port = port_at(skb->ifindex);
 	struct hv_counters *counters;
+	struct hv_limits *limits;
 	__u64 now;
-	int readable, enforce, verdict;
+	int readable, enforce, verdict, stranger, handed;
 
 	if (!port)
 		return PASS;
@@ -627,19 +829,25 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	if (!counters || !s)
 		return PASS;
 	f = &s->frame;
-	__builtin_memset(f, 0, sizeof(*f));
 	enforce = port->mode == HV_ENFORCE;
-	now = bpf_ktime_get_boot_ns();
-	readable = read_frame(skb, s);
-	traffic = f->traffic;
-	KEEP(traffic);
-	if (traffic >= HV_CLASSES)
-		return DROP;
-	counters->by_class[direction][traffic].packets += f->packets;
-	counters->by_class[direction][traffic].octets += octets;
-	trip(slot, direction, f, counters, now);
+	handed = direction == HV_IN ? handed_over(skb, s) : HV_NOT_HANDED;
+	if (handed == HV_HANDED_WHOLE) {
+		now = s->now;
+		readable = 1;
+	} else {
+		now = bpf_ktime_get_boot_ns();
+		readable = read_frame(skb, s);
+	}
+	s->now = now;
+	s->slot = slot;
+	s->direction = direction;
+	s->octets = octets;
+	count(slot, direction, s, counters);
 	if (direction == HV_OUT) {
-		__u32 kind = readable ? forged(skb, s, port) : HV_F_UNREADABLE;
+		__u32 kind = HV_F_UNREADABLE;
+
+		if (readable)
+			kind = plainly_honest(skb, f, port) ? HV_FORGED_KINDS : forged(skb, s, port);
 		if (kind < HV_FORGED_KINDS) {
 			KEEP(kind);
 			if (kind < HV_FORGED_KINDS)
@@ -647,26 +855,21 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 			if (enforce)
 				return DROP;
 		}
-	} else if (f->traffic == HV_RST || (f->traffic == HV_ICMP && ((f->protocol == 1 && f->icmp_type == 3) ||
-								    (f->protocol == 58 && f->icmp_type == 1)))) {
-		counters->failures++;
 	}
-	if (readable && !(direction == HV_OUT && f->multicast && f->traffic != HV_ARP)) {
-		if (remember(slot, direction, s, octets, now)) {
-			counters->peers_created++;
-			if (direction == HV_OUT)
-				counters->new_destinations++;
-		}
-	}
-	if (gated(slot, port, direction, f, now) ||
-	    beyond_limits(slot, direction, f, octets, now) ||
-	    (direction == HV_IN && beyond_source(slot, f, octets, now))) {
-		counters->by_class[direction][traffic].limited += f->packets;
+	if (readable)
+		note(slot, direction, s, counters);
+	limits = bpf_map_lookup_elem(&hv_limits, &slot);
+	if (limits && limits->armed && limited(s, port, limits)) {
+		traffic = f->traffic;
+		KEEP(traffic);
+		if (traffic < HV_CLASSES)
+			counters->by_class[direction][traffic].limited += f->packets;
 		if (enforce)
 			return DROP;
 	}
-	verdict = cross(skb, s, port, slot, direction, octets, now, readable);
-	if (f->stranger && verdict != DROP)
+	stranger = f->stranger;
+	verdict = handed ? PASS : cross(skb, s, port, slot, direction, octets, now, readable);
+	if (stranger && verdict != DROP)
 		admit(slot, f);
 	return verdict;
 }
@@ -680,5 +883,9 @@ int hv_from_vm(struct __sk_buff *skb)
 SEC("tc")
 int hv_to_vm(struct __sk_buff *skb)
 {
+	if (skb->mark == DONE) {
+		skb->mark = 0;
+		return PASS;
+	}
 	return handle(skb, HV_IN);
 }

@@ -41,6 +41,8 @@ struct hv_port {
 	struct hv_pair pair[HV_PAIRS];		/* addresses that others may have too, with their MAC */
 };
 
+#define HV_NEAR 65536		/* devices that are found without a hash; beyond it they are found all the same */
+
 struct hv_class_counters { __u64 packets, octets, limited; };
 
 struct hv_counters {
@@ -59,7 +61,7 @@ struct hv_limits {
 	struct hv_rate new_destinations;
 	__u64 gate_end_ns;
 	__u32 gate;
-	__u32 pad;
+	__u32 armed;		/* 0: nothing is limited here, nor any source; then the rest is not looked at */
 };
 
 struct hv_bucket { __u64 last_ns; __s64 packets; __s64 octets; };	/* tokens: packets in 1e-6, octets in 1e-3 */
@@ -100,16 +102,19 @@ struct hv_event { __u64 at_ns; __u32 slot; __u32 direction; __u32 traffic; __u32
 #define HV_ANYTHING 1		/* the set of all services */
 #define HV_SERVICES_MASK 0xffff	/* of a grant: its set of services */
 #define HV_ONE_WAY 0x10000	/* of a grant: the other end may not begin everything, so what was begun is remembered */
+#define HV_BACK 0x20000		/* of a grant: the other end may begin something, perhaps just what answers are like */
 #define HV_RANGE_BITS (32 + 128)
 #define HV_FLOW_WAYS 8
 #define HV_FLOW_SETS 128
 #define HV_FRAGMENT_KEY 1
 #define HV_DENIALS 4
-#define HV_ROUTED 1		/* flag of a place: its network is routed by the host */
+#define HV_ROUTED 1		/* flags of a place: its network is routed by the host; it has a budget */
+#define HV_BUDGET 2
 
 enum hv_denial { HV_D_STRANGER, HV_D_PATH, HV_D_FLOODED, HV_D_BUDGET };
 
-struct hv_epoch { __u32 bank; __u32 pad; __u64 seed; };	/* which of the two banks is in force; what tags of flows begin with */
+/* Another word with each change, its lowest bit the bank in force; what tags of flows begin with. */
+struct hv_epoch { __u64 word; __u64 seed; };
 
 struct hv_place {
 	__u32 perimeter[2];	/* by bank; 0: not mediated */
@@ -143,10 +148,14 @@ struct hv_allowance {
 	struct hv_bucket bucket, flow_bucket;
 };
 
+/* Whom a port sent to last, on one CPU, and what was granted then: as good as looking it up until something changes. */
+struct hv_last { __u64 word; __u32 grant, perimeter, slot, ifindex; __u8 mac[6]; __u8 pad[2]; };
+
 struct hv_crossings {
 	__u64 denied[2][HV_DENIALS];
 	__u64 straight;		/* packets that went past the bridge */
 	__u64 flows;		/* conversations remembered */
 	__u64 evicted;		/* live ones that had to go for another */
+	struct hv_last last;
 };
 #endif

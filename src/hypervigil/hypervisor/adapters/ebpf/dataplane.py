@@ -14,6 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
+from hypervigil.hypervisor.adapters.ebpf.doors import Doors
 from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PortId
@@ -69,6 +70,7 @@ class DataPlane:
         self._generation = 0
         self._used: set[int] = set()
         """Slots that are taken."""
+        self._doors = Doors(self._maps)
         self._fabric = FabricMaps(self._maps)
         self._recall()
 
@@ -141,7 +143,7 @@ class DataPlane:
             self._sources[policy.port] = {}
             self._write_limits(policy.port, layout.Limits(), slot)
             kernel.update(self._maps["hv_tripwires"], ctypes.c_uint32(slot), layout.Tripwires())
-        kernel.update(self._maps["hv_ports"], ctypes.c_uint32(policy.ifindex), entry)
+        self._doors.put(policy.ifindex, entry)
         self._entries[policy.port] = (policy.ifindex, bytes(entry))
         self._policies[policy.port] = policy
         self._used.add(slot)
@@ -193,7 +195,8 @@ class DataPlane:
                 continue
             _unlink(path)
             # PRIVILEGED: attaching to a device is root's.
-            link = kernel.attach(self._programs[name], ifindex, attach_type)
+            with kernel.hurried():
+                link = kernel.attach(self._programs[name], ifindex, attach_type)
             try:
                 kernel.pin(link, path)
             finally:
@@ -213,7 +216,7 @@ class DataPlane:
     def _detach_device(self, ifindex: int) -> None:
         for end, _, _ in _ENDS:
             _unlink(self._link(ifindex, end))
-        kernel.delete(self._maps["hv_ports"], ctypes.c_uint32(ifindex))
+        self._doors.delete(ifindex)
 
     # --- limits ---
     def set_limit(
@@ -263,12 +266,14 @@ class DataPlane:
                 f"no room for one more limited source ({error.strerror}): lift others first"
             ) from error
         sources[str(address)] = source
+        self._change(port, lambda _: None)
 
     def clear_peer(self, port: PortId, address: str) -> None:
         """End a source's limit."""
         if port in self._entries:
             kernel.delete(self._maps["hv_sources"], _source_key(self._slot(port), address))
             self._sources[port].pop(str(address), None)
+            self._change(port, lambda _: None)
 
     def set_tripwires(self, port: PortId, thresholds: Iterable[tuple[Direction, TrafficClass, int]]) -> None:
         """Set packets per 100 ms at which the sensors are woken; classes not named keep theirs, 0 is off."""
@@ -318,6 +323,8 @@ class DataPlane:
     def _change(self, port: PortId, change: Callable[[layout.Limits], None]) -> None:
         limits = layout.Limits.from_buffer_copy(self._limits[self._known(port)])
         change(limits)
+        limits.armed = 0
+        limits.armed = any(bytes(limits)) or bool(self._sources[port])
         self._write_limits(port, limits, self._slot(port))
         self._limits[port] = bytes(limits)
 
@@ -334,8 +341,7 @@ class DataPlane:
         for port, (ifindex, raw) in self._entries.items():
             if not _device_there(ifindex):
                 continue
-            entry = layout.Port()
-            if not kernel.lookup(self._maps["hv_ports"], ctypes.c_uint32(ifindex), entry) or bytes(entry) != raw:
+            if self._doors.read(ifindex) != {raw}:
                 found.append(Drift(port, "its policy was changed"))
             if not all(self._linked(self._link(ifindex, end), ifindex) for end, _, _ in _ENDS):
                 found.append(Drift(port, "its programs were detached"))
@@ -357,7 +363,7 @@ class DataPlane:
             self._fabric.repair()
         ifindex, raw = self._entries[self._known(port)]
         entry = layout.Port.from_buffer_copy(raw)
-        kernel.update(self._maps["hv_ports"], ctypes.c_uint32(ifindex), entry)
+        self._doors.put(ifindex, entry)
         self._write_limits(port, layout.Limits.from_buffer_copy(self._limits[port]), entry.slot)
         for address, source in self._sources[port].items():
             kernel.update(self._maps["hv_sources"], _source_key(entry.slot, address), source)
@@ -396,7 +402,8 @@ def _unlink(path: Path) -> None:
         with contextlib.suppress(OSError):  # it is gone, or was detached by somebody else
             link = kernel.pinned(path)
             try:
-                kernel.detach(link)
+                with kernel.hurried():
+                    kernel.detach(link)
             finally:
                 os.close(link)
     path.unlink(missing_ok=True)

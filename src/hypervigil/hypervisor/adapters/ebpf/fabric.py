@@ -17,12 +17,13 @@ from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import Budget
 from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
-from hypervigil.model.services import ANYTHING, NEIGHBOUR, NOTHING, Services
+from hypervigil.model.services import ANYTHING, COMPANIONS, NEIGHBOUR, NOTHING, Services
 from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed
 
 _OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
 _EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
-_ANYTHING, _ONE_WAY, _UNUSED, _ROUTED = 1, 0x10000, 0xFFFFFFFF, 1
+_ANYTHING, _ONE_WAY, _BACK, _UNUSED = 1, 0x10000, 0x20000, 0xFFFFFFFF
+_ROUTED, _BUDGET = 1, 2
 _V4 = 96
 
 Names = tuple[PerimeterId, PerimeterId]
@@ -62,8 +63,8 @@ class _Bank:
         for source, destination in pairs:
             services = granted[source, destination]
             back = granted.get((destination, source), NOTHING)
-            one_way = 0 if back == _EVERYTHING else _ONE_WAY
-            wanted[self.number(source), self.number(destination)] = self._set(services, news) | one_way
+            kind = 0 if back == _EVERYTHING else _ONE_WAY | _BACK if back - COMPANIONS else _ONE_WAY
+            wanted[self.number(source), self.number(destination)] = self._set(services, news) | kind
         kernel.write_batch(
             self._maps["hv_services"],
             (_U32 * len(news))(*news),
@@ -149,8 +150,8 @@ class FabricMaps:
         self._budgets: dict[int, Budget] = {}
         self._epoch = layout.Epoch()
         kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
-        self._bank = _Bank.found(self._epoch.bank, maps)
-        _Bank.found(1 - self._epoch.bank, maps).clear()
+        self._bank = _Bank.found(self._epoch.word & 1, maps)
+        _Bank.found(1 - self._bank.index, maps).clear()
         self._fresh = True
         """Nothing was put by this process yet, so the first change writes all."""
         if not self._epoch.seed:
@@ -182,6 +183,7 @@ class FabricMaps:
         self._write_budget(slot, Budget())
         self._places.pop(slot, None)
         kernel.update(self._maps["hv_places"], _U32(slot), layout.Place())
+        self._turn(self._bank)
 
     # --- changes ---
     def change(self, change: FabricChange) -> None:
@@ -222,10 +224,11 @@ class FabricMaps:
             self._bank.put_everybody(granted, {grant.source for grant in change.grants})
         self._settle(self._touched, self._bank, granted)
         self._bank.drop(change.gone)
+        self._turn(self._bank)
 
     def _flip(self, granted: Mapping[Names, Services], addresses: tuple[AddressRange, ...]) -> None:
         """All of it into the other bank, then that one in force."""
-        bank = _Bank(1 - self._epoch.bank, self._maps)
+        bank = _Bank(1 - self._bank.index, self._maps)
         try:
             bank.put(granted, granted)
             bank.put_everybody(granted, {source for source, _ in granted})
@@ -234,10 +237,15 @@ class FabricMaps:
             bank.clear()
             raise
         self._settle(self._ports, bank, granted)
-        self._epoch.bank = bank.index
-        kernel.update(self._maps["hv_epoch"], _U32(0), self._epoch)
-        self._bank.clear()
+        before = self._bank
+        self._turn(bank)
+        before.clear()
+
+    def _turn(self, bank: _Bank) -> None:
+        """Put a bank in force, the same or the other, and make all that was remembered of either void."""
         self._bank = bank
+        self._epoch.word = (self._epoch.word & ~1) + 2 | bank.index
+        kernel.update(self._maps["hv_epoch"], _U32(0), self._epoch)
 
     def _settle(self, slots: Iterable[int], bank: _Bank, granted: Mapping[Names, Services]) -> None:
         """Write these ports' places, and by which MAC and addresses others find them."""
@@ -259,6 +267,7 @@ class FabricMaps:
         self._places |= {slot: bytes(place) for slot, place in places.items()}
 
     def _place(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> layout.Place:
+        place.flags = (_ROUTED if policy.routed else 0) | (_BUDGET if policy.budget != Budget() else 0)
         if policy.network is None or policy.perimeter is None:
             place.perimeter[bank.index] = 0
             return place
@@ -268,7 +277,6 @@ class FabricMaps:
             place.generation = secrets.randbits(16)
         place.perimeter[bank.index] = bank.number(policy.perimeter)
         place.gateway[bank.index] = bank.number(gateway_of(policy.network))
-        place.flags = _ROUTED if policy.routed else 0
         return place
 
     def _write_members(self, slot: int, wanted: dict[bytes, bytes]) -> None:
@@ -325,8 +333,8 @@ class FabricMaps:
     def repair(self) -> None:
         """Write all of it anew."""
         self._members.clear()
-        self._bank = _Bank.found(self._epoch.bank, self._maps)
-        _Bank.found(1 - self._epoch.bank, self._maps).clear()
+        self._bank = _Bank.found(self._bank.index, self._maps)
+        _Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
         self._fresh = True
         self.change(FabricChange())

@@ -13,6 +13,8 @@ ALL = CLASSES
 BUCKETS = CLASSES + 1
 FORGED_KINDS = len(ForgedKind)
 ADDRESSES, PAIRS = 8, 4
+NEAR = 65536
+"""Devices with an index below it are found without a hash."""
 RANGES = 64
 """Of services in one set."""
 FLOW_SETS, FLOW_WAYS = 128, 8
@@ -80,7 +82,7 @@ class Limits(ctypes.Structure):
         ("new_destinations", Rate),
         ("gate_end_ns", c_uint64),
         ("gate", c_uint32),
-        ("pad", c_uint32),
+        ("armed", c_uint32),
     ]
 
 
@@ -165,7 +167,7 @@ class Event(ctypes.Structure):
 class Epoch(ctypes.Structure):
     """``struct hv_epoch``."""
 
-    _fields_ = [("bank", c_uint32), ("pad", c_uint32), ("seed", c_uint64)]
+    _fields_ = [("word", c_uint64), ("seed", c_uint64)]
 
 
 class Place(ctypes.Structure):
@@ -235,6 +237,20 @@ class Allowance(ctypes.Structure):
     ]
 
 
+class Last(ctypes.Structure):
+    """``struct hv_last``; user space never writes it."""
+
+    _fields_ = [
+        ("word", c_uint64),
+        ("grant", c_uint32),
+        ("perimeter", c_uint32),
+        ("slot", c_uint32),
+        ("ifindex", c_uint32),
+        ("mac", c_uint8 * 6),
+        ("pad", c_uint8 * 2),
+    ]
+
+
 class Crossings(ctypes.Structure):
     """``struct hv_crossings``."""
 
@@ -243,6 +259,7 @@ class Crossings(ctypes.Structure):
         ("straight", c_uint64),
         ("flows", c_uint64),
         ("evicted", c_uint64),
+        ("last", Last),
     ]
 
 
@@ -268,6 +285,7 @@ VALUES: dict[str, type[ctypes.Structure]] = {
     "hv_grant_key": GrantKey,
     "hv_services": ServiceSet,
     "hv_allowance": Allowance,
+    "hv_last": Last,
     "hv_crossings": Crossings,
 }
 

@@ -12,6 +12,7 @@ ENTRIES = {
     **dict.fromkeys(("hv_ports", "hv_counters", "hv_limits", "hv_buckets", "hv_tripwires", "hv_windows"), 1),
     "hv_peers": 64,
     "hv_sources": 4,
+    "hv_copies": 2,
     "hv_places": 1,
     "hv_allowances": 1,
     "hv_crossings": 1,
@@ -20,7 +21,7 @@ ENTRIES = {
     "hv_flows": layout.FLOW_SETS,
 }
 """Maps that grow with the ports, and how many entries they have for each."""
-ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services")
+ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services", "hv_near")
 MAPS = (*ENTRIES, *ALONE)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: what it costs, beside others. Never shipped."""
