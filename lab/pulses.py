@@ -43,6 +43,21 @@ _COMMANDS = {
     "udp": "hping3 -q $pace --udp -p 9 -d 64 $ip_b",
     "icmp": "hping3 -q $pace -1 $ip_b",
 }
+_STEADY = """exec python3 -c '
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.connect(("$ip_b", 9))
+due = time.monotonic()
+while True:
+    while due <= time.monotonic():
+        try:
+            sender.send(bytes(64))
+        except OSError:
+            pass
+        due += 1 / $pace
+    time.sleep(0.002)
+'"""
+"""Under slow emulation hping3 sends some 1,300 a second at most, unless it floods."""
 _AT_ONCE = "for n in $(seq {count}); do {command} & done; wait"
 _IS_SYN = Test(47, 1, frozenset({0x02}), mask=0x12)
 _IS_WORK = (Test(12, 2, frozenset({0x0800})), Test(15, 1, frozenset({WORK_TOS}), mask=0xFC))
@@ -50,11 +65,12 @@ _IS_WORK = (Test(12, 2, frozenset({0x0800})), Test(15, 1, frozenset({WORK_TOS}),
 
 @dataclass(frozen=True)
 class Profile:
-    """A rate: its pace for hping3, what A does of each class all day (a second), and which floods that fits."""
+    """A rate: how A floods, what it does of each class all day (a second), and which floods that fits."""
 
     at_once: int
-    """So many processes flood: under slow emulation one of them sleeps for 1.5 ms at least, however short its pace."""
+    """So many processes flood."""
     pace: str
+    """Of hping3, or packets a second of what keeps that rate."""
     syn: float
     udp: float
     icmp: float
@@ -64,7 +80,7 @@ class Profile:
 PROFILES = {
     "100": Profile(1, "-i u10000", 10, 10, 10, ("syn", "udp", "icmp")),
     "200": Profile(2, "-i u10000", 20, 20, 20, ("syn", "udp", "icmp")),
-    "2000": Profile(4, "-i u500", 8, 200, 10, ("udp",)),
+    "2000": Profile(1, "2000", 8, 200, 10, ("udp",)),
     "full": Profile(1, "--flood", 8, 20, 10, ("syn", "udp", "icmp")),
 }
 
@@ -189,7 +205,7 @@ def run(rate: str, count: int, seed: int, keep: Callable[[PulsesOutcome], None])
 
 def command(flood: str, profile: Profile) -> str:
     """What A runs to flood B."""
-    one = _COMMANDS[flood].replace("$pace", profile.pace)
+    one = (_STEADY if profile.pace.isdigit() else _COMMANDS[flood]).replace("$pace", profile.pace)
     return one if profile.at_once == 1 else _AT_ONCE.format(count=profile.at_once, command=one)
 
 

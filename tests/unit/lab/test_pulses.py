@@ -143,5 +143,6 @@ def test_views_become_programs(flood: str) -> None:
 def test_a_flood_is_a_command_of_the_shell(rate: str, flood: str) -> None:
     words = command(flood, PROFILES[rate])
     assert subprocess.run(["sh", "-n", "-c", words], check=False).returncode == 0
-    assert words.count("hping3") == 1
+    assert words.count("hping3") + words.count("python3") == 1
+    assert "$pace" not in words
     assert ("seq" in words) == (PROFILES[rate].at_once > 1)

@@ -84,6 +84,15 @@ def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> 
     assert scene.limited() == {"mallory"}, "the victim of another VM needs no limit: its attacker has one"
 
 
+@pytest.mark.parametrize("per_s", [700, 800, 900])
+def test_a_closed_port_tells_a_flood_from_the_talk_beside_it(per_s: float) -> None:
+    """The other end answers a fifth of it all, of another port; the kernel's refusals are few."""
+    scene = Scene("mallory", "web").begin(requests_by_udp("mallory", "web", 200)).learn()
+    scene.begin(floods_by_udp_to_closed_port("mallory", "web", per_s)).run(6)
+    assert scene.ordered("mallory")[0].since - scene.begun_at <= 1.0
+    assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
+
+
 @pytest.mark.parametrize("kind", FLOODS)
 def test_what_is_delivered_after_the_limit_is_at_most_the_limit(kind: str) -> None:
     flood, traffic = FLOODS[kind]
