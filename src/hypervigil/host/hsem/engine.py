@@ -268,9 +268,11 @@ class Hsem:
                 return []  # what is over was asked about while it went on
             draft = record.draft = self._dossier(record.vm, now)
             draft.reports = 1
-            for peer in look.scaled(self._watch.recent(record.vm).counts):
+            recent = self._watch.recent(record.vm)
+            for peer in look.scaled(recent.counts):
                 draft.add_peer(peer, look.room)
             self._mark(draft, look, now)
+            draft.failures = recent.refused + recent.counts[Metric.IN_RST]
         else:
             self._grow(draft, look, now)
         if now - record.forged_since <= FORGED_S:

@@ -19,6 +19,8 @@ MEMORY_S = 0.5
 """What was seen just now is remembered with this time constant, to tell how it is meant."""
 ASKED_S = 60.0
 """SYNs are remembered for longer: a TCP repeats its SYN-ACK for a minute (RFC 9293, RFC 6298)."""
+REFUSED_S = 2.0
+"""Messages that a port or host cannot be reached likewise: a kernel tells the first six at once, then one a second."""
 SLACK = 15.0
 """Packets above the allowance that nobody asks about."""
 SLACK_S = 0.25
@@ -58,6 +60,8 @@ class Recent:
     """SYNs of about the last minute, out and in."""
     minute_s: float
     """The time that these stand for: less than a minute where it was not watched for so long."""
+    refused: float
+    """Messages of about the last ``REFUSED_S`` that a port or host cannot be reached."""
 
 
 class Watch:
@@ -66,7 +70,7 @@ class Watch:
     def __init__(self, *, factor: float, floor_pps: float) -> None:
         self.factor = factor
         self.floor_pps = floor_pps
-        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,))
+        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,), refused=(1,))
 
     def keep(self, vms: Sequence[VmId]) -> None:
         """Forget all others."""
@@ -94,6 +98,9 @@ class Watch:
         faded = np.float32(np.exp(-interval_s / ASKED_S))
         self._table["asked"][rows] = self._table["asked"][rows] * faded + fresh[:, [Metric.OUT_SYN, Metric.IN_SYN]]
         self._table["minute"][rows] = self._table["minute"][rows] * faded + interval_s
+        refused = np.nan_to_num(values[:, [Metric.FAILURES]] - values[:, [Metric.IN_RST]]).clip(min=0.0) * interval_s
+        forgotten = np.float32(np.exp(-interval_s / REFUSED_S))
+        self._table["refused"][rows] = self._table["refused"][rows] * forgotten + refused
         # The sum outlasts what it tells of.
         still = self._table["counts"][rows] > allowance * self._table["seconds"][rows]
         above = still & (score > slack)
@@ -117,6 +124,7 @@ class Watch:
             max(float(self._table["seconds"][row, 0]), 0.001),
             (float(self._table["asked"][row, 0]), float(self._table["asked"][row, 1])),
             float(self._table["minute"][row, 0]),
+            float(self._table["refused"][row, 0]),
         )
 
     def calm(self, vm: VmId) -> None:

@@ -184,9 +184,9 @@ def floods_by_ping(attacker: str, target: str, per_s: float) -> Behaviour:
     return pings(attacker, [target], per_s)
 
 
-def floods_by_udp_to_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
+def floods_by_udp_to_closed_port(attacker: str, target: str, per_s: float, *, at_once: int = 6) -> Behaviour:
     """The target's kernel says that nobody is there: six times at once, then once a second (``icmp_ratelimit``)."""
-    pace, tells, spare = Pace(per_s), Pace(1), [5]
+    pace, tells, spare = Pace(per_s), Pace(1), [at_once - 1]
 
     def behave(scene: Scene, s: float) -> None:
         arrived = scene.send(attacker, target, UDP, pace(s), asks=True)
