@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from lab import clean, demo, pulses, run, trials
+from lab import clean, demo, pulses, run, scoreboard, trials
 from lab.errors import LabError
 
 _WRONG = 2
@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[Command, str]] = {
     "run": (run, "run a scenario and say whether all was judged rightly"),
     "pulses": (pulses, "measure how soon floods at one rate are limited, many on one boot"),
     "trials": (trials, "make many mixed attacks and honest tasks on one boot and say who was blamed"),
+    "scoreboard": (scoreboard, "try every kind of attack and of honest work at each of its rates, again and again"),
     "clean": (clean, "remove what crashed runs left on this host"),
 }
 

@@ -46,6 +46,8 @@ class Kind:
     """Whether what its first actor sends to T is counted, to tell which share passed."""
     restarts: bool = False
     """Whether T's web server is away for some seconds."""
+    seconds: float | None = None
+    """How long it takes, where that is not what its family takes."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Trial:
     expected: dict[str, frozenset[str]]
     measured: bool
     restarts: bool
+    seconds: float | None = None
 
     @property
     def attackers(self) -> frozenset[str]:
@@ -233,11 +236,12 @@ def draw(count: int, seed: int, kinds: Sequence[Kind] = KINDS) -> list[Trial]:
     trials: list[Trial] = []
     while len(trials) < count:
         for kind in dice.sample(list(kinds), len(kinds)):
-            trials.append(_drawn(len(trials) + 1, kind, dice))
+            trials.append(drawn(len(trials) + 1, kind, dice))
     return trials[:count]
 
 
-def _drawn(number: int, kind: Kind, dice: random.Random) -> Trial:
+def drawn(number: int, kind: Kind, dice: random.Random) -> Trial:
+    """One trial of a kind: guests and choice by chance."""
     actor, target, other = dice.sample(GUESTS, len(GUESTS))
     choice = dice.choice(kind.choices)
     names = {"X": actor, "T": target, "O": other}
@@ -245,7 +249,8 @@ def _drawn(number: int, kind: Kind, dice: random.Random) -> Trial:
     def put_in(step: Step) -> Step:
         command = step.run.replace("$choice", choice)
         for letter, name in names.items():
-            command = command.replace(f"$ip_{letter}", f"$ip_{name}")
+            for word in ("ip", "mac"):
+                command = command.replace(f"${word}_{letter}", f"${word}_{name}")
         aim = names.get(step.target, step.target) if step.target is not None else None
         return Step(step.at_s, names.get(step.on, step.on), command, step.attack, aim)
 
@@ -260,4 +265,5 @@ def _drawn(number: int, kind: Kind, dice: random.Random) -> Trial:
         expected=dict(zip((actor, target, other), kind.expect, strict=True)),
         measured=kind.measured,
         restarts=kind.restarts,
+        seconds=kind.seconds,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from lab.capture import Slice
 from lab.figures import lower_bound, percentile, upper_bound
 from lab.kinds import GUESTS, Family, Trial
 from lab.outcome import SUCCESS_SHARE
@@ -24,6 +25,8 @@ class Flow:
     sent: int
     delivered: int
     first_s: float | None
+    arrived: tuple[Slice, ...] = ()
+    """When what was delivered arrived."""
 
 
 @dataclass(frozen=True)

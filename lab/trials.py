@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lab.capture import Counter
+from lab.capture import Counter, Slice
 from lab.frames import Heading, Party, Test, View
 from lab.image import image
 from lab.kinds import GUESTS, Family, Trial, draw
@@ -19,7 +19,7 @@ from lab.scenario import EXT, GuestTable, Limits, NetworkTable, Scenario
 from lab.score import Flow, Summary, TrialOutcome, TrialSeen, score, summary
 from lab.stage import Act, Stage, staged
 
-_WARMUP_S = 60.0
+WARMUP_S = 60.0
 _ATTACK_S = 11.0
 _BENIGN_S = 15.0
 _AWAY_S = 3.0
@@ -58,10 +58,10 @@ def run(trials: Sequence[Trial], seed: int, *, control: bool, keep: Callable[[Su
     image()
     outcomes = []
     try:
-        with staged(_scenario(seed), watched=not control) as stage:
+        with staged(scenario("trials", seed), watched=not control) as stage:
             stage.begin()
-            _work(stage)
-            warm_up(stage, _WARMUP_S)
+            begin_work(stage)
+            warm_up(stage, WARMUP_S)
             print(_HEADINGS, flush=True)
             for trial in trials:
                 began = time.time()
@@ -80,7 +80,7 @@ def run(trials: Sequence[Trial], seed: int, *, control: bool, keep: Callable[[Su
 def play(stage: Stage, trial: Trial) -> TrialSeen:
     """Make one trial and wait until all is calm again."""
     began = stage.now_s
-    end = began + (_BENIGN_S if trial.family is Family.BENIGN else _ATTACK_S)
+    end = began + (trial.seconds or (_BENIGN_S if trial.family is Family.BENIGN else _ATTACK_S))
     measured = _measure(stage, trial) if trial.measured else None
     acts: list[Act] = []
     if trial.restarts:
@@ -129,18 +129,18 @@ def _judged(stage: Stage, began: float) -> tuple[Judged, list[str]]:
     )
 
 
-def _scenario(seed: int) -> Scenario:
+def scenario(name: str, seed: int) -> Scenario:
     """Three guests, each of them a server."""
     return Scenario(
-        name="trials",
+        name=name,
         network=(NetworkTable("net1", "10.60.0.0/24"),),
-        guest=tuple(GuestTable(name, "net1", f"tenant-{name}", work="web-server") for name in GUESTS),
+        guest=tuple(GuestTable(guest, "net1", f"tenant-{guest}", work="web-server") for guest in GUESTS),
         limits=Limits(3600.0),
         seed=seed,
     )
 
 
-def _work(stage: Stage) -> None:
+def begin_work(stage: Stage) -> None:
     """What everybody does all day: each guest asks the next one, answers, pings; clients outside ask too."""
     for name, asked in zip(GUESTS, (*GUESTS[1:], GUESTS[0]), strict=True):
         guest = stage.guests[name]
@@ -169,7 +169,12 @@ def _address(offset: int, party: Party) -> Test:
 def _flow(stage: Stage, act: Act) -> Flow:
     sent = act.sent
     first = stage.since(sent.first_at_s) if sent is not None and sent.first_at_s is not None else None
-    return Flow(act.step.on, sent.total if sent else 0, sum(counter.total for counter in act.delivered), first)
+    arrived = tuple(
+        Slice(stage.since(part.from_s), stage.since(part.to_s), part.frames)
+        for counter in act.delivered
+        for part in counter.slices
+    )
+    return Flow(act.step.on, sent.total if sent else 0, sum(counter.total for counter in act.delivered), first, arrived)
 
 
 def _problem(act: Act) -> str | None:
