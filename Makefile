@@ -16,7 +16,7 @@ CODE := $(wildcard src lab bench tests scripts/*.py)
 FAST := $(wildcard tests/unit tests/property tests/architecture tests/fuzz)
 BENCHES := $(sort $(notdir $(basename $(filter-out bench/_%,$(wildcard bench/*.py)))))
 
-.PHONY: help setup lab editable wheel format lint check test verify demo bench bench-agent bench-dataplane agent reference lock clean root
+.PHONY: help setup lab editable wheel format lint check test verify scoreboard demo bench bench-agent bench-dataplane agent reference lock clean root
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ test: lab lint ## everything in ≤ 30 minutes, real guests included; needs root
 
 verify: lab ## the full matrix, resumable; SLICE=name runs one slice, else as many as 85 minutes hold
 	@$(PYTHON) scripts/verify.py $(SLICE)
+
+scoreboard: lab ## ordinary days, captures and real guests in one report; PART=quiet|captures|guests runs one
+	@$(PYTHON) scripts/scoreboard.py $(PART)
 
 demo: lab ## an attack on real guests, found and contained, told live
 	@$(PYTHON) -m lab demo

@@ -29,6 +29,12 @@ LAB = ("src", "lab", "requirements.lock")
 """What a slice in the lab runs."""
 CODE = (*LAB, "bench", "tests", "scripts", "Makefile", "pyproject.toml")
 TAIL_LINES = 25
+QUIET_PARTS, QUIET_VM_DAYS = 5, 600
+"""The long quiet, 3,000 VM-days, in parts that an interruption does not cost."""
+GUEST_PARTS = 3
+"""Each tries every cell of the scoreboard once."""
+_SCORED = {"quiet", "captures"}
+"""Benchmarks that are parts of the scoreboard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,36 @@ def slices() -> tuple[Slice, ...]:
     benches = tuple(
         Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"), code=(*LAB, "bench"))
         for path in sorted((ROOT / "bench").glob("[!_]*.py"))
+        if path.stem not in _SCORED
     )
-    return (*pulses, *trials, *scenarios, *controls, *long, *benches)
+    return (*pulses, *trials, *scoreboard(), *scenarios, *controls, *long, *benches)
+
+
+def scoreboard() -> tuple[Slice, ...]:
+    """What `make scoreboard` tells of: ordinary days, captures, real guests."""
+    python, code = (sys.executable, "-m"), (*LAB, "bench")
+    days = ("--vm-days", str(QUIET_VM_DAYS))
+    quiet = tuple(
+        Slice(
+            f"scoreboard-quiet-{seed}",
+            60,
+            (*python, "bench.quiet", *days, "--seed", str(seed), "--json", "{json}"),
+            seed,
+            code,
+        )
+        for seed in range(1, QUIET_PARTS + 1)
+    )
+    captures = Slice("scoreboard-captures", 30, (*python, "bench.captures", "--out", "{json}"), code=code)
+    guests = tuple(
+        Slice(
+            f"scoreboard-guests-{part}",
+            75,
+            (*python, "lab", "scoreboard", "--seed", str(2000 + part), "--json", "{json}"),
+            2000 + part,
+        )
+        for part in range(1, GUEST_PARTS + 1)
+    )
+    return (*quiet, captures, *guests)
 
 
 def _scenario(kind: str, path: Path, *options: str) -> Slice:
@@ -233,6 +267,11 @@ def report(code: str, commit: str, on: Mapping[str, str], parts: Sequence[Slice]
         if not values or not outcome.ok:
             lines += ["```", *(line.replace("```", "'''") for line in outcome.tail), "```"]
     return "\n".join(lines) + "\n"
+
+
+def commit() -> str:
+    """The commit that is checked out."""
+    return _git("rev-parse", "HEAD")
 
 
 def fingerprint(of: Sequence[str]) -> tuple[str, bool]:
