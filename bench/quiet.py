@@ -377,9 +377,17 @@ def result(lived: Sequence[Lived], seed: int, sources: dict[str, int]) -> dict[s
 # --- for people ---
 
 
-def _progress(done_days: float, all_days: float, began: float) -> Progress:
+_UNFINISHED = "it was stopped before its end"
+
+
+def _progress(
+    done: Sequence[Lived], all_days: float, began: float, keep: Callable[[Sequence[Lived]], object]
+) -> Progress:
+    before = tuple(done)
+
     def tell(lived: Lived, _share: float) -> None:
-        days = done_days + lived.vm_days
+        days = sum(one.vm_days for one in before) + lived.vm_days
+        keep((*before, lived))
         false = sum(not event.right for event in lived.events)
         verdicts = sum(event.false_verdict for event in lived.events)
         left = (time.monotonic() - began) * (all_days / days - 1) / 60
@@ -432,16 +440,23 @@ def main() -> None:
         raise SystemExit(f"quiet: {arguments.data} has no series or no captures; set HYPERVIGIL_DATA to the data")
     sources = {"series": len(series), "captures' hosts": len(tapes)}
     print(f"quiet: VMs are made of {len(series)} series and {len(tapes)} hosts of captures", file=sys.stderr)
+
+    def keep(those: Sequence[Lived], *, finished: bool = False) -> dict[str, Any]:
+        document = result(those, arguments.seed, sources)
+        document["missed"] += [] if finished else [_UNFINISHED]
+        fresh = arguments.json.with_suffix(".new")
+        fresh.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(arguments.json)
+        return document
+
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
     lived: list[Lived] = []
     began = time.monotonic()
     for share, beat_s in ((arguments.fine, BEAT_S), (1.0 - arguments.fine, 1.0)):
         if share > 0:
-            done = sum(one.vm_days for one in lived)
-            tell = _progress(done, arguments.vm_days, began)
+            tell = _progress(lived, arguments.vm_days, began, keep)
             lived.append(live(share * arguments.vm_days, beat_s, series, tapes, arguments.seed, tell=tell))
-    document = result(lived, arguments.seed, sources)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    document = keep(lived, finished=True)
     show(document)
     raise SystemExit(1 if document["missed"] else 0)
 
