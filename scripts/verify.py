@@ -104,7 +104,7 @@ def scoreboard() -> tuple[Slice, ...]:
     quiet = tuple(
         Slice(
             f"scoreboard-quiet-{seed}",
-            60,
+            80,
             (*python, "bench.quiet", *days, "--seed", str(seed), "--json", "{json}"),
             seed,
             code,
