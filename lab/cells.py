@@ -12,7 +12,7 @@ from lab.programs import program
 from lab.scenario import Step
 
 _PACES = ("-i u20000", "-i u10000", "-i u5000", "-i u2500", "-i u500", "--flood")
-"""50, 100, 200, 400 and 2,000 packets a second, and as many as it can."""
+"""50, 100, 200, 400 and 2,000 packets a second, and as many as it can; a slow guest sends fewer, 600 of the 2,000."""
 _SOME_PACES = ("-i u10000", "-i u2500", "-i u500", "--flood")
 _FLOOD = (ATTACKER, VICTIM, INNOCENT)
 _ALONE = (ATTACKER, INNOCENT, INNOCENT)
