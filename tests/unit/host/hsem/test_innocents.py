@@ -129,8 +129,8 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
 
 
-@pytest.mark.parametrize("for_s", [0.5, 1.0, 2.0, 3.0])
-@pytest.mark.parametrize("per_s", [100, 200, 400])
+@pytest.mark.parametrize("for_s", [1.0, 3.0])
+@pytest.mark.parametrize("per_s", [100, 400])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_client_may_be_ahead_of_its_service(per_s: float, for_s: float, *, known: bool) -> None:
     """Refused at first and then answered: it is held back meanwhile, and nobody is blamed."""
