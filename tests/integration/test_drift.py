@@ -116,7 +116,7 @@ def test_an_overwritten_limit(rig: Rig, kind: str) -> None:
     assert not rig.passes()
 
     def overwrite() -> None:
-        rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 616))
+        rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 624))
         assert rig.passes(), "the control"
 
     def broken() -> bool:
@@ -174,7 +174,7 @@ def test_with_nobody_alive_changes_stay_and_the_next_enforcer_undoes_them(rig: R
     rig.driver.put(one)
     rig.driver.kill()
     assert not rig.passes(), "limits need nobody"
-    rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 616))
+    rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 624))
     run("nft", "delete", "table", "bridge", "hypervigil")
     assert rig.passes(), "the control"
     rig.driver.start()

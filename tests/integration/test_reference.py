@@ -35,7 +35,7 @@ CAST = Cast(
     v6=("fd77::1", "fd77::2", "fe80::5054:ff:feaa:1", "::", "ff02::1", "2001:db8::9"),
 )
 BOUND = (CAST.v4[0], CAST.v6[0])
-PASSES, DROPS = -1, 2
+PASSES, DROPS, ANSWERS = -1, 2, 7
 HOUR_NS = 3600 * 10**9
 TAGS = (b"\x81\x00", b"\x88\xa8")
 CPUS = os.cpu_count() or 1
@@ -84,7 +84,7 @@ class Pair:
         self.trips += self.reader.wait(0) if self.listening else []
         at = self._when(direction, read_, peer, began, ended)
         passes = self.model.handle(self.tap.ifindex, direction, frame, at, gso_size=gso_size)
-        if returned != (PASSES if passes else DROPS):
+        if (returned == PASSES) != passes or returned not in {PASSES, DROPS, ANSWERS}:
             return f"the program returns {returned}, the model lets it pass: {passes}"
         if self._counters() != bytes(self.slot.counters):
             return f"counters: {_unlike(self._counters(), self.slot.counters)}"
@@ -218,6 +218,7 @@ def settings(pair: Pair, maker: Maker) -> None:
         pair.order("clear_new_destinations")
     gate = dice.choice((Gate.OPEN, Gate.OPEN, Gate.OPEN, Gate.QUARANTINE, Gate.ISOLATE))
     pair.order("set_gate", gate, dice.choice((soon, ago)))
+    pair.order("set_proof", dice.choice((soon, soon, ago, 0)))
     for address in (*CAST.v4[1:3], CAST.v6[1], CAST.macs[1]):
         if dice.random() < 0.4:
             pair.order("set_peer", address, dice.choice((0, 5, 2000)), dice.choice((soon, ago)))
