@@ -127,7 +127,7 @@ def _new_destinations(bounds: Bounds) -> Wanted:
 
 
 def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
-    """By source where few sources send most of it, else by class."""
+    """By source where few sources send most of it; else SYNs by proof of source, and other classes as a whole."""
     total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in facts.busiest(Direction.IN)))
     sources: list[Peer] = hit(facts, surge)[:MAX_PEERS]
     if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
@@ -142,6 +142,9 @@ def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
             )
             for peer in sources
         ]
+    if surge.traffic is TrafficClass.SYN:
+        reason = f"gets {surge.rate:,.0f} SYN/s, usually at most {surge.tail:,.0f}, and no few sources send most of it"
+        return [Wanted(LimitKind.SOURCE_PROOF, reason, direction=Direction.IN)]
     return [_class_limit(surge, bounds)]
 
 
