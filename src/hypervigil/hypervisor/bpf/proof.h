@@ -100,13 +100,13 @@ static __always_inline int answerable(struct __sk_buff *skb, const struct frame 
 	return f->l4 == IPV6_END && *(const __u64 *)a && a[0] != 0xff;
 }
 
-/* What a frame to a port that is under proof has to do with it. Everything but a SYN, whole or not, is free. */
+/* What a frame to a port that is under proof has to do with it. Everything but SYNs and TCP in fragments is free. */
 static __noinline __u32 asked_of(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port, int readable)
 {
 	struct frame *f = &s->frame;
 	struct hv_source_key key = { .slot = s->slot };
 	struct hv_proven fresh, *proven;
-	__u32 period = s->now >> PROOF_SHIFT, traffic, number;
+	__u32 period = s->now >> PROOF_SHIFT, number;
 
 	if (!port || (f->ethertype != ETH_IPV4 && f->ethertype != ETH_IPV6) || !for_itself(port, f))
 		return HV_FREE;
@@ -114,20 +114,15 @@ static __noinline __u32 asked_of(struct __sk_buff *skb, struct scratch *s, const
 		return HV_HOLD;	/* what hides its transport header may be a SYN */
 	if (f->protocol != 6 || !f->l4 || f->multicast)
 		return HV_FREE;
-	traffic = f->traffic;
-	if (f->fragment) {
-		if (bpf_skb_load_bytes(skb, f->l4 + 13, s->raw.bytes, 1))
-			return HV_HOLD;
-		traffic = tcp_class(s->raw.bytes[0]);
-	}
 	key.address = f->source;
-	if (traffic == HV_SYN) {
+	/* A fragment may be too short for the flags, and padding lie in their place; no client begins with one. */
+	if (f->traffic == HV_SYN || f->fragment) {
 		proven = bpf_map_lookup_elem(&hv_proven, &key);
 		if (proven && s->now - proven->at_ns < PROVEN_NS)
 			return HV_FREE;
 		return !f->fragment && answerable(skb, f) ? HV_ASK : HV_HOLD;
 	}
-	if (traffic != HV_RST || f->fragment || bpf_skb_load_bytes(skb, f->l4 + 4, &number, 4))
+	if (f->traffic != HV_RST || bpf_skb_load_bytes(skb, f->l4 + 4, &number, 4))
 		return HV_FREE;
 	number = bpf_ntohl(number) & ~HALF;
 	if (number != cookie_of(s, period) && number != cookie_of(s, period - 1))

@@ -7,9 +7,9 @@ from enum import Enum
 
 from hypervigil.hypervisor.reference.frame import ETH_HLEN, Frame
 from hypervigil.hypervisor.reference.identity import Identity
+from hypervigil.model.traffic import TrafficClass
 
-_TCP, _FLAGS_AT = 6, 13
-_SYN, _RST, _ACK = 2, 4, 16
+_TCP = 6
 _IPV4, _IPV6 = 0x0800, 0x86DD
 
 
@@ -31,10 +31,11 @@ def asked(identity: Identity, frame: Frame) -> Asked:
         return Asked.HOLD
     if frame.protocol != _TCP or not frame.l4 or frame.multicast:
         return Asked.NOTHING
-    flags = (frame.load(frame.l4 + _FLAGS_AT, 1) or b"\0")[0]
-    if flags & (_SYN | _RST | _ACK) != _SYN:
+    if frame.fragment:
+        return Asked.HOLD
+    if frame.traffic is not TrafficClass.SYN:
         return Asked.NOTHING
-    return Asked.ANSWER if not frame.fragment and _answerable(frame) else Asked.HOLD
+    return Asked.ANSWER if _answerable(frame) else Asked.HOLD
 
 
 def _for_itself(identity: Identity, frame: Frame) -> bool:
