@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from hypervigil.host import policyfile
+from hypervigil.host.inventory import compile_ports
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import Fabric, FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
+from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.network.compile import difference
 from tests.integration.spoofed import INVENTED4, INVENTED6, Counter, Flood, Guest, Server, goodput, guest, served
 from tests.integration.wirelab import ethernet, ipv4, ipv6, namespace, run, tcp
 
@@ -410,3 +414,77 @@ def delivered(rig: Rig, frame: bytes) -> bool:
     before = int(rig.server.run("cat", "/sys/class/net/eth0/statistics/rx_packets"))
     rig.attacker.send(frame)
     return int(rig.server.run("cat", "/sys/class/net/eth0/statistics/rx_packets")) > before
+
+
+# --- where a policy says who may reach whom ---
+RULES = f"""
+mode = "enforce"
+[[vm]]
+name = "server"
+addresses = ["{SERVER}", "{SERVER6}"]
+[[vm]]
+name = "client"
+addresses = ["{CLIENT}", "{CLIENT6}"]
+[[network]]
+name = "br0"
+bridge = "br0"
+outside = true
+[[path]]
+name = "served"
+from = ["vm:client", "outside"]
+to = "vm:server"
+services = "tcp/{PORT}"
+"""
+
+
+@pytest.fixture
+def ruled(rig: Rig) -> Iterator[Rig]:
+    """Client and server are VMs of a network, and both may only do what the policy allows."""
+    guests = {"server": rig.server, "client": rig.client}
+    found = Inventory(
+        tuple(
+            Vm(VmId(name), name, 1, 1, (Nic(PortId(one.mac), one.device, one.ifindex, "br0"),))
+            for name, one in guests.items()
+        )
+    )
+    compiled = compile_ports(found, policyfile.parse(RULES))
+    for port in compiled.ports:
+        rig.plane.attach(port)
+    rig.plane.change_fabric(difference(Fabric(), compiled.fabric))
+    rig.forget()
+    yield rig
+    rig.plane.detach(PortId(rig.client.mac))
+    rig.plane.change_fabric(FabricChange((), whole=True))
+    rig.bind()
+
+
+def remembered(rig: Rig) -> int:
+    """Conversations that were remembered for the server, over all CPUs."""
+    cpus = int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1]) + 1
+    found = (layout.Crossings * cpus)()
+    slot = ctypes.c_uint32(rig.plane.ports()[rig.port])
+    kernel.lookup(rig.plane._maps["hv_crossings"], slot, found)  # type: ignore[arg-type]
+    return sum(one.flows for one in found)
+
+
+@pytest.mark.parametrize("address", [SERVER, SERVER6])
+def test_a_client_behind_a_policy_proves_itself_too(ruled: Rig, address: str) -> None:
+    with ruled.proof(), ruled.serving():
+        took = [served(ruled.client, address, PORT, timeout_s=3) for _ in range(3)]
+    assert all(one is not None and one < 0.5 for one in took), took
+    assert len(ruled.sources()) == 1
+
+
+def test_who_has_not_proven_itself_takes_no_conversation_and_gets_no_answer_that_is_denied(ruled: Rig) -> None:
+    flood = Flood(ruled.attacker, ruled.server.mac, SERVER, PORT)
+    denied = Flood(ruled.attacker, ruled.server.mac, SERVER, PORT + 1)
+    with contextlib.closing(flood), contextlib.closing(denied):
+        before = remembered(ruled)
+        flood.send(500)
+        assert remembered(ruled) - before == 500, "the control"
+        with ruled.proof():
+            flood.send(500, first=1000)
+            assert remembered(ruled) - before == 500
+            answered = ruled.counters()["answered"]
+            denied.send(500)
+            assert ruled.counters()["answered"] == answered
