@@ -122,7 +122,9 @@ class Server:
 
     def __init__(self, at: Guest, port: int, backlog: int) -> None:
         with at.inside():
-            self._socket = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog)
+            self._socket = socket.create_server(
+                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=backlog
+            )
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -140,7 +142,7 @@ class Server:
 
 
 def served(at: Guest | None, address: str, port: int, source: str = "", timeout_s: float = 1.0) -> float | None:
-    """How long it took a guest, or the host itself, to be served, seconds, or ``None`` when that was longer than one waits."""
+    """How long a guest, or the host itself, waited to be served, seconds; ``None``: it gave up."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     began = time.monotonic()
     place = at.inside() if at is not None else contextlib.nullcontext()
@@ -188,10 +190,12 @@ class Flood:
         self.sent = 0
         self._stopped = threading.Event()
         self._version = 6 if ":" in address else 4
-        source = INVENTED6.split("/")[0] if self._version == 6 else INVENTED4.split("/")[0]
+        source = INVENTED6.split("/", maxsplit=1)[0] if self._version == 6 else INVENTED4.split("/", maxsplit=1)[0]
         begins = (address, 6, tcp(0, port, 2))
         packet = ipv6(source, *begins) if self._version == 6 else ipv4(source, *begins)
-        self._frame = np.frombuffer(ethernet(by.mac, to_mac, 0x86DD if self._version == 6 else 0x0800, packet), np.uint8)
+        self._frame = np.frombuffer(
+            ethernet(by.mac, to_mac, 0x86DD if self._version == 6 else 0x0800, packet), np.uint8
+        )
         self._pseudo = _sum(ip_address(source).packed + ip_address(address).packed + b"\0\6\0\24" + tcp(0, port, 2))
         with by.inside():
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)

@@ -7,7 +7,6 @@ import secrets
 import struct
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -52,8 +51,10 @@ class Rig:
         self.plane, self.server, self.client, self.attacker, self.far = plane, server, client, attacker, far
         self.reader = DataPlaneReader(plane.sensor_fds())
         self.port = PortId(server.mac)
-        for setting, value in (("ipv4/tcp_syncookies", 0), ("ipv4/tcp_max_syn_backlog", 64), ("core/somaxconn", 64)):
-            server.set(setting, value)
+        # Without metrics it favours nobody whom it served before.
+        plain = {"tcp_syncookies": 0, "tcp_max_syn_backlog": 64, "tcp_no_metrics_save": 1}
+        for setting, value in plain.items():
+            server.set(f"ipv4/{setting}", value)
         server.run("ip", "route", "add", "default", "via", ATTACKER)
         server.run("ip", "-6", "route", "add", "default", "via", ATTACKER6)
         server.run("ip", "route", "add", "10.61.0.0/16", "via", "10.60.0.254")
@@ -71,9 +72,7 @@ class Rig:
 
     def bind(self, mode: Mode = Mode.ENFORCE) -> None:
         self.plane.attach(
-            PortPolicy(
-                self.port, VmId("server"), self.server.device, self.server.ifindex, mode, (SERVER, SERVER6)
-            )
+            PortPolicy(self.port, VmId("server"), self.server.device, self.server.ifindex, mode, (SERVER, SERVER6))
         )
 
     @contextlib.contextmanager
@@ -390,7 +389,9 @@ HIDDEN = {
 """No client sends such SYNs: answers would go astray, or there is nothing to answer."""
 BEHIND = {
     "options": ipv6("fd66::9", SERVER6, 60, b"\x06\0\1\4" + bytes(4) + SEGMENT),
-    "more options than anybody sends": ipv6("fd66::9", SERVER6, 60, b"\x3c\0\1\4\0\0\0\0" * 7 + b"\6\0\1\4\0\0\0\0" + SEGMENT),
+    "more options than anybody sends": ipv6(
+        "fd66::9", SERVER6, 60, b"\x3c\0\1\4\0\0\0\0" * 7 + b"\6\0\1\4\0\0\0\0" + SEGMENT
+    ),
 }
 
 
