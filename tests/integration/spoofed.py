@@ -11,7 +11,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -70,6 +70,17 @@ class Guest:
             device.bind(("eth0", 0))
             for frame in frames:
                 device.send(frame)
+
+    def ask(self, frame: bytes, is_answer: Callable[[bytes], bool]) -> bytes:
+        """Send a frame, and the first one of that kind that comes then."""
+        with self.inside(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as device:
+            device.bind(("eth0", 3))
+            device.settimeout(3)
+            device.send(frame)
+            while True:
+                got, where = device.recvfrom(2048)
+                if where[2] != socket.PACKET_OUTGOING and is_answer(got):
+                    return got
 
     def reckons_sums(self, itself: bool) -> None:
         """Whether its kernel writes checksums into frames itself, or leaves them to the device."""
@@ -264,6 +275,31 @@ class Flood:
             self._stopped.set()
             sender.join()
             self.close()
+
+
+def segment(
+    source: tuple[str, str, int],
+    to: tuple[str, str, int],
+    *,
+    flags: int,
+    number: int,
+    acknowledged: int = 0,
+    hops: int = 64,
+) -> bytes:
+    """A frame with a bare TCP header, sums right; an end is MAC, address, port."""
+    head = struct.pack("!HHII", source[2], to[2], number & 0xFFFFFFFF, acknowledged)
+    pseudo = ip_address(source[1]).packed + ip_address(to[1]).packed + b"\0\6\0\24"
+    rest = struct.pack("!BBH", 0x50, flags, 1024)
+    total = np.array([_sum(pseudo + head + rest)], np.uint32)
+    made = head + rest + struct.pack("!HH", int(_folded(total)[0]), 0)
+    if ":" not in source[1]:
+        packet = bytearray(ipv4(source[1], to[1], 6, made))
+        packet[8], packet[10:12] = hops, bytes(2)
+        packet[10:12] = int(_folded(np.array([_sum(bytes(packet[:20]))], np.uint32))[0]).to_bytes(2, "big")
+        return ethernet(source[0], to[0], 0x0800, bytes(packet))
+    packet = bytearray(ipv6(source[1], to[1], 6, made))
+    packet[7] = hops
+    return ethernet(source[0], to[0], 0x86DD, bytes(packet))
 
 
 def _sum(data: bytes) -> int:

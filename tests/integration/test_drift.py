@@ -128,6 +128,25 @@ def test_an_overwritten_limit(rig: Rig, kind: str) -> None:
     assert rig.passes()
 
 
+def test_an_overwritten_proof_of_source(rig: Rig) -> None:
+    one = rig.driver.limit(VmId("tapb"), LimitKind.SOURCE_PROOF, direction=Direction.IN)
+    assert "source proof" in rig.driver.put(one)
+    kernel = rig.driver.kernel()
+
+    def broken() -> bool:
+        return kernel.proof(PortId(B_MAC)) <= now() * 1e9
+
+    def overwrite() -> None:
+        rig.map("hv_limits", "update", "key", "hex", *rig.slot(B_MAC), "value", "hex", *(["00"] * 624))
+        assert broken(), "the control"
+
+    assert not broken()
+    rig.is_back(overwrite, broken, B_MAC, "its limits were changed")
+    rig.driver.lift(one)
+    assert broken(), "lifted"
+    kernel.close()
+
+
 @pytest.mark.parametrize("peer", [A, A_MAC])
 def test_a_deleted_source(rig: Rig, peer: str) -> None:
     one = rig.driver.limit(VmId("tapb"), LimitKind.PEER, 5.0, direction=Direction.IN, peer=peer)

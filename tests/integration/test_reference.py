@@ -24,7 +24,7 @@ from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.anyframe import Cast, Maker
 from tests.integration.testrun import run_program, runnable
-from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, namespace, udp
+from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, namespace, tcp, udp
 
 pytestmark = pytest.mark.root
 
@@ -276,6 +276,24 @@ def test_the_comparison_can_fail(pair: Pair) -> None:
     frame = ethernet(MAC, CAST.macs[1], 0x0800, ipv4(BOUND[0], CAST.v4[1], 17, udp(999, 80)))
     pair.slot.counters.failures += 1
     assert "failures" in (pair.send(Direction.OUT, frame) or "")
+
+
+def test_who_has_not_proven_its_address_is_answered_or_held_in_both(pair: Pair) -> None:
+    pair.bind(Mode.ENFORCE, addresses=BOUND)
+    pair.order("set_gate", Gate.OPEN, 0)
+    pair.order("set_proof", now_ns() + HOUR_NS)
+    before, limited = pair.slot.counters.answered, pair.slot.cells[Direction.IN][TrafficClass.FRAGMENT].limited
+    begins = tcp(999, 80, 2)
+    whole = ethernet(CAST.macs[1], MAC, 0x0800, ipv4(CAST.v4[1], BOUND[0], 6, begins))
+    part = ethernet(CAST.macs[1], MAC, 0x0800, ipv4(CAST.v4[1], BOUND[0], 6, begins[:16], fragment=0x2000))
+    for address in (CAST.v4[1], CAST.v4[2], CAST.v6[1]):
+        pair.order("clear_peer", address)
+    for traffic in (TrafficClass.SYN, TrafficClass.FRAGMENT, None):
+        pair.order("clear_limit", Direction.IN, traffic)
+    assert pair.send(Direction.IN, whole) is None
+    assert pair.send(Direction.IN, part) is None
+    assert pair.slot.counters.answered - before == 1
+    assert pair.slot.cells[Direction.IN][TrafficClass.FRAGMENT].limited - limited == 1
 
 
 def test_a_wire_that_springs_too_often_loses_events_in_both(pair: Pair) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import json
 import secrets
 import struct
 import time
@@ -14,136 +13,46 @@ import pytest
 from hypervigil.host import policyfile
 from hypervigil.host.inventory import compile_ports
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
-from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
-from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import Fabric, FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import difference
-from tests.integration.spoofed import INVENTED4, INVENTED6, Counter, Flood, Guest, Server, goodput, guest, served
-from tests.integration.wirelab import ethernet, ipv4, ipv6, namespace, run, tcp
+from tests.integration.proving import (
+    ATTACKER,
+    CLIENT,
+    CLIENT6,
+    HOUR_NS,
+    PORT,
+    SERVER,
+    SERVER6,
+    Rig,
+    mac_of,
+    now_ns,
+    rigged,
+)
+from tests.integration.spoofed import (
+    Counter,
+    Flood,
+    goodput,
+    segment,
+    served,
+)
+from tests.integration.wirelab import Tap, ethernet, ipv4, ipv6, run, tcp
 
 pytestmark = [pytest.mark.root, pytest.mark.req("T-NET-7")]
 
-PORT = 80
-SERVER, SERVER6 = "10.60.0.1", "fd60::1"
-CLIENT, CLIENT6 = "10.60.0.2", "fd60::2"
-FAR, FAR6 = "10.61.0.2", "fd61::2"
-"""An honest client behind the host's own routing."""
-ATTACKER, ATTACKER6 = "10.60.0.3", "fd60::3"
 PER_S, SECONDS = 100.0, 3.0
 FLOOD_PER_S = 4000.0
 IN = Direction.IN
 SYN, RST = TrafficClass.SYN, TrafficClass.RST
-HOUR_NS = 3600 * 10**9
-
-
-def now_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-class Rig:
-    """A server behind a bound port, an honest client, and whoever sends from everywhere."""
-
-    def __init__(self, plane: DataPlane, server: Guest, client: Guest, attacker: Guest, far: Guest) -> None:
-        self.plane, self.server, self.client, self.attacker, self.far = plane, server, client, attacker, far
-        self.reader = DataPlaneReader(plane.sensor_fds())
-        self.port = PortId(server.mac)
-        # Without metrics it favours nobody whom it served before.
-        plain = {"tcp_syncookies": 0, "tcp_max_syn_backlog": 64, "tcp_no_metrics_save": 1}
-        for setting, value in plain.items():
-            server.set(f"ipv4/{setting}", value)
-        server.run("ip", "route", "add", "default", "via", ATTACKER)
-        server.run("ip", "-6", "route", "add", "default", "via", ATTACKER6)
-        server.run("ip", "route", "add", "10.61.0.0/16", "via", "10.60.0.254")
-        server.run("ip", "-6", "route", "add", "fd61::/64", "via", "fd60::fe")
-        far.run("ip", "route", "add", "default", "via", "10.61.0.254")
-        far.run("ip", "-6", "route", "add", "default", "via", "fd61::fe")
-        self.arrived = Counter(
-            "inet",
-            "prerouting",
-            server,
-            four=f"ip saddr {INVENTED4} tcp flags syn",
-            six=f"ip6 saddr {INVENTED6} tcp flags syn",
-            resets="tcp flags rst",
-        )
-
-    def bind(self, mode: Mode = Mode.ENFORCE) -> None:
-        self.plane.attach(
-            PortPolicy(self.port, VmId("server"), self.server.device, self.server.ifindex, mode, (SERVER, SERVER6))
-        )
-
-    @contextlib.contextmanager
-    def proof(self, for_ns: int = HOUR_NS) -> Iterator[None]:
-        self.plane.set_proof(self.port, now_ns() + for_ns)
-        try:
-            yield
-        finally:
-            self.plane.set_proof(self.port, 0)
-
-    def sources(self) -> list[layout.SourceKey]:
-        """Who has proven its address."""
-        return list(kernel.keys(self.plane._maps["hv_proven"], layout.SourceKey))
-
-    def forget(self) -> None:
-        """Nobody has proven anything."""
-        for key in self.sources():
-            kernel.delete(self.plane._maps["hv_proven"], key)
-
-    def counters(self):
-        return self.reader.counters()[self.plane.ports()[self.port]].copy()
-
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[None]:
-        """A server that is new, so that its backlog is empty."""
-        server = Server(self.server, PORT, 64)
-        try:
-            yield
-        finally:
-            server.close()
-
-
-def mac_of(device: str) -> str:
-    """The MAC of one of the host's devices."""
-    return str(json.loads(run("ip", "-j", "link", "show", "dev", device))[0]["address"])
-
-
-def route(far: Guest) -> None:
-    """The host routes between the segment and a link of its own; what is for anybody else goes to that link."""
-    settings = {"ipv6/conf/all/disable_ipv6": 0, "ipv6/conf/br0/disable_ipv6": 0, "ipv6/conf/all/forwarding": 1}
-    settings |= {f"ipv6/conf/{far.device}/disable_ipv6": 0, "ipv4/ip_forward": 1, "ipv4/conf/all/rp_filter": 0}
-    settings |= {f"ipv4/conf/{device}/rp_filter": 0 for device in ("br0", far.device)}
-    for setting, value in settings.items():
-        Path("/proc/sys/net", setting).write_text(str(value))
-    for address, device in (("10.60.0.254/16", "br0"), ("fd60::fe/64", "br0")):
-        run("ip", "address", "add", address, "dev", device, *(("nodad",) * (":" in address)))
-    for address in ("10.61.0.254/24", "fd61::fe/64"):
-        run("ip", "address", "add", address, "dev", far.device, *(("nodad",) * (":" in address)))
-    run("ip", "route", "add", "default", "via", FAR)
-    run("ip", "-6", "route", "add", "default", "via", FAR6)
 
 
 @pytest.fixture(scope="module")
 def rig() -> Iterator[Rig]:
-    pin_dir = Path("/sys/fs/bpf") / f"hvs-{secrets.token_hex(4)}"
-    with namespace(), contextlib.ExitStack() as stack:
-        run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
-        run("ip", "link", "set", "br0", "up")
-        many = [f"10.60.1.{number}/16" for number in range(1, 41)]
-        server = stack.enter_context(guest(1, "br0", f"{SERVER}/16", f"{SERVER6}/64"))
-        client = stack.enter_context(guest(2, "br0", f"{CLIENT}/16", f"{CLIENT6}/64", *many))
-        attacker = stack.enter_context(guest(3, "br0", f"{ATTACKER}/16", f"{ATTACKER6}/64"))
-        far = stack.enter_context(guest(4, None, f"{FAR}/24", f"{FAR6}/64"))
-        route(far)
-        plane = DataPlane.open(pin_dir)
-        try:
-            made = Rig(plane, server, client, attacker, far)
-            made.bind()
-            yield made
-        finally:
-            remove_all(pin_dir)
+    with rigged() as made:
+        yield made
 
 
 @pytest.mark.parametrize("address", [SERVER, SERVER6])
@@ -228,6 +137,7 @@ def test_a_million_invented_sources_fill_nothing(rig: Rig, way: str) -> None:
     assert rig.arrived.packets()["four"] == arrived["four"]
     assert len(rig.sources()) == 1, "who did not answer is not kept"
     assert octets(rig) == held, "no map has grown"
+    assert len(rig.reader.peers()) <= kernel.max_entries(rig.plane._maps["hv_peers"])
 
 
 def test_answers_are_not_the_ports_own_frames(rig: Rig) -> None:
@@ -339,6 +249,50 @@ def syn(rig: Rig, source: str, *, number: int = 1, mac: str | None = None) -> by
     frame = bytearray(tcp(4000, PORT, 2))
     frame[4:8] = number.to_bytes(4, "big")
     return ethernet(mac or rig.attacker.mac, rig.server.mac, 0x0800, ipv4(source, SERVER, 6, bytes(frame)))
+
+
+@pytest.fixture
+def tapped(rig: Rig) -> Iterator[Tap]:
+    """A bound port that is a tap, as real guests have; we are the guest."""
+    tap = Tap("hvstap", "52:54:00:5a:00:09")
+    run("ip", "link", "set", tap.name, "master", "br0")
+    while "state forwarding" not in run("bridge", "-d", "link", "show", "dev", tap.name):
+        time.sleep(0.01)
+    addresses = ("10.60.0.9", "fd60::9")
+    rig.plane.attach(PortPolicy(PortId(tap.mac), VmId("tap"), tap.name, tap.ifindex, Mode.ENFORCE, addresses))
+    rig.forget()
+    tap.send(ethernet(tap.mac, rig.attacker.mac, 0x0800, ipv4(addresses[0], ATTACKER, 17, bytes(8))))
+    yield tap
+    rig.plane.detach(PortId(tap.mac))
+    tap.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_the_answer_is_the_syn_turned_round_and_never_acceptable(rig: Rig, tapped: Tap, version: int) -> None:
+    source, own, l4 = ("10.133.0.1", "10.60.0.9", 34) if version == 4 else ("fd66::133", "fd60::9", 54)
+    ends = (rig.attacker.mac, source, 4000), (tapped.mac, own, PORT)
+    rig.plane.set_proof(PortId(tapped.mac), now_ns() + HOUR_NS)
+
+    def answers(number: int) -> bytes:
+        """What comes back for a SYN with this number."""
+        asked = segment(*ends, flags=2, number=number, hops=7)
+        got = rig.attacker.ask(asked, lambda frame: frame[l4 : l4 + 4] == asked[l4 + 2 : l4 + 4] + asked[l4 : l4 + 2])
+        acknowledged = int.from_bytes(got[l4 + 8 : l4 + 12], "big")
+        assert got == segment(*ends[::-1], flags=0x12, number=number, acknowledged=acknowledged), "sums and all"
+        assert (acknowledged - number - 1) & 0xFFFFFFFF >= 0x10000, "else the client would take it for the server's"
+        return got[l4 + 8 : l4 + 12]
+
+    wanted = int.from_bytes(answers(1), "big")
+    for number in (wanted - 1, wanted - 1401):
+        turned = int.from_bytes(answers(number), "big")
+        assert turned != wanted
+    rig.attacker.send(segment(*ends, flags=4, number=wanted))
+    assert [bytes(key.address) for key in rig.sources()] == [layout.pack_address(source)]
+    proven = segment(*ends, flags=2, number=1)
+    assert proven not in tapped.received(), "nothing reached the guest"
+    rig.attacker.send(proven)
+    assert proven in tapped.received(1), "until it was proven"
+    rig.plane.set_proof(PortId(tapped.mac), 0)
 
 
 def test_a_proof_is_good_for_minutes_and_the_limit_for_as_long_as_it_says(rig: Rig) -> None:
