@@ -382,7 +382,7 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		return known(s, epoch, slot, now) ? (int)o.ifindex : DENY(HV_D_PATH);
 	}
 	if (holds(forward, service)) {
-		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast &&
+		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast && !s->proof &&
 		    !(forward & HV_BACK && holds(granted(bank, destination, source), answer_to(f)))) {
 			owner = direction == HV_IN && o.place ? o.slot : slot;
 			if (flow_key(skb, s, 0, direction == HV_IN && o.place ? o.place->generation : here->generation) &&

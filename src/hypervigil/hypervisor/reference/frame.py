@@ -39,6 +39,8 @@ class Frame:
     multicast: bool = False
     source_mac: bytes = bytes(6)
     destination_mac: bytes = bytes(6)
+    gso_size: int = 0
+    """What it will be cut into, octets; 0: it is one packet."""
     vlan: bool = False
     """Whether it came with a VLAN tag, which the kernel has taken off."""
 
@@ -57,7 +59,7 @@ class Frame:
 
 def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, vlan=vlan)
+    frame = Frame(data, length, gso_size=gso_size, vlan=vlan)
     frame.readable = _read(frame, gso_size)
     return frame
 

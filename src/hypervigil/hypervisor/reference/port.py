@@ -10,6 +10,7 @@ from hypervigil.hypervisor.reference.bucket import Bucket, Rate
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity
 from hypervigil.hypervisor.reference.peers import Peers, remember
+from hypervigil.hypervisor.reference.proof import Asked, asked
 from hypervigil.model.traffic import Direction, TrafficClass
 
 WINDOW_NS = 100_000_000
@@ -38,6 +39,7 @@ class Slot:
     new_destinations: Rate = field(default_factory=Rate)
     gate: Gate = Gate.OPEN
     gate_end_ns: int = 0
+    proof_end_ns: int = 0
     buckets: dict[Place, Bucket] = field(default_factory=dict)
     fresh_bucket: Bucket = field(default_factory=Bucket)
     tripwires: dict[Place, int] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class Slot:
     def clear(self) -> None:
         """No limit, no tripwire, no limited source."""
         self.rates.clear()
-        self.new_destinations, self.gate, self.gate_end_ns = Rate(), Gate.OPEN, 0
+        self.new_destinations, self.gate, self.gate_end_ns, self.proof_end_ns = Rate(), Gate.OPEN, 0, 0
         self.tripwires.clear()
         self.sources.clear()
 
@@ -98,7 +100,17 @@ class Port:
             peer = self.peers.find((slot.number, Direction.OUT, frame.destination))
             if peer is not None:
                 peer.admitted = 1
-        return True
+        return direction is Direction.OUT or not self._withheld(frame, cell, now)
+
+    def _withheld(self, frame: Frame, cell: layout.ClassCounters, now: int) -> bool:
+        """Whether a frame is kept from its port since its source has not proven its address."""
+        found = asked(self.identity, frame) if self.slot.proof_end_ns > now else Asked.NOTHING
+        if found is Asked.NOTHING:
+            return False
+        cell.limited += frame.packets
+        if self.enforce and found is Asked.ANSWER:
+            self.slot.counters.answered += 1
+        return self.enforce
 
     def _remember(self, direction: Direction, frame: Frame, now: int) -> bool:
         """Whether the frame goes to somebody to whom none was let through yet."""

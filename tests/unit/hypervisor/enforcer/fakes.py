@@ -34,6 +34,7 @@ class Kernel:
         self.rate: dict[tuple, RateInForce] = {}
         self.source: dict[tuple[PortId, str], tuple[float, int]] = {}
         self.gates: dict[PortId, Gate] = {}
+        self.proofs: dict[PortId, int] = {}
         self.wires: dict[PortId, list[tuple]] = {}
         self.gone: set[PortId] = set()
         self.fabric = Fabric()
@@ -67,6 +68,7 @@ class Kernel:
         self.rate = {key: rate for key, rate in self.rate.items() if key[0] != port}
         self.source = {key: rate for key, rate in self.source.items() if key[0] != port}
         self.gates.pop(port, None)
+        self.proofs.pop(port, None)
 
     def ports(self):
         return {port: slot for slot, port in enumerate(self.bound)}
@@ -98,6 +100,13 @@ class Kernel:
     def set_gate(self, port, gate, end_ns):
         if self._do("set_gate", port):
             self.gates[port] = gate
+
+    def set_proof(self, port, end_ns):
+        if self._do("set_proof", port):
+            self.proofs[port] = end_ns
+
+    def proof(self, port):
+        return self.proofs.get(port, 0)
 
     def gate(self, port):
         return self.gates.get(port, Gate.OPEN)

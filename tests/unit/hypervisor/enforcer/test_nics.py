@@ -81,6 +81,7 @@ def test_the_kernel_lets_go_by_itself_a_while_after_the_end(rig):
         limit(LimitKind.OCTETS, 5000),
         limit(LimitKind.NEW_DESTINATIONS, 5),
         limit(LimitKind.PEER, 5, direction=Direction.IN, peer="10.0.0.1"),
+        limit(LimitKind.SOURCE_PROOF, direction=Direction.IN),
         limit(LimitKind.ISOLATE),
         limit(LimitKind.QUARANTINE),
     ],
@@ -96,6 +97,7 @@ def test_what_cannot_be_read_back_is_not_in_force(rig, one):
     rig.lift(one)
     assert rig.kernel.rate == rig.kernel.source == {}
     assert rig.kernel.gate(RED1.port) is Gate.OPEN
+    assert rig.kernel.proof(RED1.port) == 0
 
 
 def test_what_was_done_before_a_failure_is_undone(rig):
@@ -124,6 +126,7 @@ def test_limits_are_found_again_and_what_nobody_knows_is_cleared(rig):
         limit(LimitKind.PACKETS, 7),
         limit(LimitKind.NEW_DESTINATIONS, 5),
         limit(LimitKind.ISOLATE),
+        limit(LimitKind.SOURCE_PROOF, direction=Direction.IN),
         limit(LimitKind.PEER, 5, direction=Direction.IN, peer="10.0.0.1"),
     ]
     rig.put(kept, *unknown)
@@ -132,6 +135,7 @@ def test_limits_are_found_again_and_what_nobody_knows_is_cleared(rig):
     assert rig.again() == []
     assert list(rig.kernel.rate) == [(p.port, Direction.OUT, TrafficClass.UDP) for p in (RED1, RED2)]
     assert rig.kernel.gate(RED1.port) is Gate.OPEN
+    assert rig.kernel.proof(RED1.port) == 0
     assert rig.kernel.source == {}
 
 
