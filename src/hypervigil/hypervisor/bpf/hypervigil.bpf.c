@@ -69,6 +69,7 @@ struct scratch {
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
+	__u32 elsewhere;	/* whether the frame is for nobody on the host itself */
 	__u64 window, window_end, second, second_end;	/* of this CPU's last look at the clock: a division costs ten times as much */
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
