@@ -68,9 +68,7 @@ def protected_networks(policy: Policy) -> tuple[NetworkPolicy, ...]:
     return policy.networks if policy.mode is Mode.ENFORCE else ()
 
 
-def _routes(
-    nic: Nic, network: NetworkPolicy | None, addresses: tuple[str, ...], routed: set[str]
-) -> HostRoutes | None:
+def _routes(nic: Nic, network: NetworkPolicy | None, addresses: tuple[str, ...], routed: set[str]) -> HostRoutes | None:
     """What the host needs to route to a NIC; an address that two NICs of one VM have is routed to the first."""
     if network is None or network.forwarding is not Forwarding.ROUTED or nic.bridge is not None:
         return None

@@ -51,7 +51,8 @@ class LinkWatch:
         while True:
             try:
                 changed |= any(
-                    kind in {_RTM_NEWLINK, _RTM_DELLINK} for kind, _ in netlink.messages(self._socket.recv(netlink.BUFFER))
+                    kind in {_RTM_NEWLINK, _RTM_DELLINK}
+                    for kind, _ in netlink.messages(self._socket.recv(netlink.BUFFER))
                 )
             except BlockingIOError:
                 return changed

@@ -1,6 +1,7 @@
 """Netlink's route family (``man 7 rtnetlink``): messages written and read by hand.
 
-Written out because the sensors list 500 and more devices several times a second at times, and the enforcer as many routes.
+Written out because the sensors list 500 and more devices several times a second at times, and the enforcer as many
+routes.
 """
 
 import os
@@ -12,6 +13,7 @@ REQUEST, ACKNOWLEDGE, DUMP, EXCLUSIVE, CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 BUFFER = 1 << 18
 
 _ERROR, _DONE = 2, 3
+_SOL_NETLINK, _STRICT = 270, 12  # with it the kernel itself leaves out what was not asked for
 _MESSAGE = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")
 _ERRNO = struct.Struct("=i")
@@ -19,19 +21,19 @@ _TYPE_MASK = 0x3FFF
 
 
 def dump(kind: int, body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Everything that a request for all of a kind is answered with, as type and body. ``OSError`` when it is refused."""
+    """All that there is of a kind, as type and body of each answer. ``OSError`` when the kernel refuses."""
     yield from _ask(kind, REQUEST | DUMP, body)
 
 
-def change(kind: int, flags: int, body: bytes) -> None:
-    """Have one thing made or removed. ``OSError`` with the kernel's reason when it is not."""
-    for _ in _ask(kind, REQUEST | ACKNOWLEDGE | flags, body):
-        pass
+def request(kind: int, flags: int, body: bytes) -> list[tuple[int, bytes]]:
+    """Have one thing made, removed or told. ``OSError`` with the kernel's reason when it is not."""
+    return list(_ask(kind, REQUEST | ACKNOWLEDGE | flags, body))
 
 
 def _ask(kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asked:
         asked.settimeout(2.0)
+        asked.setsockopt(_SOL_NETLINK, _STRICT, 1)
         asked.sendto(_MESSAGE.pack(_MESSAGE.size + len(body), kind, flags, 1, 0) + body, (0, 0))
         while True:
             for answer, rest in messages(asked.recv(BUFFER)):

@@ -1,12 +1,13 @@
 """The host's routes to VMs whose taps are no bridge's ports, its addresses there, and how such a tap behaves.
 
-What is ours bears a protocol number of our own, in routes and addresses alike, so that it can be told from others' after
-any death of ours. What others put there is never changed; where it already does what is wanted, nothing is added.
+What is ours bears a protocol number of our own, in routes and addresses alike, so that it can be told from others'
+after any death of ours. What others put there is never changed; where it already does what is wanted, nothing is added.
 """
 
+import errno
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -41,8 +42,8 @@ _FORWARDS = {
     "ipv6/conf/{}/autoconf": "0",
     "ipv6/conf/{}/accept_redirects": "0",
 }
-_CHECKS = {"ipv4/conf/{}/rp_filter": "1"}
-_SIX = {"ipv6/conf/{}/disable_ipv6": "0"}
+_CHECKED = "ipv4/conf/{}/rp_filter"
+_SIX = "ipv6/conf/{}/disable_ipv6"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,40 +55,41 @@ class _Entry:
     own: bool
 
 
-class HostRoutes:
+class RouteTable:
     """Routes, addresses and settings in the network namespace of the process."""
 
     def settle(self, ports: Collection[PortPolicy]) -> list[tuple[str, bool, str]]:
         """Bring the host in line with these ports: what was otherwise, as port or device, whether it is right now, and
         what it was. ``OSError`` when the kernel does not tell what it has.
         """
+        ports = [policy for policy in ports if policy.routes is not None and _device(policy.ifindex)]
         names = {policy.ifindex: str(policy.port) for policy in ports}
         wanted = {entry for policy in ports for entry in _wanted(policy)}
         ours, others = _there()
         done = [
+            _done(str(policy.port), f"{path.relative_to(_SYS)} was {was}", path.write_text, value)
+            for policy in ports
+            for path, was, value in _unlike(policy)
+        ]
+        done += [
             _done(names.get(entry.ifindex, "routes"), f"{_called(entry)} was not meant to be", _remove, entry)
             for entry in ours - wanted
         ]
+        _reset({entry.ifindex for entry in ours} - names.keys())
         # The host's own first: what it asks a guest for from elsewhere would come from a stranger.
-        for entry in sorted(wanted - ours - others, key=lambda entry: not entry.own):
-            done.append(_done(names[entry.ifindex], f"{_called(entry)} was gone", _add, entry))
-        for policy in ports:
-            done += [
-                _done(str(policy.port), f"{path.relative_to(_SYS)} was {was}", path.write_text, value)
-                for path, was, value in _unlike(policy)
-            ]
+        done += [
+            _done(names[entry.ifindex], f"{_called(entry)} was gone", _add, entry)
+            for entry in sorted(wanted - ours - others, key=lambda entry: not entry.own)
+            if entry.own or not _goes_there(entry)
+        ]
         return done
 
     def remove(self) -> bool:
         """Take all that is ours away, and let the taps behave as new ones do; whether there was anything."""
         ours, _ = _there()
-        for index in {entry.ifindex for entry in ours if entry.own}:
-            with suppress(OSError):  # it goes just now
-                name = socket.if_indextoname(index)
-                for setting in _FORWARDS | _CHECKS | _SIX:
-                    (_SYS / setting.format(name)).write_text((_SYS / setting.format("default")).read_text())
         for entry in ours:
             _remove(entry)
+        _reset(entry.ifindex for entry in ours)
         return bool(ours)
 
 
@@ -107,38 +109,65 @@ def _wanted(policy: PortPolicy) -> Iterator[_Entry]:
 
 def _unlike(policy: PortPolicy) -> Iterator[tuple[Path, str, str]]:
     """Settings of a port's device that are not as they should be: file, what is there, what should be."""
-    if policy.routes is None:
-        return
-    six = any(":" in one for one in (*policy.routes.addresses, *policy.routes.gateways))
+    settings = dict(_FORWARDS)
+    if any(":" in entry.address for entry in _wanted(policy)):
+        settings = {_SIX: "0", **settings}
     # What a device in monitor mode forges is seen and let pass.
-    settings = (_SIX if six else {}) | _FORWARDS | (_CHECKS if policy.mode is Mode.ENFORCE else {})
-    with suppress(OSError):
-        name = socket.if_indextoname(policy.ifindex)
-        for setting, value in settings.items():
-            path = _SYS / setting.format(name)
-            with suppress(FileNotFoundError):  # a kernel without IPv6, or the device went
-                if (was := path.read_text().strip()) != value:
-                    yield path, was, value
+    settings[_CHECKED] = "1" if policy.mode is Mode.ENFORCE else _default(_CHECKED)
+    for setting, value in settings.items():
+        path = _SYS / setting.format(_device(policy.ifindex))
+        with suppress(OSError):  # a kernel without IPv6, or the device went
+            if (was := path.read_text().strip()) != value:
+                yield path, was, value
+
+
+def _reset(ifindices: Iterable[int]) -> None:
+    """Let devices behave as new ones do."""
+    for name in {_device(index) for index in ifindices} - {""}:
+        for setting in (*_FORWARDS, _CHECKED, _SIX):
+            with suppress(OSError):  # a kernel without IPv6, or the device goes just now
+                (_SYS / setting.format(name)).write_text(_default(setting))
+
+
+def _default(setting: str) -> str:
+    """What new devices have."""
+    return (_SYS / setting.format("default")).read_text().strip()
 
 
 def _there() -> tuple[set[_Entry], set[_Entry]]:
-    """What the kernel has: ours, and others'."""
+    """Routes and addresses of ours, and addresses of others."""
     ours: set[_Entry] = set()
     others: set[_Entry] = set()
-    for _, body in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)):
-        family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
+    for _, body in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)):
         found = dict(netlink.attributes(body[_ROUTE.size :]))
-        if table == _MAIN and kind == _UNICAST and _DST in found and _OIF in found and length == _length(family):
-            entry = _Entry(*_U32.unpack(found[_OIF]), str(ip_address(found[_DST])), own=False)
-            (ours if protocol == PROTOCOL else others).add(entry)
+        if _DST in found and _OIF in found:
+            ours.add(_Entry(_U32.unpack(found[_OIF])[0], str(ip_address(found[_DST])), own=False))
     for _, body in netlink.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
-        _, _, _, _, index = _ADDRESS.unpack_from(body)
         found = dict(netlink.attributes(body[_ADDRESS.size :]))
-        address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-        if address is not None:
-            mine = found.get(_IFA_PROTO) == bytes([PROTOCOL])
-            (ours if mine else others).add(_Entry(index, str(ip_address(address)), own=True))
+        address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+        mine = found.get(_IFA_PROTO) == bytes([PROTOCOL])
+        entry = _Entry(_ADDRESS.unpack_from(body)[-1], str(ip_address(address)), own=True)
+        (ours if mine else others).add(entry)
     return ours, others
+
+
+def _goes_there(entry: _Entry) -> bool:
+    """Whether a packet to the address would leave by the device, whoever saw to that."""
+    address = ip_address(entry.address)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    asked = _ROUTE.pack(family, _length(family), 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DST, address.packed)
+    with suppress(OSError):
+        for _, body in netlink.request(_GETROUTE, 0, asked):
+            found = dict(netlink.attributes(body[_ROUTE.size :]))
+            return found.get(_OIF) == _U32.pack(entry.ifindex)
+    return False
+
+
+def _device(ifindex: int) -> str:
+    """The name of a device; empty where it went."""
+    with suppress(OSError, OverflowError):
+        return socket.if_indextoname(ifindex)
+    return ""
 
 
 def _length(family: int) -> int:
@@ -167,15 +196,18 @@ def _add(entry: _Entry) -> None:
     kind, _, body = _message(entry)
     try:
         # PRIVILEGED: routes and addresses are root's.
-        netlink.change(kind, netlink.CREATE | netlink.EXCLUSIVE, body)
+        netlink.request(kind, netlink.CREATE | netlink.EXCLUSIVE, body)
     except FileExistsError:
         raise OSError(f"a route to {entry.address} that is not ours goes elsewhere: delete it") from None
 
 
 def _remove(entry: _Entry) -> None:
     _, kind, body = _message(entry)
-    with suppress(ProcessLookupError):  # ESRCH: it went meanwhile
-        netlink.change(kind, 0, body)
+    try:
+        netlink.request(kind, 0, body)
+    except OSError as error:
+        if error.errno not in {errno.ESRCH, errno.ENODEV, errno.EADDRNOTAVAIL}:  # it went meanwhile
+            raise
 
 
 def _done(subject: str, what: str, do: Callable[[T], object], one: T) -> tuple[str, bool, str]:
