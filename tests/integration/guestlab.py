@@ -4,14 +4,16 @@ import json
 import os
 import secrets
 import select
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hypervigil.host import policyfile
-from hypervigil.host.inventory import compile_ports
+from hypervigil.host.inventory import compile_ports, protected_networks
 from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Policy
@@ -79,6 +81,7 @@ class Guest:
         run("ip", "link", "set", self._card.name, "netns", self._netns)
         self._in("link", "set", self._card.name, "name", "eth0")
         self._in("link", "set", "eth0", "address", card.mac)
+        self.run("sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
         self._in("link", "set", "lo", "up")
         self._in("link", "set", "eth0", "up")
         for address in card.addresses:
@@ -141,19 +144,32 @@ class Host:
         """Put a policy in force for these."""
         self.policy = policyfile.parse(text)
         compiled = compile_ports(Inventory(tuple(vms)), self.policy)
-        networks = self.policy.networks
+        networks = protected_networks(self.policy)
         bridges = tuple(network.bridge for network in networks if network.bridge is not None)
         exempt = tuple(uplink for network in networks for uplink in network.uplinks)
         request = BindPorts(
             request=next(self.driver._numbers),
             policies=compiled.ports,
-            guarding=Guarding(bridges=bridges, exempt=exempt, routed=len(bridges) < len(networks)),
+            guarding=Guarding(bridges=bridges, exempt=exempt, routed=len(bridges) < len(networks))
+            if networks
+            else None,
             fabric=difference(self._fabric, compiled.fabric),
         )
         answer = self.driver.ask(request)
         assert isinstance(answer, Done)
         assert all(outcome.ok for outcome in answer.outcomes), answer.outcomes
         self._fabric = compiled.fabric
+
+    @contextmanager
+    def nobody_looks(self) -> Iterator[None]:
+        """The enforcer stands still, so that what is broken stays so; afterwards it puts all right."""
+        process = self.driver._process
+        assert process is not None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
 
     def off(self) -> list[str]:
         """``hypervigil off``."""

@@ -2,12 +2,10 @@
 
 import secrets
 import select
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -144,17 +142,6 @@ class World:
             run("ip", "address", "add", own, "dev", tap, *(["nodad"] if ":" in own else []))
             run("ip", "route", "add", guest, "dev", tap)
 
-    @contextmanager
-    def nobody_looks(self) -> Iterator[None]:
-        """The enforcer stands still, so that what is broken stays so; afterwards it has put all right."""
-        process = self.host.driver._process
-        assert process is not None
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
-
     def hears_what_is_sent_to_everybody(self) -> bool:
         """Whether the host takes a packet to one of its addresses from a frame to everybody, which an open network lets
         pass.
@@ -211,7 +198,7 @@ def test_only_what_is_declared_answers(world: World) -> None:
 
 def test_the_hosts_firewall_is_what_keeps_the_host_from_being_taken_for_the_outside(world: World) -> None:
     """Without it, who may reach the outside reaches the host's addresses there; the program at the tap does not know."""
-    with world.nobody_looks():
+    with world.host.nobody_looks():
         run("nft", "delete", "table", "inet", "hypervigil")
         for name, guest in world.guests.items():
             assert guest.scan(TARGETS) > world.declared(name), "the control"
@@ -225,10 +212,9 @@ def test_the_hosts_firewall_is_what_keeps_the_host_from_being_taken_for_the_outs
 def test_a_routed_guest_whose_program_is_gone_reaches_nothing_of_the_host(world: World) -> None:
     guest = world.guests["far-1"]
     pins = world.host.driver.layout.pin_dir
-    with world.nobody_looks():
+    with world.host.nobody_looks():
         for end in ("from", "to"):
             run("bpftool", "link", "detach", "pinned", str(pins / f"link-{guest.tap.ifindex}-{end}"))
         assert guest.scan(TARGETS) == set()
     world.host.driver.notice(lambda n: isinstance(n, Repaired) and "programs were detached" in n.detail and n.ok, 5)
     assert guest.scan(TARGETS) == world.declared("far-1")
-

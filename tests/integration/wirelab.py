@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import select
 import socket
@@ -46,6 +47,11 @@ def namespace(*, ipv6: bool = False) -> Iterator[None]:
     finally:
         _libc.setns(home, _CLONE_NEWNET)
         os.close(home)
+
+
+def mac_of(device: str) -> str:
+    """The MAC of a device of the host."""
+    return str(json.loads(run("ip", "-j", "link", "show", "dev", device))[0]["address"])
 
 
 class Tap:

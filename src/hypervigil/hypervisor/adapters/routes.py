@@ -19,7 +19,7 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
 
 PROTOCOL = 72
-"""``ip route show proto 72``; ``ip address show proto 72``."""
+"""``ip route show proto 72``."""
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ _FORWARDS = {
     "ipv6/conf/{}/autoconf": "0",
     "ipv6/conf/{}/accept_redirects": "0",
 }
+_KERNELS_DELAY = "80"
 _CHECKED = "ipv4/conf/{}/rp_filter"
 _SIX = "ipv6/conf/{}/disable_ipv6"
 
@@ -131,7 +132,10 @@ def _reset(ifindices: Iterable[int]) -> None:
 
 def _default(setting: str) -> str:
     """What new devices have."""
-    return (_SYS / setting.format("default")).read_text().strip()
+    try:
+        return (_SYS / setting.format("default")).read_text().strip()
+    except FileNotFoundError:  # of ARP's delay only the first namespace has it
+        return _KERNELS_DELAY
 
 
 def _there() -> tuple[set[_Entry], set[_Entry]]:
