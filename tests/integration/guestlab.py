@@ -1,4 +1,4 @@
-"""Guests with a network stack of their own: a namespace whose card is joined to a real tap of the host by a small pump."""
+"""Guests with a network stack of their own: a namespace whose card a small pump joins to a real tap of the host."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What of the host itself answers a guest: a scan of all its addresses from bridged and from routed guests' own stacks."""
+"""What of the host itself answers a guest: a scan of all its addresses from bridged and routed guests' own stacks."""
 
 import secrets
 import select
@@ -197,7 +197,7 @@ def test_only_what_is_declared_answers(world: World) -> None:
 
 
 def test_the_hosts_firewall_is_what_keeps_the_host_from_being_taken_for_the_outside(world: World) -> None:
-    """Without it, who may reach the outside reaches the host's addresses there; the program at the tap does not know."""
+    """Without it, who may reach the outside reaches the host's addresses: the program at the tap does not know them."""
     with world.host.nobody_looks():
         run("nft", "delete", "table", "inet", "hypervigil")
         for name, guest in world.guests.items():

@@ -1,4 +1,4 @@
-"""Routed VMs for real: guests with stacks of their own, behind taps that no bridge carries, and an enforcer's process."""
+"""Routed VMs for real: guests with stacks of their own behind taps that no bridge carries, an enforcer's process."""
 
 import ctypes
 import itertools
@@ -7,7 +7,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ class World:
     def state() -> dict[str, str]:
         """Routes, addresses, tables and settings of the host."""
         found = {
-            "routes": run("ip", "-o", "route", "show", "table", "all"),
-            "routes6": run("ip", "-6", "-o", "route", "show", "table", "all"),
+            **dict.fromkeys(run("ip", "-o", "route", "show", "table", "all").splitlines(), "a route"),
+            **dict.fromkeys(run("ip", "-6", "-o", "route", "show", "table", "all").splitlines(), "a route"),
             "tables": run("nft", "list", "ruleset"),
         }
         for device in json.loads(run("ip", "-j", "address")):
@@ -168,7 +168,7 @@ class World:
         return Counter({one["counter"]["name"]: one["counter"]["packets"] for one in listed if "counter" in one})
 
     def counted(self, name: str, other: str) -> Counter[str]:
-        """What each layer counted so far: at the sender's and the receiver's port, of the host's firewall and routing."""
+        """What each layer counted so far: at the sender's and the receiver's port, and of the host as a router."""
         pins = self.host.driver.layout.pin_dir
         plane = self.host.driver.kernel()
         slots = plane.ports()
@@ -355,6 +355,10 @@ class TestALayerThatIsGone:
 
         is_back(world, flush, lambda: self.closed(world), "the route to 10.73.0.12 was gone")
 
+    def test_the_tap_itself_down(self, world: World) -> None:
+        tap = world.guests["far-2"].tap.name
+        is_back(world, lambda: run("ip", "link", "set", tap, "down"), lambda: self.closed(world), "route to 10.73.0.12")
+
     @pytest.mark.parametrize("setting", ["proxy_arp", "rp_filter", "forwarding"])
     def test_a_setting_of_the_tap(self, world: World, setting: str) -> None:
         path = Path("/proc/sys/net/ipv4/conf", world.guests["far-2"].tap.name, setting)
@@ -369,16 +373,18 @@ class TestALayerThatIsGone:
         assert "198.51.100.9" not in run("ip", "route")
 
 
-@pytest.fixture
+@contextmanager
 def strays() -> Iterator[tuple[Tap, Tap]]:
-    """Two taps that are no VM's known to us, between which the operator routes."""
+    """Two new taps that are no VM's known to us, between which the operator routes."""
     taps = Tap("stray1", "52:54:00:75:00:01"), Tap("stray2", "52:54:00:75:00:02")
     for number, tap in enumerate(taps, start=1):
         run("ip", "address", "add", f"10.75.{number}.1/24", "dev", tap.name)
         run("ip", "neigh", "add", f"10.75.{number}.2", "lladdr", tap.mac, "dev", tap.name)
-    yield taps
-    for tap in taps:
-        tap.close()
+    try:
+        yield taps
+    finally:
+        for tap in taps:
+            tap.close()
 
 
 def carried(one: Tap, other: Tap) -> bool:
@@ -389,23 +395,24 @@ def carried(one: Tap, other: Tap) -> bool:
 
 
 @pytest.mark.req("T-NET-1", "A204")
-def test_a_tap_that_nobody_declared_passes_nothing(world: World, strays: tuple[Tap, Tap]) -> None:
+def test_a_tap_that_nobody_declared_passes_nothing(world: World) -> None:
     world.put()
-    before = world.firewall()
-    assert not carried(*strays)
-    assert world.firewall()["unbound_out"] == before["unbound_out"] + 1
-    world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1"]'))
-    before = world.firewall()
-    assert not carried(*strays), "to one that nobody declared"
-    assert world.firewall()["unbound_in"] == before["unbound_in"] + 1
-    world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1", "stray2"]'))
-    assert carried(*strays), "a VPN's, say"
-    world.put(POLICY.replace('mode = "enforce"', 'mode = "monitor"'))
-    assert carried(*strays), "in monitor mode nothing is dropped"
-    assert world.answers(port=22), "nor between guests"
-    world.put()
-    assert not carried(*strays)
-    assert not world.answers(port=22)
+    with strays() as taps:
+        before = world.firewall()
+        assert not carried(*taps)
+        assert world.firewall()["unbound_out"] == before["unbound_out"] + 1
+        world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1"]'))
+        before = world.firewall()
+        assert not carried(*taps), "to one that nobody declared"
+        assert world.firewall()["unbound_in"] == before["unbound_in"] + 1
+        world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1", "stray2"]'))
+        assert carried(*taps), "a VPN's, say"
+        world.put(POLICY.replace('mode = "enforce"', 'mode = "monitor"'))
+        assert carried(*taps), "in monitor mode nothing is dropped"
+        assert world.answers(port=22), "nor between guests"
+        world.put()
+        assert not carried(*taps)
+        assert not world.answers(port=22)
 
 
 @pytest.mark.parametrize("called", ["0", "1"])
@@ -436,13 +443,18 @@ def test_what_stays_on_a_bridge_is_none_of_its_business(world: World, called: st
         run("ip", "link", "delete", "br9")
 
 
-@pytest.mark.req("T-CORE-4")
-def test_routes_outlive_the_enforcer_and_a_new_tap_is_shut_meanwhile(world: World) -> None:
+@pytest.mark.req("T-CORE-4", "A204")
+def test_with_nobody_alive_routes_stay_and_a_new_tap_is_shut(world: World) -> None:
     world.put()
     world.host.driver.kill()
     assert world.answers()
     assert not world.answers(port=22)
-    world.host.driver.start()
+    with strays() as taps:
+        assert not carried(*taps)
+        run("nft", "delete", "table", "inet", "hypervigil")
+        assert carried(*taps), "the control"
+        world.host.driver.start()
+        awaited("the guard again", lambda: not carried(*taps), WITHIN_S)
     assert world.answers()
 
 

@@ -23,8 +23,10 @@ PROTOCOL = 72
 
 T = TypeVar("T")
 
-_NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE, _GETROUTE = 20, 21, 22, 24, 25, 26
+_NEWLINK, _NEWADDR, _DELADDR, _GETADDR, _NEWROUTE, _DELROUTE, _GETROUTE = 16, 20, 21, 22, 24, 25, 26
+_UP = 1
 _ROUTE = struct.Struct("=BBBBBBBBI")  # family, length, source's length, tos, table, protocol, scope, type, flags
+_INTERFACE = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ADDRESS = struct.Struct("=BBBBI")  # family, length, flags, scope, index
 _U32 = struct.Struct("=I")
 _DST, _OIF = 1, 4
@@ -203,6 +205,11 @@ def _add(entry: _Entry) -> None:
         netlink.request(kind, netlink.CREATE | netlink.EXCLUSIVE, body)
     except FileExistsError:
         raise OSError(f"a route to {entry.address} that is not ours goes elsewhere: delete it") from None
+    except OSError as error:
+        if error.errno != errno.ENETDOWN:
+            raise
+        netlink.request(_NEWLINK, 0, _INTERFACE.pack(0, 0, entry.ifindex, _UP, _UP))  # not every libvirt does it
+        netlink.request(kind, netlink.CREATE | netlink.EXCLUSIVE, body)
 
 
 def _remove(entry: _Entry) -> None:
