@@ -12,7 +12,6 @@ from pathlib import Path
 from hypervigil.entrypoints.layout import SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import read_processes
 from hypervigil.entrypoints.supervise import SERVICES, alive
-from hypervigil.hypervisor.adapters.routes import forwards
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
 MIN_KERNEL = (5, 19)
@@ -118,7 +117,9 @@ def _libvirt() -> Finding:
 def _forwarding() -> Iterator[Finding]:
     """Whether the host routes: the operator's to say, and needed only where a network of the policy is routed."""
     for version, setting in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
-        detail = "on" if forwards(version) else f"off; routed networks need it: sysctl -w {setting}=1"
+        path = Path("/proc/sys", setting.replace(".", "/"))
+        on = path.exists() and path.read_text(encoding="ascii").strip() != "0"
+        detail = "on" if on else f"off; routed networks need it: sysctl -w {setting}=1"
         yield Finding(f"IPv{version} forwarding", good=True, detail=detail, needed=False)
 
 

@@ -5,18 +5,20 @@ after any death of ours. What others put there is never changed; where it alread
 """
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from hypervigil.hypervisor.adapters import netlink
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import HostRoutes, PortPolicy
 
 PROTOCOL = 72
 """``ip route show proto 72``."""
@@ -32,7 +34,8 @@ _U32 = struct.Struct("=I")
 _DST, _OIF = 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_PROTO = 1, 2, 8, 11
 _MAIN, _UNICAST, _UNIVERSE, _LINK, _NODAD = 254, 1, 0, 253, 2
-_SYS = Path("/proc/sys/net")
+_SYS = "/proc/sys/net/"
+_SIX_OCTETS = 16
 _FORWARDS = {
     "ipv4/conf/{}/forwarding": "1",
     "ipv4/conf/{}/proxy_arp": "1",  # for guests that take the whole network for their segment
@@ -49,13 +52,16 @@ _CHECKED = "ipv4/conf/{}/rp_filter"
 _SIX = "ipv6/conf/{}/disable_ipv6"
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """A route to one address by a device, or an address of the host's own there."""
 
     ifindex: int
-    address: str
+    address: bytes
     own: bool
+
+    def __str__(self) -> str:
+        kind = "the host's address" if self.own else "the route to"
+        return f"{kind} {ip_address(self.address)}"
 
 
 class RouteTable:
@@ -65,23 +71,24 @@ class RouteTable:
         """Bring the host in line with these ports: what was otherwise, as port or device, whether it is right now, and
         what it was. ``OSError`` when the kernel does not tell what it has.
         """
-        ports = [policy for policy in ports if policy.routes is not None and _device(policy.ifindex)]
-        names = {policy.ifindex: str(policy.port) for policy in ports}
-        wanted = {entry for policy in ports for entry in _wanted(policy)}
+        devices = dict(socket.if_nameindex())
+        names = {policy.ifindex: str(policy.port) for policy in ports if policy.routes and policy.ifindex in devices}
+        there = [policy for policy in ports if policy.ifindex in names]
+        wanted = {entry for policy in there for entry in _wanted(policy.ifindex, policy.routes)}
         ours, others = _there()
         done = [
-            _done(str(policy.port), f"{path.relative_to(_SYS)} was {was}", path.write_text, value)
-            for policy in ports
-            for path, was, value in _unlike(policy)
+            _done(str(policy.port), f"{setting} was {was}", lambda to: _write(*to), (setting, value))
+            for policy in there
+            for setting, was, value in _unlike(policy, devices[policy.ifindex])
         ]
         done += [
-            _done(names.get(entry.ifindex, "routes"), f"{_called(entry)} was not meant to be", _remove, entry)
+            _done(names.get(entry.ifindex, "routes"), f"{entry} was not meant to be", _remove, entry)
             for entry in ours - wanted
         ]
         _reset({entry.ifindex for entry in ours} - names.keys())
         # The host's own first: what it asks a guest for from elsewhere would come from a stranger.
         done += [
-            _done(names[entry.ifindex], f"{_called(entry)} was gone", _add, entry)
+            _done(names[entry.ifindex], f"{entry} was gone", _add, entry)
             for entry in sorted(wanted - ours - others, key=lambda entry: not entry.own)
             if entry.own or not _goes_there(entry)
         ]
@@ -96,46 +103,54 @@ class RouteTable:
         return bool(ours)
 
 
-def forwards(version: int) -> bool:
-    """Whether the host routes at all, as far as it is for the operator to say."""
-    name = "ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding"
-    with suppress(FileNotFoundError):
-        return (_SYS / name).read_text().strip() != "0"
-    return False
+@lru_cache(4096)
+def _wanted(ifindex: int, routes: HostRoutes | None) -> tuple[_Entry, ...]:
+    if routes is None:
+        return ()
+    return (
+        *(_Entry(ifindex, ip_address(one).packed, own=False) for one in routes.addresses),
+        *(_Entry(ifindex, ip_address(one).packed, own=True) for one in routes.gateways),
+    )
 
 
-def _wanted(policy: PortPolicy) -> Iterator[_Entry]:
-    if policy.routes is not None:
-        yield from (_Entry(policy.ifindex, str(ip_address(one)), own=False) for one in policy.routes.addresses)
-        yield from (_Entry(policy.ifindex, str(ip_address(one)), own=True) for one in policy.routes.gateways)
-
-
-def _unlike(policy: PortPolicy) -> Iterator[tuple[Path, str, str]]:
-    """Settings of a port's device that are not as they should be: file, what is there, what should be."""
+def _unlike(policy: PortPolicy, device: str) -> Iterator[tuple[str, str, str]]:
+    """Settings of a port's device that are not as they should be: which, what is there, what should be."""
     settings = dict(_FORWARDS)
-    if any(":" in entry.address for entry in _wanted(policy)):
+    if any(len(entry.address) == _SIX_OCTETS for entry in _wanted(policy.ifindex, policy.routes)):
         settings = {_SIX: "0", **settings}
     # What a device in monitor mode forges is seen and let pass.
     settings[_CHECKED] = "1" if policy.mode is Mode.ENFORCE else _default(_CHECKED)
     for setting, value in settings.items():
-        path = _SYS / setting.format(_device(policy.ifindex))
+        one = setting.format(device)
         with suppress(OSError):  # a kernel without IPv6, or the device went
-            if (was := path.read_text().strip()) != value:
-                yield path, was, value
+            if (was := _read(one)) != value:
+                yield one, was, value
+
+
+def _read(setting: str) -> str:
+    descriptor = os.open(_SYS + setting, os.O_RDONLY | os.O_CLOEXEC)  # thousands of them twice a second
+    try:
+        return os.read(descriptor, 32).decode("ascii").strip()
+    finally:
+        os.close(descriptor)
+
+
+def _write(setting: str, value: str) -> None:
+    # PRIVILEGED: of the taps of bound ports alone.
+    Path(_SYS + setting).write_text(value, encoding="ascii")
 
 
 def _reset(ifindices: Iterable[int]) -> None:
     """Let devices behave as new ones do."""
-    for name in {_device(index) for index in ifindices} - {""}:
-        for setting in (*_FORWARDS, _CHECKED, _SIX):
-            with suppress(OSError):  # a kernel without IPv6, or the device goes just now
-                (_SYS / setting.format(name)).write_text(_default(setting))
+    for index, setting in product(ifindices, (*_FORWARDS, _CHECKED, _SIX)):
+        with suppress(OSError):  # a kernel without IPv6, or the device went
+            _write(setting.format(socket.if_indextoname(index)), _default(setting))
 
 
 def _default(setting: str) -> str:
     """What new devices have."""
     try:
-        return (_SYS / setting.format("default")).read_text().strip()
+        return _read(setting.format("default"))
     except FileNotFoundError:  # of ARP's delay only the first namespace has it
         return _KERNELS_DELAY
 
@@ -147,21 +162,20 @@ def _there() -> tuple[set[_Entry], set[_Entry]]:
     for _, body in netlink.dump(_GETROUTE, _ROUTE.pack(0, 0, 0, 0, _MAIN, PROTOCOL, 0, 0, 0)):
         found = dict(netlink.attributes(body[_ROUTE.size :]))
         if _DST in found and _OIF in found:
-            ours.add(_Entry(_U32.unpack(found[_OIF])[0], str(ip_address(found[_DST])), own=False))
+            ours.add(_Entry(_U32.unpack(found[_OIF])[0], found[_DST], own=False))
     for _, body in netlink.dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)):
         found = dict(netlink.attributes(body[_ADDRESS.size :]))
         address = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
         mine = found.get(_IFA_PROTO) == bytes([PROTOCOL])
-        entry = _Entry(_ADDRESS.unpack_from(body)[-1], str(ip_address(address)), own=True)
+        entry = _Entry(_ADDRESS.unpack_from(body)[-1], address, own=True)
         (ours if mine else others).add(entry)
     return ours, others
 
 
 def _goes_there(entry: _Entry) -> bool:
     """Whether a packet to the address would leave by the device, whoever saw to that."""
-    address = ip_address(entry.address)
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    asked = _ROUTE.pack(family, _length(family), 0, 0, 0, 0, 0, 0, 0) + netlink.attribute(_DST, address.packed)
+    head = _ROUTE.pack(_family(entry), len(entry.address) * 8, 0, 0, 0, 0, 0, 0, 0)
+    asked = head + netlink.attribute(_DST, entry.address)
     with suppress(OSError):
         for _, body in netlink.request(_GETROUTE, 0, asked):
             found = dict(netlink.attributes(body[_ROUTE.size :]))
@@ -169,29 +183,20 @@ def _goes_there(entry: _Entry) -> bool:
     return False
 
 
-def _device(ifindex: int) -> str:
-    """The name of a device; empty where it went."""
-    with suppress(OSError, OverflowError):
-        return socket.if_indextoname(ifindex)
-    return ""
-
-
-def _length(family: int) -> int:
-    return 32 if family == socket.AF_INET else 128
+def _family(entry: _Entry) -> int:
+    return socket.AF_INET6 if len(entry.address) == _SIX_OCTETS else socket.AF_INET
 
 
 def _message(entry: _Entry) -> tuple[int, int, bytes]:
     """What makes an entry, what removes it, and what both say of it."""
-    address = ip_address(entry.address)
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    index = _U32.pack(entry.ifindex)
+    family, length = _family(entry), len(entry.address) * 8
     if not entry.own:
         scope = _LINK if family == socket.AF_INET else _UNIVERSE
-        head = _ROUTE.pack(family, _length(family), 0, 0, _MAIN, PROTOCOL, scope, _UNICAST, 0)
-        said = netlink.attribute(_DST, address.packed) + netlink.attribute(_OIF, index)
+        head = _ROUTE.pack(family, length, 0, 0, _MAIN, PROTOCOL, scope, _UNICAST, 0)
+        said = netlink.attribute(_DST, entry.address) + netlink.attribute(_OIF, _U32.pack(entry.ifindex))
         return _NEWROUTE, _DELROUTE, head + said
-    head = _ADDRESS.pack(family, _length(family), 0, _UNIVERSE, entry.ifindex)
-    said = netlink.attribute(_IFA_LOCAL, address.packed) + netlink.attribute(_IFA_ADDRESS, address.packed)
+    head = _ADDRESS.pack(family, length, 0, _UNIVERSE, entry.ifindex)
+    said = netlink.attribute(_IFA_LOCAL, entry.address) + netlink.attribute(_IFA_ADDRESS, entry.address)
     said += netlink.attribute(_IFA_PROTO, bytes([PROTOCOL]))
     # Nobody else can have it: the only other one on this wire is the guest, whose answers are checked.
     said += netlink.attribute(_IFA_FLAGS, _U32.pack(_NODAD)) if family == socket.AF_INET6 else b""
@@ -204,7 +209,7 @@ def _add(entry: _Entry) -> None:
         # PRIVILEGED: routes and addresses are root's.
         netlink.request(kind, netlink.CREATE | netlink.EXCLUSIVE, body)
     except FileExistsError:
-        raise OSError(f"a route to {entry.address} that is not ours goes elsewhere: delete it") from None
+        raise OSError(f"a route to {ip_address(entry.address)} that is not ours goes elsewhere: delete it") from None
     except OSError as error:
         if error.errno != errno.ENETDOWN:
             raise
@@ -227,7 +232,3 @@ def _done(subject: str, what: str, do: Callable[[T], object], one: T) -> tuple[s
     except OSError as error:
         return subject, False, f"{what}; {error}"
     return subject, True, what
-
-
-def _called(entry: _Entry) -> str:
-    return f"the host's address {entry.address}" if entry.own else f"the route to {entry.address}"
