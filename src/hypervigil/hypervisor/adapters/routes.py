@@ -67,6 +67,10 @@ class _Entry(NamedTuple):
 class RouteTable:
     """Routes, addresses and settings in the network namespace of the process."""
 
+    def __init__(self) -> None:
+        self._idle = False
+        """Nothing is routed and nothing of ours is there: a host's whole table need not be gone through for that."""
+
     def settle(self, ports: Collection[PortPolicy]) -> list[tuple[str, bool, str]]:
         """Bring the host in line with these ports: what was otherwise, as port or device, whether it is right now, and
         what it was. ``OSError`` when the kernel does not tell what it has.
@@ -75,7 +79,10 @@ class RouteTable:
         names = {policy.ifindex: str(policy.port) for policy in ports if policy.routes and policy.ifindex in devices}
         there = [policy for policy in ports if policy.ifindex in names]
         wanted = {entry for policy in there for entry in _wanted(policy.ifindex, policy.routes)}
+        if not wanted and self._idle:
+            return []
         ours, others = _there()
+        self._idle = not wanted and not ours
         done = [
             _done(str(policy.port), f"{setting} was {was}", lambda to: _write(*to), (setting, value))
             for policy in there

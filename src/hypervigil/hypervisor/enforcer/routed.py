@@ -17,6 +17,8 @@ class RoutedLayer:
         self._guard = guard
         self._roads = roads
         self._failed: set[Finding] = set()
+        self._unguarded = False
+        """Nothing is guarded, and no table of ours is there."""
 
     def settle(self, state: State) -> list[Finding]:
         """Put right what is not as it should be. What fails again in the same way is told once."""
@@ -36,9 +38,11 @@ class RoutedLayer:
         what = "it was gone"
         try:
             if state.guarding is None:
-                if self._guard.remove():
+                if not self._unguarded and self._guard.remove():
                     yield "routed guard", True, "it was there, though nothing is guarded"
+                self._unguarded = True
                 return
+            self._unguarded = False
             self._guard.foreign = frozenset(state.guarding.exempt) if state.guarding.routed else None
             wanted = frozenset(policy.ifindex for policy in state.ports.values())
             there = self._guard.bound()
