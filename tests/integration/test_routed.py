@@ -320,6 +320,16 @@ class TestALayerThatIsGone:
             "its programs were detached",
         )
 
+    def test_the_policy_of_the_tap(self, world: World) -> None:
+        key = ("key", "hex", *world.guests["far-1"].tap.ifindex.to_bytes(4, "little").hex(" ").split())
+        pin = str(world.host.driver.layout.pin_dir / "hv_near")
+        is_back(
+            world,
+            lambda: run("bpftool", "map", "update", "pinned", pin, *key, "value", "hex", *(["00"] * 4)),
+            lambda: self.closed(world, "undecided"),
+            "its policy was changed",
+        )
+
     def test_the_firewalls_grants(self, world: World) -> None:
         def flush() -> None:
             grants = kernel.pinned(world.host.driver.layout.pin_dir / "hv_grants")
