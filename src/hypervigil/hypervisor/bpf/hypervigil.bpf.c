@@ -70,6 +70,7 @@ struct scratch {
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
 	__u32 proof;		/* enum proof: whether this frame is kept from its port */
+	__u32 elsewhere;	/* whether the frame is for nobody on the host itself */
 	__u64 window, window_end, second, second_end;	/* of this CPU's last look at the clock: a division costs ten times as much */
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
@@ -884,8 +885,8 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 SEC("tc")
 int hv_from_vm(struct __sk_buff *skb)
 {
-	if (skb->mark == ANSWERED) {
-		skb->mark = 0;
+	if ((skb->mark & ~1u) == ANSWERED) {
+		skb->mark = skb->mark & 1 ? PASSED : 0;
 		return PASS;
 	}
 	return handle(skb, HV_OUT);

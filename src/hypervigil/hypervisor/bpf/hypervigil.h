@@ -104,6 +104,7 @@ struct hv_event { __u64 at_ns; __u32 slot; __u32 direction; __u32 traffic; __u32
 #define HV_STRANGER 2		/* has no grants */
 #define HV_EVERYBODY 3		/* as a destination: what a perimeter may begin with any other, for frames to a group */
 #define HV_FIRST_PERIMETER 16
+#define HV_IS_GATEWAY 0x40000000	/* of a range's perimeter: it is a gateway, which may be the host itself */
 #define HV_RANGES 64		/* of services in one set */
 #define HV_ANYTHING 1		/* the set of all services */
 #define HV_SERVICES_MASK 0xffff	/* of a grant: its set of services */

@@ -8,7 +8,8 @@
 #ifndef HYPERVIGIL_PROOF_H
 #define HYPERVIGIL_PROOF_H
 
-#define ANSWERED 0x48580000u	/* skb->mark from our answer to our program at the same tap, and nowhere else */
+/* skb->mark from our answer to our program at the same tap, and nowhere else; its last bit: the host routes what the tap sends */
+#define ANSWERED 0x48590000u
 #define PROOF_SHIFT 33		/* ns to periods of 8.6 s; the cookies of this one and the last are good */
 #define PROVEN_NS (300 * SECOND_NS)
 #define HALF 0x80000000u	/* not part of a cookie: turned over where the number would be acceptable */
@@ -139,6 +140,7 @@ static __noinline __u32 asked_of(struct __sk_buff *skb, struct scratch *s, const
 static __noinline int answer(struct __sk_buff *skb, struct scratch *s)
 {
 	struct frame *f = &s->frame;
+	struct hv_place *here = bpf_map_lookup_elem(&hv_places, &s->slot);
 	__u32 l4 = f->l4, cookie = cookie_of(s, s->now >> PROOF_SHIFT);
 	struct { __be32 number, acknowledged; __be16 flags, window; } was;
 	__u8 *raw = s->raw.bytes, hops = 64;
@@ -182,7 +184,7 @@ static __noinline int answer(struct __sk_buff *skb, struct scratch *s)
 	    bpf_skb_store_bytes(skb, l4 + 8, &cookie, 4, 0) || bpf_l4_csum_replace(skb, l4 + 16, was.flags, flags, 2) ||
 	    bpf_skb_store_bytes(skb, l4 + 12, &flags, 2, 0))
 		return DROP;
-	skb->mark = ANSWERED;
+	skb->mark = ANSWERED | (here && here->flags & HV_ROUTED);
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 

@@ -108,7 +108,7 @@ class Nics:
         for name in guarding.exempt:
             with contextlib.suppress(OSError):  # it is not there now
                 passing.add(socket.if_nametoindex(name))
-        if guarding.bridges:
+        if guarding.bridges is not None:
             passing |= {index for index, bridge in self._taps().items() if bridge not in guarding.bridges}
         return frozenset(passing)
 

@@ -1,6 +1,6 @@
 """What the enforcer needs of the kernel and of libvirt, in a few methods each, so that tests can stand in for them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
@@ -51,6 +51,18 @@ class Gatekeeper(Protocol):
     def change(self, *, add: Iterable[int] = (), remove: Iterable[int] = ()) -> None: ...
     def bound(self) -> frozenset[int] | None: ...
     def remove(self) -> bool: ...
+
+
+class RoutedKeeper(Gatekeeper, Protocol):
+    """`hypervigil.hypervisor.adapters.nftables.routed.RoutedGuard`."""
+
+    foreign: frozenset[str] | None
+
+
+class Roads(Protocol):
+    """`hypervigil.hypervisor.adapters.routes.RouteTable`."""
+
+    def settle(self, ports: Collection[PortPolicy]) -> list[tuple[str, bool, str]]: ...
 
 
 class Channels(Protocol):

@@ -1,7 +1,7 @@
 """A kernel and a libvirt in memory, and limits and ports to put there."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
@@ -155,6 +155,31 @@ class Gatekeeper:
     def remove(self) -> bool:
         was, self.passing = self.passing, None
         return was is not None
+
+
+class RoutedKeeper(Gatekeeper):
+    """A `hypervigil.hypervisor.enforcer.ports.RoutedKeeper`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: frozenset[str] | None = None
+
+
+class Roads:
+    """A `hypervigil.hypervisor.enforcer.ports.Roads`: which ports are routed to, and one that cannot be."""
+
+    def __init__(self) -> None:
+        self.routed: set[PortId] = set()
+        self.refused: PortId | None = None
+        self.deaf = False
+
+    def settle(self, ports: Collection[PortPolicy]) -> list[tuple[str, bool, str]]:
+        if self.deaf:
+            raise OSError("no answer")
+        wanted = {policy.port for policy in ports if policy.routes is not None}
+        found = [(port, port != self.refused, "was gone") for port in sorted(wanted - self.routed)]
+        self.routed = wanted - {self.refused}
+        return [(str(port), ok, what) for port, ok, what in found]
 
 
 class Libvirt:

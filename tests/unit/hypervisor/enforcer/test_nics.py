@@ -173,7 +173,7 @@ def test_drift_is_repaired_and_told_also_where_it_could_not(rig):
 
 
 def guarded(rig: Rig, *bridges: str, exempt: tuple[str, ...] = ()) -> None:
-    rig.state.guarding = Guarding(bridges, exempt)
+    rig.state.guarding = Guarding(bridges or None, exempt)
     rig.nics.guard(rig.state.guarding, rig.state.ports.values())
 
 
@@ -186,6 +186,8 @@ def test_the_guard_passes_bound_ports_exempt_ones_and_those_of_other_bridges(rig
     assert rig.guard.passing == BOUND | {LO}
     guarded(rig, "tenants")
     assert rig.guard.passing == BOUND | {5002}
+    rig.nics.guard(Guarding(bridges=()), rig.state.ports.values())
+    assert rig.guard.passing == BOUND | {5001, 5002}, "where no network of the policy has a bridge, none is guarded"
     rig.nics.guard(None, rig.state.ports.values())
     assert rig.guard.passing is None
 
