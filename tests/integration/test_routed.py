@@ -15,6 +15,7 @@ import pytest
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.model.ids import PortId
+from hypervigil.model.limits import LimitKind
 from hypervigil.model.services import service
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory
@@ -305,6 +306,21 @@ def test_what_routing_alone_denies_ends_at_its_port(world: World) -> None:
 
 
 @pytest.mark.req("T-NET-3", "T-CORE-4")
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_routed_vm_can_ask_for_proof_of_source(world: World, version: int) -> None:
+    """What our program answers in a VM's stead passes the host's firewall like what the VM sends."""
+    world.put()
+    far = world.guests["far-2"].vm()
+    with world.host.driver.limited(far.vm, LimitKind.SOURCE_PROOF, direction=Direction.IN):
+        awaited("an answer", lambda: world.answers(version=version), 5)
+        plane = world.host.driver.kernel()
+        slot = plane.ports()[PortId(world.guests["far-2"].card.mac)]
+        plane.close()
+        told = per_cpu(world.host.driver.layout.pin_dir / "hv_counters", slot, layout.Counters)
+        assert sum(one.answered for one in told) > 0, "the control: the source had to prove itself"
+        assert sum(one.proven for one in told) > 0
+
+
 class TestALayerThatIsGone:
     def closed(self, world: World, counter: str | None = None) -> bool:
         before = world.firewall()
