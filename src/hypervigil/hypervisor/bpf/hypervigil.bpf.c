@@ -66,6 +66,7 @@ struct scratch {
 	struct hv_peer peer;
 	struct hv_flow_key flow;
 	struct hv_range_key range;
+	struct hv_local_key local, former;
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
@@ -376,6 +377,19 @@ static __always_inline int bound(const struct hv_port *port, const struct frame 
 	return !port->addresses || among(port->address, port->addresses, address) || (port->pairs && paired(port, f, address));
 }
 
+#include "locals.h"
+
+/* Whether an IPv6 address is the port's to use; a link-local one becomes its own by being used first. */
+static __always_inline int bound_ipv6(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
+{
+	if (!link_local(address))
+		return bound(port, &s->frame, address);
+	if (port->pairs && paired(port, &s->frame, address))
+		return 1;
+	s->local.address = *address;
+	return owns_local(s, port);
+}
+
 static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
@@ -408,9 +422,13 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 	if (f->icmp_type == 136) {
 		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
 			return HV_F_UNREADABLE;
-		if (!(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) && !bound(port, f, target))
+		if (!bound_ipv6(s, port, target))
 			return HV_F_ND;
 	}
+	/* Who asks whether an address is free is about to use it; if it is not, whoever has it says so. */
+	if (f->icmp_type == 135 && is_zero(&f->source, 0) && !bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)) &&
+	    link_local(target))
+		bound_ipv6(s, port, target);
 	if (f->icmp_type == 135 || f->icmp_type == 136) {
 		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
 		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac) &&
@@ -467,9 +485,7 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 			return HV_F_DHCP_SERVER;
 		if (is_zero(&f->source, 0))
 			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
-		if (f->source.bytes[0] == 0xfe && (f->source.bytes[1] & 0xc0) == 0x80)
-			return HV_FORGED_KINDS;
-		return bound(port, f, &f->source) || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
+		return !CHECKED(HV_F_IPV6) || bound_ipv6(s, port, &f->source) ? HV_FORGED_KINDS : HV_F_IPV6;
 	}
 	return CHECKED(HV_F_ETHERTYPE) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;
 }
@@ -858,6 +874,8 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 				return DROP;
 		}
 	}
+	if (direction == HV_IN && !handed && readable && f->icmp_type == 134 && f->protocol == 58 && f->ethertype == ETH_IPV6)
+		heed_router(s, port);
 	if (readable)
 		note(slot, direction, s, counters);
 	limits = bpf_map_lookup_elem(&hv_limits, &slot);

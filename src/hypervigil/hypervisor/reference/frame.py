@@ -9,6 +9,7 @@ ICMP, UDP, ICMPV6 = 1, 17, 58
 V4_MAPPED = bytes(10) + b"\xff\xff"
 MAX_EXTENSIONS = 6
 
+_ADVERTISEMENT = 134
 _NOTHING = bytes(16)
 _FRAGMENT, _AUTHENTICATION = 44, 51
 _EXTENSIONS = frozenset({0, 43, 60, _FRAGMENT, _AUTHENTICATION})
@@ -53,6 +54,11 @@ class Frame:
     def neighbour_discovery(self) -> bool:
         """Whether it is a message of IPv6 neighbour discovery."""
         return self.protocol == ICMPV6 and bool(self.l4) and 133 <= self.icmp_type <= 137
+
+    @property
+    def advertises_routes(self) -> bool:
+        """Whether it is a router's advertisement."""
+        return self.neighbour_discovery and self.icmp_type == _ADVERTISEMENT
 
 
 def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
