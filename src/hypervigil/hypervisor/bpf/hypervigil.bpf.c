@@ -43,6 +43,7 @@ struct frame {
 	__u32 traffic;
 	__u32 forged;		/* HV_FORGED_KINDS: not forged */
 	__u32 packets;
+	__u32 repeated;		/* octets of headers that it will have more than once on the wire */
 	__u32 l4;		/* offset of the transport header; 0: there is none to read */
 	__u32 fragment_id;
 	__u16 ethertype;
@@ -290,7 +291,7 @@ static __always_inline int read_linear(struct __sk_buff *skb, struct frame *f, _
 	return 1;
 }
 
-/* What a frame is by more than its transport header, and how many packets it will be on the wire. */
+/* What a frame is by more than its transport header, and how many packets and octets it will be on the wire. */
 static __always_inline void classify(struct __sk_buff *skb, struct frame *f, __u32 header_end)
 {
 	if (f->traffic != HV_ARP) {
@@ -302,6 +303,7 @@ static __always_inline void classify(struct __sk_buff *skb, struct frame *f, __u
 	f->packets = 1;
 	if (skb->gso_size && skb->len > header_end)
 		f->packets = (skb->len - header_end + skb->gso_size - 1) / skb->gso_size;
+	f->repeated = (f->packets - 1) * header_end;
 }
 
 static __noinline int read_by_copy(struct __sk_buff *skb, struct scratch *s)
@@ -832,7 +834,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 {
 	struct scratch *s;
 	struct frame *f;
-	__u32 slot, octets = skb->len, zero = 0, traffic;
+	__u32 slot, octets, zero = 0, traffic;
 	struct hv_port *port = port_at(skb->ifindex);
 	struct hv_counters *counters;
 	struct hv_limits *limits;
@@ -856,6 +858,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		now = bpf_ktime_get_boot_ns();
 		readable = read_frame(skb, s);
 	}
+	octets = skb->len + f->repeated;
 	s->now = now;
 	s->slot = slot;
 	s->direction = direction;

@@ -29,6 +29,8 @@ class Frame:
     traffic: TrafficClass = TrafficClass.OTHER
     packets: int = 1
     """What a segment will be cut into."""
+    octets: int = 0
+    """All of them, each with its headers."""
     l4: int = 0
     """Where the transport header begins; 0: there is none to read."""
     ethertype: int = 0
@@ -63,7 +65,7 @@ class Frame:
 
 def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, vlan=vlan)
+    frame = Frame(data, length, octets=length, vlan=vlan)
     frame.readable = _read(frame, gso_size)
     return frame
 
@@ -98,6 +100,7 @@ def _read(frame: Frame, gso_size: int) -> bool:
             frame.traffic = TrafficClass.FRAGMENT
     if gso_size and frame.length > header_end:
         frame.packets = (frame.length - header_end + gso_size - 1) // gso_size
+    frame.octets += (frame.packets - 1) * header_end
     return True
 
 

@@ -78,7 +78,7 @@ class Port:
         slot, counters = self.slot, self.slot.counters
         cell = slot.cells[direction][frame.traffic]
         cell.packets += frame.packets
-        cell.octets += frame.length
+        cell.octets += frame.octets
         self._trip(direction, frame, now)
         if direction is Direction.OUT:
             kind = self.identity.forgery(frame, lambda address: self._owns(address, now))
@@ -158,7 +158,7 @@ class Port:
         if not all(bucket.covers(rate) for rate, bucket, _ in chosen):
             return True
         for rate, bucket, packets in chosen:
-            bucket.spend(rate, packets, 0 if bucket is slot.fresh_bucket else frame.length)
+            bucket.spend(rate, packets, 0 if bucket is slot.fresh_bucket else frame.octets)
         return False
 
     def _beyond_source(self, frame: Frame, now: int) -> bool:

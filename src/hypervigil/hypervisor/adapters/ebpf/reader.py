@@ -80,13 +80,17 @@ class DataPlaneReader:
         out[np.frombuffer(keys, "<u4", count)] = summed
         return out.view(COUNTERS).reshape(self._max_ports)
 
+    def crossings(self) -> Records:
+        """What each slot's port counted of who may reach whom, by CPU: shape ``(max_ports, cpus)``."""
+        count, keys, values = self._crossings.read()
+        out = np.zeros((self._max_ports, self._cpus), CROSSINGS)
+        out[np.frombuffer(keys, "<u4", count)] = np.frombuffer(values, CROSSINGS, count * self._cpus).reshape(count, -1)
+        return out
+
     def denied(self) -> npt.NDArray[np.uint64]:
         """Packets that were denied, summed over CPUs: shape ``(max_ports, directions * kinds)``, directions first."""
-        count, keys, values = self._crossings.read()
-        found = np.frombuffer(values, CROSSINGS, count * self._cpus)["denied"]
-        out = np.zeros((self._max_ports, 2 * layout.DENIALS), np.uint64)
-        out[np.frombuffer(keys, "<u4", count)] = found.reshape(count, self._cpus, -1).sum(axis=1, dtype=np.uint64)
-        return out
+        found: npt.NDArray[np.uint64] = self.crossings()["denied"].sum(axis=1, dtype=np.uint64)
+        return found.reshape(self._max_ports, -1)
 
     def peers(self) -> Records:
         """Everybody talked to: ``key`` (slot, direction, address) and ``peer`` (packets, octets, openings …)."""
