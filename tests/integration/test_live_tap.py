@@ -1,4 +1,4 @@
-"""What only a live tap shows: segments that are not cut up yet, checksums not made yet, 14 bytes that can be read at once."""
+"""What only a live tap shows: segments not cut up yet, checksums not made yet, 14 bytes that can be read at once."""
 
 import secrets
 import struct
@@ -33,8 +33,8 @@ EVERYBODY = "ff:ff:ff:ff:ff:ff"
 ELSE = "10.75.0.99"
 HOUR_NS = 3600 * 10**9
 VMS = "".join(
-    f'[[vm]]\nname = "{name}"\naddresses = ["{V4[name]}", "{V6[name]}"]\nbudget = {{ broadcasts_per_s = "unbounded" }}\n'
-    for name in MACS
+    f'[[vm]]\nname = "{name}"\naddresses = ["{four}", "{V6[name]}"]\nbudget = {{ broadcasts_per_s = "unbounded" }}\n'
+    for name, four in V4.items()
 )
 BRIDGED = 'mode = "enforce"\n[[network]]\nname = "net"\nbridge = "br0"\n' + VMS
 STRAIGHT = BRIDGED + '[[path]]\nname = "all"\nfrom = "any"\nto = "any"\nservices = "any"\n'

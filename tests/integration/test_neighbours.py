@@ -53,8 +53,8 @@ class Rig:
 
     def bind(self, mode: Mode = Mode.ENFORCE, networks: dict[str, str] | None = None, **changes) -> None:
         """All ports anew, with no claims left."""
-        for name in MACS:
-            self.plane.detach(PortId(MACS[name]))
+        for mac in MACS.values():
+            self.plane.detach(PortId(mac))
         for name in MACS:
             self.attach(name, mode, network=(networks or {}).get(name), **changes)
 
@@ -249,8 +249,8 @@ def test_what_is_held_outlives_the_process_and_is_repaired(rig: Rig) -> None:
     assert drift.what == "its link-local addresses were changed"
     rig.plane.repair(drift.port)
     assert rig.plane.drift() == []
-    for name in MACS:
-        rig.plane.detach(PortId(MACS[name]))
+    for mac in MACS.values():
+        rig.plane.detach(PortId(mac))
     assert list(kernel.keys(rig.plane._maps["hv_holders"], layout.LocalKey)) == [], "nothing is left of a port"
 
 

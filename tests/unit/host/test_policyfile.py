@@ -295,8 +295,7 @@ MISTAKES = {
     VM + "budget = { packets = 1 }": "line 3: vm 'a': budget has the unknown key 'packets': known are packets_per_s",
     VM + "budget = { packets_per_s = 0 }": "budget has a packets_per_s that must be a number above 0, not 0",
     VM + "budget = { table_entries = 1.5 }": "table_entries that must be a whole number above 0, not 1.5",
-    VM
-    + 'budget = { broadcasts_per_s = "none" }': 'broadcasts_per_s that must be a number above 0, not "none"; "unbounded"',
+    VM + 'budget = { broadcasts_per_s = "none" }': 'a number above 0, not "none"; "unbounded" is no bound',
     VM + "budget = 5": "budget must be a table in { } with packets_per_s",
     VM + 'address_pairs = [{ mac = "00:00:5e:00:01:01" }]': "with an address each",
     VM + 'address_pairs = [{ address = "x" }]': "has a address that must be an IPv4 or IPv6 address",
