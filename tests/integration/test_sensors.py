@@ -15,14 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from hypervigil.host.hrem.engine import Hrem
+from hypervigil.host.inventory import AddressBook
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane
 from hypervigil.hypervisor.handover import offer
 from hypervigil.hypervisor.sensors.clock import now
 from hypervigil.model.ids import PortId, VmId
+from hypervigil.model.network import Budget
 from hypervigil.model.observation import PortSample, Sweep
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
-from hypervigil.model.traffic import Direction, TrafficClass
+from hypervigil.model.port_policy import FabricChange, PortPolicy
+from hypervigil.model.traffic import DenialKind, Direction, TrafficClass
 from hypervigil.model.vm import Inventory
 from hypervigil.wire.frames import FrameDecoder
 from hypervigil.wire.messages import Blind, FromSensors, InventoryChanged, Swept
@@ -34,6 +37,7 @@ PIN = Path("/sys/fs/bpf/hvs-it")
 VM = VmId("d305389d-a6a9-4eda-9ac7-c6789abb0b92")
 PORT = PortId("52:54:00:99:0a:01")
 TAP = "hvs-it0"
+MAC = bytes.fromhex(PORT.replace(":", ""))
 NODE = f"""<node><domain type='test'><name>one</name><uuid>{VM}</uuid><memory unit='MiB'>24</memory><vcpu>1</vcpu>
 <os><type>hvm</type></os><devices><interface type='bridge'><mac address='{PORT}'/><source bridge='hvs-none'/>
 <target dev='{TAP}'/></interface></devices></domain></node>"""
@@ -63,6 +67,11 @@ class Tap:
         frame = bytes.fromhex("5254009900ff" + PORT.replace(":", "") + "0800") + ip + struct.pack("!4H", 4000, 9, 8, 0)
         for _ in range(count):
             os.write(self._fd, frame)
+
+    def broadcast(self, last: int) -> None:
+        """A question of the VM's to everybody."""
+        question = struct.pack("!HHBBH6s4B6s4B", 1, 0x800, 6, 4, 1, MAC, 10, 9, 8, 1, bytes(6), 10, 9, 8, last)
+        os.write(self._fd, b"\xff" * 6 + MAC + b"\x08\x06" + question)
 
     def close(self) -> None:
         os.close(self._fd)
@@ -233,6 +242,27 @@ def test_every_frame_is_counted_once_by_its_vm_and_peer(rig: Rig, tap: Tap) -> N
     assert all(0.1 < sweep.interval_s < 1.0 for sweep in whole)
     later = rig.sweeps_until(lambda s: len(s) >= 15)
     assert sum(sweep.interval_s for sweep in later) / len(later) <= 0.21, "five times a second"
+
+
+@pytest.mark.req("T-NET-1", "A109")
+def test_what_a_nic_was_denied_is_hrems_within_a_second(rig: Rig, plane: DataPlane, tap: Tap) -> None:
+    bounded = PortPolicy(PORT, VM, TAP, tap.index, Mode.ENFORCE, budget=Budget(broadcasts_per_s=5.0))
+    plane.attach(bounded)
+    plane.change_fabric(FabricChange())
+    rig.accept()
+    hrem = Hrem(AddressBook())
+    hrem.inventory(rig.inventory())
+    rig.ready()
+    began = now()
+    for number in range(100):
+        tap.broadcast(number)
+    sweeps = rig.sweeps_until(lambda s: any(port.denied for sweep in s for port in sweep.ports))
+    took = now() - began
+    [report] = hrem.observe(sweeps[-1], now())
+    [denied] = report.denied
+    assert (denied.vm, denied.direction, denied.kind) == (VM, Direction.OUT, DenialKind.BROADCAST)
+    assert 0 < denied.packets <= 95
+    assert took < 1.0
 
 
 def test_a_tripwire_brings_a_look_before_the_next_sweep(rig: Rig, plane: DataPlane, tap: Tap) -> None:

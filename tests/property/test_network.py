@@ -102,7 +102,9 @@ _NETWORKS = st.tuples(
     )
 )
 _BOUNDS = st.none() | st.floats(0.5, 1e6)
-BUDGETS = st.builds(Budget, _BOUNDS, _BOUNDS, _BOUNDS, st.none() | st.integers(1, 10**6))
+BUDGETS = st.builds(
+    Budget, _BOUNDS, _BOUNDS, _BOUNDS, st.none() | st.integers(1, 10**6), _BOUNDS | st.just(float("inf"))
+)
 FLOORS = st.builds(Floor, st.sampled_from(list(Between)), st.booleans(), BUDGETS)
 POLICIES = st.builds(
     Policy,
@@ -221,7 +223,7 @@ def test_merging_has_no_order_and_no_count(one: Floor, other: Floor, third: Floo
 @given(BUDGETS, BUDGETS)
 def test_a_merged_budget_is_within_both(one: Budget, other: Budget) -> None:
     both = strictest(one, other)
-    for field in ("packets_per_s", "octets_per_s", "new_flows_per_s", "table_entries"):
+    for field in ("packets_per_s", "octets_per_s", "new_flows_per_s", "table_entries", "broadcasts_per_s"):
         bounds = [getattr(budget, field) for budget in (one, other) if getattr(budget, field) is not None]
         assert getattr(both, field) == (min(bounds) if bounds else None)
 

@@ -143,7 +143,9 @@ class Reader:
 
     def _addresses(self, policy: Policy) -> None:
         self._shared_nowhere("address", "vm", [(vm.name, vm.addresses) for vm in policy.vms])
-        self._shared_nowhere("gateway", "network", [(n.name, n.gateways) for n in policy.networks])
+        # Each network may have the same link-local one: it means nothing beyond it.
+        far = [(n.name, [one for one in n.gateways if not ip_address(one).is_link_local]) for n in policy.networks]
+        self._shared_nowhere("gateway", "network", far)
         owners = {address: vm.name for vm in policy.vms for address in vm.addresses}
         for number, network in enumerate(policy.networks, start=1):
             place = _Place("network", number, f"network {quoted(network.name)}")
@@ -254,7 +256,7 @@ def _called(number: int, table: object) -> str:
 
 def _may_hold(cidr: str, address: str) -> bool:
     network, one = ip_network(cidr), ip_address(address)
-    return network.version != one.version or one in network
+    return network.version != one.version or one in network or one.is_link_local
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -151,6 +151,16 @@ def _services(value: object) -> Services:
         raise Fault(f"holds {toml(value)}, which {error}") from None
 
 
+def positive_or_unbounded(value: object) -> float:
+    """A number above 0, or infinity for ``"unbounded"``."""
+    if value == "unbounded":
+        return math.inf
+    try:
+        return positive(value)
+    except Fault as fault:
+        raise Fault(f'{fault}; "unbounded" is no bound') from None
+
+
 def budget(value: object) -> Budget:
     """What a NIC may take."""
     keys: dict[str, Callable[[object], float]] = {
@@ -158,6 +168,7 @@ def budget(value: object) -> Budget:
         "octets_per_s": positive,
         "new_flows_per_s": positive,
         "table_entries": count,
+        "broadcasts_per_s": positive_or_unbounded,
     }
     return Budget(**_table(value, keys))  # type: ignore[arg-type]
 
@@ -257,7 +268,7 @@ def shown(value: object) -> str:
         case float():
             return f"{value:g}"
         case Budget():
-            return ", ".join(f"{key} {bound:g}" for key, bound in _bounds(value)) or "none"
+            return ", ".join(f"{key} {_bound(bound)}" for key, bound in _bounds(value)) or "none"
         case AddressPair(address=one, mac=special):
             return f"{one} at {special}" if special else one
         case _:
@@ -265,7 +276,11 @@ def shown(value: object) -> str:
 
 
 def _bounds(value: Budget) -> Iterable[tuple[str, float]]:
-    for key in ("packets_per_s", "octets_per_s", "new_flows_per_s", "table_entries"):
+    for key in ("packets_per_s", "octets_per_s", "new_flows_per_s", "table_entries", "broadcasts_per_s"):
         bound = getattr(value, key)
         if bound is not None:
             yield key, bound
+
+
+def _bound(value: float) -> str:
+    return "unbounded" if value == math.inf else f"{value:g}"

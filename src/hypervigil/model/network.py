@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
+from math import inf
 
 from hypervigil.model.services import Services
 
@@ -100,11 +101,15 @@ class Budget:
     new_flows_per_s: float | None = None
     table_entries: int | None = None
     """Conversations that the data plane remembers for it; older ones are forgotten first."""
+    broadcasts_per_s: float | None = None
+    """Frames to groups, ARP requests and IPv6 multicast included; infinity is no bound, by name."""
 
     def __post_init__(self) -> None:
         for value in (self.packets_per_s, self.octets_per_s, self.new_flows_per_s, self.table_entries):
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not 0 < value < inf:
                 raise ValueError("a budget is a number above 0")
+        if self.broadcasts_per_s is not None and not self.broadcasts_per_s > 0:
+            raise ValueError("a budget is a number above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class PortSample:
     """Distinct destinations tried in the last second, however few of them ``peers`` has room for."""
     fan_in: int = 0
     """Distinct sources that tried this NIC in the last second."""
+    denied: tuple[tuple[int, ...], ...] = ()
+    """Packets by ``Direction``, then by ``DenialKind``; empty where nothing was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,20 @@
 """The three network layers compiled: one policy per port, and the fabric of perimeters that all ports share."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from hypervigil.model.ids import PerimeterId, PortId, VmId
 from hypervigil.model.network import AddressPair, Budget
 from hypervigil.model.policy import Mode
 from hypervigil.model.services import Services
 from hypervigil.model.traffic import ForgedKind
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 link-local address that follows from a MAC (RFC 4291, modified EUI-64)."""
+    octets = bytearray.fromhex(mac.replace(":", ""))
+    octets[0] ^= 2
+    return str(IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +99,11 @@ class PortPolicy:
     budget: Budget = field(default_factory=Budget)
     unchecked: tuple[ForgedKind, ...] = ()
     pairs: tuple[AddressPair, ...] = ()
+    gateways: tuple[str, ...] = ()
+    """Its network's; no port may claim the link-local ones among them."""
 
     def __post_init__(self) -> None:
-        for address in (*self.addresses, *self.quarantine_allows):
+        for address in (*self.addresses, *self.quarantine_allows, *self.gateways):
             ip_address(address)
         if self.ifindex <= 0:
             raise ValueError(f"port {self.port}: interface {self.interface} has no index; is it there?")

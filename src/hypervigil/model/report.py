@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Role, Verdict
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 
 STRAINED = "host-strained"
 """The kind of the notice that the host itself had no CPU left in this second."""
@@ -45,6 +45,16 @@ class ForgedCount:
 
 
 @dataclass(frozen=True, slots=True)
+class DeniedCount:
+    """Packets that did not cross the VM's NIC in the interval because of who may reach whom, or of its budget."""
+
+    vm: VmId
+    direction: Direction
+    kind: DenialKind
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
 class LimitedCount:
     """Packets of one class that a limit on the VM's NIC stopped in the interval."""
 
@@ -72,6 +82,7 @@ class HostReport:
     """The values are those of a whole second, made for the history; the windows between tell the same frames finer."""
     partial: bool = False
     """Only the listed VMs were looked at (a tripwire asked); the others are not silent, just not looked at."""
+    denied: tuple[DeniedCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,20 @@ ORDER_OF_CHOICE = (
 )
 
 
+class DenialKind(IntEnum):
+    """Why a frame that is its sender's to send did not cross the port where it was decided (enforce mode)."""
+
+    STRANGER = 0
+    """Nobody honest can be at the other end, or it cannot be read."""
+    PATH = 1
+    """No allowed path, and no answer to anything."""
+    FLOODED = 2
+    """On its way to a port that it is not for: flooded by the bridge, or a question to somebody else."""
+    BUDGET = 3
+    BROADCAST = 4
+    """Beyond the budget of frames to groups."""
+
+
 class ForgedKind(IntEnum):
     """Why a frame was not the VM's to send (or nobody's): each is dropped at the port it comes from in enforce mode."""
 

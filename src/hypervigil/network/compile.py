@@ -193,6 +193,7 @@ class _Perimeters:
             AddressRange(str(ip_network(address)), gateway_of(network.name))
             for network in self._policy.networks
             for address in network.gateways
+            if not ip_address(address).is_link_local
         ]
         return (*gateways, *ranges)
 

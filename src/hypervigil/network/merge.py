@@ -1,7 +1,13 @@
 """How several words on one thing become one: the most restrictive wins. In any order, and twice is as once."""
 
+from dataclasses import replace
+from math import inf
+
 from hypervigil.model.network import Between, Budget, Floor
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
+
+BROADCASTS_PER_S = 200.0
+"""What a NIC may send to groups where the policy says nothing: several times what a starting guest does."""
 
 
 def merge(*floors: Floor) -> Floor:
@@ -21,6 +27,7 @@ def strictest(*budgets: Budget) -> Budget:
         octets_per_s=_least([b.octets_per_s for b in budgets]),
         new_flows_per_s=_least([b.new_flows_per_s for b in budgets]),
         table_entries=min(entries) if entries else None,
+        broadcasts_per_s=_least([b.broadcasts_per_s for b in budgets]),
     )
 
 
@@ -36,5 +43,7 @@ def of_network(policy: Policy, network: NetworkPolicy) -> Floor:
 
 
 def budget_of(policy: Policy, entry: VmPolicy) -> Budget:
-    """What each NIC of a VM may take."""
-    return strictest(policy.floor.budget, entry.budget)
+    """What each NIC of a VM may take. Frames to groups have a bound where nobody said that they have none."""
+    found = strictest(policy.floor.budget, entry.budget)
+    broadcasts = BROADCASTS_PER_S if found.broadcasts_per_s is None else found.broadcasts_per_s
+    return replace(found, broadcasts_per_s=None if broadcasts == inf else broadcasts)

@@ -4,6 +4,7 @@ import os
 import re
 import time
 from dataclasses import fields
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ name = "db-1"
 tenant = "blue"
 address_pairs = [{ address = "10.60.0.100", mac = "00-00-5E-00-01-01" }, { address = "10.60.0.101" }]
 unchecked = ["ipv4", "router_advertisement"]
-budget = { packets_per_s = 5000, table_entries = 100 }
+budget = { packets_per_s = 5000, table_entries = 100, broadcasts_per_s = "unbounded" }
 
 [[group]]
 name = "web"
@@ -166,7 +167,7 @@ def test_the_three_layers_reach_the_model():
             "blue",
             address_pairs=(AddressPair("10.60.0.100", "00:00:5e:00:01:01"), AddressPair("10.60.0.101")),
             unchecked=(ForgedKind.IPV4, ForgedKind.ROUTER_ADVERTISEMENT),
-            budget=Budget(packets_per_s=5000.0, table_entries=100),
+            budget=Budget(packets_per_s=5000.0, table_entries=100, broadcasts_per_s=inf),
         ),
     )
     assert policy.groups == (Group("web", ("web-*",)),)
@@ -180,6 +181,11 @@ def test_the_three_layers_reach_the_model():
     assert policy.denials == (Rule("no mail", (RuleEnd(EndKind.ANY),), outside, services("tcp/25")),)
     assert policy.floor == Floor(Between.ISOLATED, False, Budget(octets_per_s=1e9, new_flows_per_s=2000.0))
     assert policy.ruled
+
+
+def test_networks_may_have_the_same_link_local_gateway():
+    two = [f'[[network]]\nname = "{n}"\nbridge = "{n}"\ncidr = "fd0{n}::/64"\ngateways = ["fe80::1"]\n' for n in (1, 2)]
+    assert [network.gateways for network in parse("".join(two)).networks] == [("fe80::1",)] * 2
 
 
 def test_only_what_speaks_of_who_reaches_whom_is_a_network_policy():
@@ -289,6 +295,7 @@ MISTAKES = {
     VM + "budget = { packets = 1 }": "line 3: vm 'a': budget has the unknown key 'packets': known are packets_per_s",
     VM + "budget = { packets_per_s = 0 }": "budget has a packets_per_s that must be a number above 0, not 0",
     VM + "budget = { table_entries = 1.5 }": "table_entries that must be a whole number above 0, not 1.5",
+    VM + 'budget = { broadcasts_per_s = "none" }': 'a number above 0, not "none"; "unbounded" is no bound',
     VM + "budget = 5": "budget must be a table in { } with packets_per_s",
     VM + 'address_pairs = [{ mac = "00:00:5e:00:01:01" }]': "with an address each",
     VM + 'address_pairs = [{ address = "x" }]': "has a address that must be an IPv4 or IPv6 address",

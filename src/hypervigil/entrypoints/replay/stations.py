@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from hypervigil.entrypoints.replay.census import Card, Census, best_first, text
 from hypervigil.entrypoints.replay.links import NOBODY, Seen
-from hypervigil.host.inventory.claims import link_local
 from hypervigil.hypervisor.adapters.ebpf.layout import ADDRESSES, pack_address, pack_mac
+from hypervigil.model.port_policy import link_local
 
 MAX_STATIONS = 256
 _MADE_UP = b"\x02hv\x00"

@@ -16,8 +16,8 @@ from hypervigil.host.hrem.overload import Overload
 from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import PeerCount, PortSample, ResourceSample, Sweep
-from hypervigil.model.report import ForgedCount, HostReport, LimitedCount, PairRate
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.report import DeniedCount, ForgedCount, HostReport, LimitedCount, PairRate
+from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory
 
 WHOLE_S = 1.0
@@ -98,6 +98,7 @@ class Hrem:
         pairs: list[PairRate] = []
         forged: list[ForgedCount] = []
         limited: list[LimitedCount] = []
+        denied: list[DeniedCount] = []
         by_vm: dict[VmId, list[PortSample]] = {}
         for sample in known:
             by_vm.setdefault(sample.vm, []).append(sample)
@@ -106,6 +107,7 @@ class Hrem:
             pairs += self._pairs(vm, by_vm[vm], interval, most)
             forged += _forged(vm, by_vm[vm])
             limited += _limited(vm, by_vm[vm])
+            denied += _denied(vm, by_vm[vm])
         counts[:, : Metric.CPU] /= _divisors(interval)
         reports = [
             HostReport(
@@ -117,6 +119,7 @@ class Hrem:
                 forged=tuple(forged),
                 limited=tuple(limited),
                 partial=sweep.partial,
+                denied=tuple(denied),
             )
         ]
         if not sweep.partial:
@@ -282,6 +285,16 @@ def _limited(vm: VmId, samples: Iterable[PortSample]) -> list[LimitedCount]:
         for sample in samples
         for direction, counts in ((Direction.OUT, sample.out), (Direction.IN, sample.into))
         for traffic, packets in enumerate(counts.limited)
+        if packets
+    ]
+
+
+def _denied(vm: VmId, samples: Iterable[PortSample]) -> list[DeniedCount]:
+    return [
+        DeniedCount(vm, Direction(direction), DenialKind(kind), packets)
+        for sample in samples
+        for direction, kinds in enumerate(sample.denied)
+        for kind, packets in enumerate(kinds)
         if packets
     ]
 

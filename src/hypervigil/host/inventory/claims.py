@@ -1,19 +1,13 @@
 """Who may use which address: claims of policy and of libvirt's XML, joined so that no address has two owners."""
 
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import NetworkPolicy, Policy
+from hypervigil.model.port_policy import link_local
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.ends import Directory
-
-
-def link_local(mac: str) -> str:
-    """The IPv6 link-local address that follows from a MAC (RFC 4291, modified EUI-64)."""
-    octets = bytearray.fromhex(mac.replace(":", ""))
-    octets[0] ^= 2
-    return str(IPv6Address(b"\xfe\x80" + bytes(6) + bytes(octets[:3]) + b"\xff\xfe" + bytes(octets[3:])))
 
 
 @dataclass(frozen=True, slots=True)

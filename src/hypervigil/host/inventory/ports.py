@@ -54,6 +54,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 budget=budget_of(policy, entry),
                 unchecked=entry.unchecked,
                 pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
+                gateways=network.gateways if network is not None else (),
             )
         )
         notes += _weaknesses(vm, nic, mode, network, bound=bool(addresses))

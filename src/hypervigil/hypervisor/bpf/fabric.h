@@ -86,11 +86,6 @@ static __always_inline int holds(__u32 grant, __u32 service)
 	return set->range[at].first <= service && service <= set->range[at].last;
 }
 
-static __always_inline int link_local(const struct hv_address *a)
-{
-	return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
-}
-
 static __always_inline __u32 perimeter_of(const struct hv_place *place, __u32 bank)
 {
 	__u32 perimeter = place->perimeter[bank & 1];
@@ -290,6 +285,36 @@ static __always_inline int beyond_budget(__u32 slot, const struct frame *f, __u3
 	return beyond;
 }
 
+/* Frames to groups, which everybody has to look at: a second's worth may come at once, as when a guest starts. */
+static __always_inline int beyond_broadcasts(__u32 slot, const struct frame *f, __u64 now)
+{
+	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &slot);
+	struct hv_bucket *b;
+	__u64 rate, elapsed;
+	int beyond;
+
+	if (!a || !a->broadcasts.packets_per_s_x1000)
+		return 0;
+	b = &a->broadcast_bucket;
+	bpf_spin_lock(&a->lock);
+	rate = a->broadcasts.packets_per_s_x1000;
+	elapsed = now > b->last_ns ? now - b->last_ns : 0;
+	if (elapsed > SECOND_NS)
+		elapsed = SECOND_NS;
+	if (elapsed)
+		b->last_ns = now;
+	b->packets += rate * elapsed / 1000000;
+	if (rate < 1000)
+		rate = 1000;
+	if (b->packets > (__s64)(rate * 1000))
+		b->packets = rate * 1000;
+	beyond = b->packets < 1000000;
+	if (!beyond)
+		b->packets -= (__s64)f->packets * 1000000;
+	bpf_spin_unlock(&a->lock);
+	return beyond;
+}
+
 static __always_inline int may_remember(__u32 slot, __u64 now, __u32 *ways)
 {
 	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &slot);
@@ -429,10 +454,16 @@ static __always_inline int paired_mac(const struct hv_port *port, const __u8 *ma
 }
 
 /* Whether a frame on its way to a port is none of its business: flooded by the bridge, or a question to somebody else. */
-static __always_inline int not_for(const struct hv_port *port, const struct frame *f)
+static __always_inline int not_for(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
+	const struct frame *f = &s->frame;
+
 	if (!f->multicast)
 		return !same_mac(f->destination_mac, port->mac) && !paired_mac(port, f->destination_mac) && CHECKED(HV_F_MAC);
+	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 135 && f->l4)
+		return asks_another(skb, s, port);
+	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 133 && f->l4)
+		return !(port->flags & HV_MAY_ADVERTISE_ROUTES);	/* a question to routers */
 	return f->ethertype == ETH_ARP && port->addresses && !same_address(&f->source, &f->destination) &&
 	       !among(port->address, port->addresses, &f->destination) && !port->pairs;
 }
@@ -476,7 +507,7 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 	if (!here || !epoch)
 		return PASS;
 	s->word = *(volatile __u64 *)&epoch->word;	/* read once: a frame is decided by one bank as a whole */
-	if (!here->perimeter[s->word & 1] && !(here->flags & HV_BUDGET))
+	if (!here->perimeter[s->word & 1] && !(here->flags & HV_BUDGET) && !(f->multicast && here->flags & HV_BROADCASTS))
 		return pass_on(skb, here, direction, 0);
 	crossings = bpf_map_lookup_elem(&hv_crossings, &slot);
 	if (!crossings)
@@ -485,11 +516,13 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 	s->elsewhere = 1;
 	if (direction == HV_OUT && here->flags & HV_BUDGET && beyond_budget(slot, f, octets, now))
 		way = DENY(HV_D_BUDGET);
+	else if (direction == HV_OUT && f->multicast && here->flags & HV_BROADCASTS && beyond_broadcasts(slot, f, now))
+		way = DENY(HV_D_BROADCAST);
 	else if (!here->perimeter[s->word & 1])
 		return pass_on(skb, here, direction, 0);
 	else if (!readable)
 		way = DENY(HV_D_STRANGER);
-	else if (direction == HV_IN && not_for(port, f))
+	else if (direction == HV_IN && not_for(skb, s, port))
 		way = DENY(HV_D_FLOODED);
 	else if (direction == HV_OUT && last->word == s->word && last->grant == HV_ANYTHING && !f->fragment &&
 		 same_mac(last->mac, f->destination_mac))

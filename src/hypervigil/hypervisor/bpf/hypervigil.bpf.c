@@ -43,6 +43,7 @@ struct frame {
 	__u32 traffic;
 	__u32 forged;		/* HV_FORGED_KINDS: not forged */
 	__u32 packets;
+	__u32 repeated;		/* octets of headers that it will have more than once on the wire */
 	__u32 l4;		/* offset of the transport header; 0: there is none to read */
 	__u32 fragment_id;
 	__u16 ethertype;
@@ -66,6 +67,7 @@ struct scratch {
 	struct hv_peer peer;
 	struct hv_flow_key flow;
 	struct hv_range_key range;
+	struct hv_local_key local, former;
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
@@ -291,7 +293,7 @@ static __always_inline int read_linear(struct __sk_buff *skb, struct frame *f, _
 	return 1;
 }
 
-/* What a frame is by more than its transport header, and how many packets it will be on the wire. */
+/* What a frame is by more than its transport header, and how many packets and octets it will be on the wire. */
 static __always_inline void classify(struct __sk_buff *skb, struct frame *f, __u32 header_end)
 {
 	if (f->traffic != HV_ARP) {
@@ -303,6 +305,7 @@ static __always_inline void classify(struct __sk_buff *skb, struct frame *f, __u
 	f->packets = 1;
 	if (skb->gso_size && skb->len > header_end)
 		f->packets = (skb->len - header_end + skb->gso_size - 1) / skb->gso_size;
+	f->repeated = (f->packets - 1) * header_end;
 }
 
 static __noinline int read_by_copy(struct __sk_buff *skb, struct scratch *s)
@@ -378,6 +381,19 @@ static __always_inline int bound(const struct hv_port *port, const struct frame 
 	return !port->addresses || among(port->address, port->addresses, address) || (port->pairs && paired(port, f, address));
 }
 
+#include "locals.h"
+
+/* Whether an IPv6 address is the port's to use; a link-local one becomes its own by being used first. */
+static __always_inline int bound_ipv6(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
+{
+	if (!link_local(address))
+		return bound(port, &s->frame, address);
+	if (port->pairs && paired(port, &s->frame, address))
+		return 1;
+	s->local.address = *address;
+	return owns_local(s, port);
+}
+
 static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
@@ -410,9 +426,13 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 	if (f->icmp_type == 136) {
 		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
 			return HV_F_UNREADABLE;
-		if (!(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) && !bound(port, f, target))
+		if (!bound_ipv6(s, port, target))
 			return HV_F_ND;
 	}
+	/* Who asks whether an address is free is about to use it; if it is not, whoever has it says so. */
+	if (f->icmp_type == 135 && is_zero(&f->source, 0) && !bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)) &&
+	    link_local(target))
+		bound_ipv6(s, port, target);
 	if (f->icmp_type == 135 || f->icmp_type == 136) {
 		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
 		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac) &&
@@ -469,9 +489,7 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 			return HV_F_DHCP_SERVER;
 		if (is_zero(&f->source, 0))
 			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
-		if (f->source.bytes[0] == 0xfe && (f->source.bytes[1] & 0xc0) == 0x80)
-			return HV_FORGED_KINDS;
-		return bound(port, f, &f->source) || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
+		return !CHECKED(HV_F_IPV6) || bound_ipv6(s, port, &f->source) ? HV_FORGED_KINDS : HV_F_IPV6;
 	}
 	return CHECKED(HV_F_ETHERTYPE) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;
 }
@@ -484,16 +502,18 @@ static __always_inline int in_force(const struct hv_rate *rate, __u64 now)
 /*
  * Tokens may go into debt by one frame, so that a frame larger than the burst (GSO) can pass and the mean stays right.
  * Burst: of packets a tenth of a second's worth; of octets a quarter, since with less TCP keeps losing whole windows and
- * gets two thirds of what it may have.
+ * gets two thirds of what it may have. The clock was read before the lock was had: another CPU's later look may have been
+ * reckoned with already, and time never passes twice.
  */
 static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *rate, __u64 now)
 {
-	__u64 elapsed = now - b->last_ns;
+	__u64 elapsed = now > b->last_ns ? now - b->last_ns : 0;
 	__s64 burst;
 
 	if (elapsed > SECOND_NS)
 		elapsed = SECOND_NS;
-	b->last_ns = now;
+	if (elapsed)
+		b->last_ns = now;
 	burst = rate->packets_per_s_x1000 * 100;
 	if (burst < 1000000)
 		burst = 1000000;
@@ -505,7 +525,7 @@ static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *ra
 	if (burst < 1600000)
 		burst = 1600000;
 	if (rate->octets_per_s)
-		b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
+		b->octets += rate->octets_per_s * (elapsed / 1000) / 1000 + rate->octets_per_s * (elapsed % 1000) / 1000000;
 	if (b->octets > burst)
 		b->octets = burst;
 }
@@ -817,7 +837,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 {
 	struct scratch *s;
 	struct frame *f;
-	__u32 slot, octets = skb->len, zero = 0, traffic;
+	__u32 slot, octets, zero = 0, traffic;
 	struct hv_port *port = port_at(skb->ifindex);
 	struct hv_counters *counters;
 	struct hv_limits *limits;
@@ -841,6 +861,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		now = bpf_ktime_get_boot_ns();
 		readable = read_frame(skb, s);
 	}
+	octets = skb->len + f->repeated;
 	s->now = now;
 	s->slot = slot;
 	s->direction = direction;
@@ -859,6 +880,8 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 				return DROP;
 		}
 	}
+	if (direction == HV_IN && !handed && readable && f->icmp_type == 134 && f->protocol == 58 && f->ethertype == ETH_IPV6)
+		heed_router(s, port);
 	limits = bpf_map_lookup_elem(&hv_limits, &slot);
 	s->proof = HV_FREE;
 	if (direction == HV_IN && limits && limits->armed && limits->proof_end_ns > now)

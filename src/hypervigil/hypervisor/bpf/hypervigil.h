@@ -9,6 +9,8 @@
 #define HV_FORGED_KINDS 10	/* ForgedKind */
 #define HV_ADDRESSES 8
 #define HV_PAIRS 4
+#define HV_LOCALS 4		/* link-local addresses that a port may hold besides what it is given */
+#define HV_NOBODY 0xffffffff	/* holds the link-local addresses that no single port may have */
 
 enum hv_direction { HV_OUT, HV_IN };
 enum hv_class { HV_SYN, HV_SYNACK, HV_RST, HV_TCP, HV_DNS, HV_UDP, HV_ICMP, HV_ARP, HV_FRAGMENT, HV_MULTICAST, HV_OTHER };
@@ -35,7 +37,7 @@ struct hv_port {
 	__u16 allows;
 	__u16 unchecked;	/* kinds of forgery that are its business */
 	__u32 pairs;
-	__u32 pad;
+	__u32 segment;		/* where its link-local addresses mean it */
 	struct hv_address address[HV_ADDRESSES];
 	struct hv_address allow[HV_ADDRESSES];	/* who may be talked to in quarantine */
 	struct hv_pair pair[HV_PAIRS];		/* addresses that others may have too, with their MAC */
@@ -88,6 +90,10 @@ struct hv_peer {
 	__u8 pad;
 };
 
+struct hv_local_key { __u32 segment; struct hv_address address; };
+struct hv_holder { __u32 slot; __u32 tick; };	/* tick: when it was used last; 0: it was given, not claimed */
+struct hv_locals { struct bpf_spin_lock lock; __u32 pad; __u64 evicted; struct hv_address address[HV_LOCALS]; };
+
 struct hv_source_key { __u32 slot; struct hv_address address; };
 struct hv_source { struct bpf_spin_lock lock; __u32 pad; struct hv_rate rate; struct hv_bucket bucket; };
 
@@ -114,11 +120,12 @@ struct hv_event { __u64 at_ns; __u32 slot; __u32 direction; __u32 traffic; __u32
 #define HV_FLOW_WAYS 8
 #define HV_FLOW_SETS 128
 #define HV_FRAGMENT_KEY 1
-#define HV_DENIALS 4
-#define HV_ROUTED 1		/* flags of a place: its network is routed by the host; it has a budget */
+#define HV_DENIALS 5
+#define HV_ROUTED 1		/* flags of a place: its network is routed by the host; it has a budget; one of frames to groups */
 #define HV_BUDGET 2
+#define HV_BROADCASTS 4
 
-enum hv_denial { HV_D_STRANGER, HV_D_PATH, HV_D_FLOODED, HV_D_BUDGET };
+enum hv_denial { HV_D_STRANGER, HV_D_PATH, HV_D_FLOODED, HV_D_BUDGET, HV_D_BROADCAST };
 
 /* Another word with each change, its lowest bit the bank in force; what tags of flows begin with. */
 struct hv_epoch { __u64 word; __u64 seed; };
@@ -151,8 +158,8 @@ struct hv_flow_set { struct bpf_spin_lock lock; __u32 pad; struct hv_flow way[HV
 struct hv_allowance {
 	struct bpf_spin_lock lock;
 	__u32 ways;		/* how many of a set's ways its conversations may take; 0: all */
-	struct hv_rate rate, flows;
-	struct hv_bucket bucket, flow_bucket;
+	struct hv_rate rate, flows, broadcasts;
+	struct hv_bucket bucket, flow_bucket, broadcast_bucket;
 };
 
 /* Whom a port sent to last, on one CPU, and what was granted then: as good as looking it up until something changes. */

@@ -9,6 +9,7 @@ ICMP, UDP, ICMPV6 = 1, 17, 58
 V4_MAPPED = bytes(10) + b"\xff\xff"
 MAX_EXTENSIONS = 6
 
+_ADVERTISEMENT = 134
 _NOTHING = bytes(16)
 _FRAGMENT, _AUTHENTICATION = 44, 51
 _EXTENSIONS = frozenset({0, 43, 60, _FRAGMENT, _AUTHENTICATION})
@@ -28,6 +29,8 @@ class Frame:
     traffic: TrafficClass = TrafficClass.OTHER
     packets: int = 1
     """What a segment will be cut into."""
+    octets: int = 0
+    """All of them, each with its headers."""
     l4: int = 0
     """Where the transport header begins; 0: there is none to read."""
     ethertype: int = 0
@@ -56,10 +59,15 @@ class Frame:
         """Whether it is a message of IPv6 neighbour discovery."""
         return self.protocol == ICMPV6 and bool(self.l4) and 133 <= self.icmp_type <= 137
 
+    @property
+    def advertises_routes(self) -> bool:
+        """Whether it is a router's advertisement."""
+        return self.neighbour_discovery and self.icmp_type == _ADVERTISEMENT
+
 
 def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, gso_size=gso_size, vlan=vlan)
+    frame = Frame(data, length, octets=length, gso_size=gso_size, vlan=vlan)
     frame.readable = _read(frame, gso_size)
     return frame
 
@@ -94,6 +102,7 @@ def _read(frame: Frame, gso_size: int) -> bool:
             frame.traffic = TrafficClass.FRAGMENT
     if gso_size and frame.length > header_end:
         frame.packets = (frame.length - header_end + gso_size - 1) // gso_size
+    frame.octets += (frame.packets - 1) * header_end
     return True
 
 

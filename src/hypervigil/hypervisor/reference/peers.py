@@ -79,7 +79,7 @@ def remember(peers: Peers, slot: int, direction: Direction, frame: Frame, now: i
         peer.second = second
     peer.last_ns = now
     peer.packets += frame.packets
-    peer.octets += frame.length
+    peer.octets += frame.octets
     peer.ports_now |= port
     if opens(frame):
         peer.openings += frame.packets

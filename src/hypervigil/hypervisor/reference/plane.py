@@ -10,11 +10,13 @@ import numpy as np
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
+from hypervigil.hypervisor.adapters.ebpf.locals import given, segment_of
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, PORTS, Records, Trip
 from hypervigil.hypervisor.reference.bucket import Rate
 from hypervigil.hypervisor.reference.frame import read
 from hypervigil.hypervisor.reference.identity import Identity
+from hypervigil.hypervisor.reference.neighbours import Neighbours
 from hypervigil.hypervisor.reference.peers import Peers
 from hypervigil.hypervisor.reference.port import Port, Slot, Source
 from hypervigil.model.ids import PortId
@@ -36,6 +38,7 @@ class ReferencePlane:
         self._ifindexes: dict[PortId, int] = {}
         self.peer_memory = Peers(max_peers or max_ports * PEERS_PER_PORT)
         self._max_sources = max_ports * SOURCES_PER_PORT
+        self._neighbours = Neighbours()
         self.events: deque[Trip] = deque()
         """Wires that sprang and were not read yet."""
 
@@ -74,7 +77,12 @@ class ReferencePlane:
             place.clear()
         enforce = policy.mode is Mode.ENFORCE
         self._ifindexes[policy.port] = policy.ifindex
-        self._ports[policy.ifindex] = Port(place, identity, enforce, allows, self.peer_memory, self.events)
+        segment = segment_of(policy)
+        held = {(segment, address): place.number if alone else layout.NOBODY for address, alone in given(policy)}
+        self._neighbours.give(place.number, held, again=old is not None and old.segment == segment)
+        self._ports[policy.ifindex] = Port(
+            place, identity, enforce, allows, self.peer_memory, self.events, self._neighbours, segment
+        )
         return place.number
 
     def change_fabric(self, change: FabricChange) -> None:
@@ -84,7 +92,9 @@ class ReferencePlane:
         """Let a port go. Doing it again is no error."""
         ifindex = self._ifindexes.pop(port, None)
         if ifindex is not None:
-            self._ports.pop(ifindex).slot.clear()
+            slot = self._ports.pop(ifindex).slot
+            slot.clear()
+            self._neighbours.free(slot.number)
 
     def ports(self) -> dict[PortId, int]:
         """Attached ports and their slots."""

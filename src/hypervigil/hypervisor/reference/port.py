@@ -8,7 +8,8 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
 from hypervigil.hypervisor.adapters.ebpf.reader import Trip
 from hypervigil.hypervisor.reference.bucket import Bucket, Rate
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
-from hypervigil.hypervisor.reference.identity import Identity
+from hypervigil.hypervisor.reference.identity import Identity, link_local
+from hypervigil.hypervisor.reference.neighbours import Neighbours
 from hypervigil.hypervisor.reference.peers import Peers, remember
 from hypervigil.hypervisor.reference.proof import Asked, asked
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -71,22 +72,26 @@ class Port:
     """Who may be talked to in quarantine."""
     peers: Peers
     events: deque[Trip]
+    neighbours: Neighbours
+    segment: int
 
     def handle(self, direction: Direction, frame: Frame, now: int) -> bool:
         """Count a frame, and whether it passes."""
         slot, counters = self.slot, self.slot.counters
         cell = slot.cells[direction][frame.traffic]
         cell.packets += frame.packets
-        cell.octets += frame.length
+        cell.octets += frame.octets
         self._trip(direction, frame, now)
         if direction is Direction.OUT:
-            kind = self.identity.forgery(frame)
+            kind = self.identity.forgery(frame, lambda address: self._owns(address, now))
             if kind is not None:
                 counters.forged[kind] += 1
                 if self.enforce:
                     return False
         elif frame.traffic is TrafficClass.RST or _unreachable(frame):
             counters.failures += 1
+        if direction is Direction.IN and frame.advertises_routes and link_local(frame.source):
+            self.neighbours.heed_router((self.segment, frame.source), now)
         stranger = self._remember(direction, frame, now) if frame.readable else False
         if (
             self._gated(direction, frame, now)
@@ -111,6 +116,10 @@ class Port:
         if self.enforce and found is Asked.ANSWER:
             self.slot.counters.answered += 1
         return self.enforce
+
+    def _owns(self, address: bytes, now: int) -> bool:
+        routes = self.identity.may_advertise_routes
+        return self.neighbours.owns(self.slot.number, (self.segment, address), now, routes=routes)
 
     def _remember(self, direction: Direction, frame: Frame, now: int) -> bool:
         """Whether the frame goes to somebody to whom none was let through yet."""
@@ -161,7 +170,7 @@ class Port:
         if not all(bucket.covers(rate) for rate, bucket, _ in chosen):
             return True
         for rate, bucket, packets in chosen:
-            bucket.spend(rate, packets, 0 if bucket is slot.fresh_bucket else frame.length)
+            bucket.spend(rate, packets, 0 if bucket is slot.fresh_bucket else frame.octets)
         return False
 
     def _beyond_source(self, frame: Frame, now: int) -> bool:

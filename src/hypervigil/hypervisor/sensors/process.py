@@ -98,7 +98,8 @@ class Eyes:
         reader = self._reader
         if reader is None:
             return None
-        return Snapshot(self._at, reader.ports(), reader.counters(), reader.peers(), self._seed)
+        counted = reader.ports(), reader.counters(), reader.peers()
+        return Snapshot(self._at, *counted, self._seed, denied=reader.denied())
 
 
 class Sensors:

@@ -15,15 +15,16 @@ import numpy.typing as npt
 
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.observation import ClassCounts, PeerCount, PortSample
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 
 TOP_PEERS = 16
 """The busiest peers told per port and direction."""
 MAX_PEERS = 32
 """Peers told per port in all: the busiest, then those that are new."""
 
-_DIRECTIONS, _CLASSES, _KINDS = len(Direction), len(TrafficClass), len(ForgedKind)
+_DIRECTIONS, _CLASSES, _KINDS, _DENIALS = len(Direction), len(TrafficClass), len(ForgedKind), len(DenialKind)
 _BY_CLASS = _DIRECTIONS * _CLASSES * 3
+_ALL_DENIALS = _DIRECTIONS * _DENIALS
 _FAN_NS = 1_000_000_000
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _DIRECTION = tuple(Direction)
@@ -38,13 +39,26 @@ Flags = npt.NDArray[np.bool_]
 class Snapshot:
     """Everything the data plane counted until ``at``, indexed for comparison with a later one of the same ``seed``.
 
-    ``ports``, ``counters`` and ``peers`` are as ``DataPlaneReader`` gives them. ``at`` is from before they were read.
+    ``ports``, ``counters``, ``peers`` and ``denied`` are as ``DataPlaneReader`` gives them. ``at`` is from before they
+    were read.
     ``seed`` is 64 bits that no guest knows: who could make addresses collide could mix up others' counts.
     """
 
-    def __init__(self, at: Instant, ports: Records, counters: Records, peers: Records, seed: int) -> None:
+    def __init__(
+        self,
+        at: Instant,
+        ports: Records,
+        counters: Records,
+        peers: Records,
+        seed: int,
+        *,
+        denied: Words | None = None,
+    ) -> None:
         self.ports = ports
-        self.counters: Words = np.ascontiguousarray(counters).view(np.uint64).reshape(len(counters), -1)
+        words = np.ascontiguousarray(counters).view(np.uint64).reshape(len(counters), -1)
+        none = np.zeros((len(counters), _ALL_DENIALS), np.uint64)
+        self.counters: Words = np.hstack([none if denied is None else denied, words])
+        """By slot: what was denied, by direction and kind, then the counters."""
         self.at_ns: Words = np.full(len(counters), int(at * 1e9), np.uint64)
         """By slot."""
         self.seed = seed
@@ -120,7 +134,7 @@ def compare(
     for row in np.flatnonzero(grown.any(axis=1)).tolist():
         slot = int(index[row])
         port = slots[slot]
-        counts = grown[row].tolist()
+        denied, counts = grown[row, :_ALL_DENIALS].tolist(), grown[row, _ALL_DENIALS:].tolist()
         forged_end = _BY_CLASS + _KINDS
         samples.append(
             PortSample(
@@ -134,6 +148,7 @@ def compare(
                 peers=tuple(peers.get(slot, ())),
                 fan_out=fans.get((slot, Direction.OUT), 0),
                 fan_in=fans.get((slot, Direction.IN), 0),
+                denied=(tuple(denied[:_DENIALS]), tuple(denied[_DENIALS:])) if any(denied) else (),
             )
         )
     return tuple(samples)

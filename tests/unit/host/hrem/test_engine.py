@@ -10,8 +10,8 @@ from hypervigil.host.hrem.engine import STALE_S, Hrem
 from hypervigil.model.ids import HOST, OUTSIDE, Instant, PortId, VmId
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.observation import ClassCounts, PeerCount, PortSample, ResourceSample, Sweep
-from hypervigil.model.report import ForgedCount, HostReport, LimitedCount
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.report import DeniedCount, ForgedCount, HostReport, LimitedCount
+from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory, Nic, Vm
 
 A, B = VmId("a"), VmId("b")
@@ -58,6 +58,16 @@ def values(report: HostReport) -> dict[VmId, np.ndarray]:
 def one(hrem: Hrem, what: Sweep) -> HostReport:
     (report,) = hrem.observe(what, what.at)
     return report
+
+
+def test_what_was_denied_is_told_by_vm_direction_and_kind(hrem: Hrem) -> None:
+    none, some = (0,) * len(DenialKind), (0, 3, 0, 0, 7)
+    report = one(hrem, sweep(1, sample(A, A1, denied=(some, none)), sample(A, A2, denied=(none, some)), sample(B, B1)))
+    assert report.denied == tuple(
+        DeniedCount(A, way, kind, packets)
+        for way in Direction
+        for kind, packets in ((DenialKind.PATH, 3), (DenialKind.BROADCAST, 7))
+    )
 
 
 def test_counts_become_rates_of_all_nics_together(hrem: Hrem) -> None:

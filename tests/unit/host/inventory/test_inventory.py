@@ -1,18 +1,19 @@
 """Bindings come from policy and libvirt's XML alone; no address and no MAC has two owners; nothing is widened."""
 
 from dataclasses import replace
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hypervigil.host.inventory import AddressBook, compile_ports, protected_networks
-from hypervigil.host.inventory.claims import link_local
 from hypervigil.model.ids import OUTSIDE, PortId, VmId
 from hypervigil.model.network import AddressPair, Budget, Floor, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric, HostRoutes
+from hypervigil.model.port_policy import Fabric, HostRoutes, link_local
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
+from hypervigil.network.merge import BROADCASTS_PER_S
 
 A, B = VmId("a" * 8), VmId("b" * 8)
 MAC_A, MAC_B = PortId("52:54:00:00:00:0a"), PortId("52:54:00:00:00:0b")
@@ -106,6 +107,17 @@ def test_dhcp_servers_and_modes_are_the_policys_word() -> None:
     assert protected_networks(Policy(networks=(net,))) == (), "monitor mode drops nothing"
 
 
+def test_frames_to_groups_are_bounded_unless_the_policy_says_by_name_that_they_are_not() -> None:
+    both = Inventory((vm(A, "a", MAC_A, 5), vm(B, "b", MAC_B, 6)))
+    free = VmPolicy("a", budget=Budget(broadcasts_per_s=inf))
+    first, second = compile_ports(both, Policy(vms=(free,))).ports
+    assert first.budget.broadcasts_per_s is None
+    assert second.budget.broadcasts_per_s == BROADCASTS_PER_S
+    floor = Floor(budget=Budget(broadcasts_per_s=50.0))
+    first, second = compile_ports(both, Policy(vms=(free,), floor=floor)).ports
+    assert first.budget.broadcasts_per_s == second.budget.broadcasts_per_s == 50.0
+
+
 def test_an_enforced_nic_on_an_unnamed_bridge_is_watched_and_said_to_be_weaker() -> None:
     compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5, "10.0.0.1", bridge="virbr9"),)), Policy(mode=Mode.ENFORCE))
     assert len(compiled.ports) == 1
@@ -124,7 +136,7 @@ def test_what_a_vm_may_do_besides_is_the_policys_word_by_name() -> None:
     assert first.pairs == second.pairs == shared[1:]
     assert (first.may_serve_dhcp, second.may_serve_dhcp) == (True, False)
     assert first.unchecked == (ForgedKind.DHCP_SERVER, ForgedKind.IPV4)
-    assert first.budget == second.budget == Budget(9.0)
+    assert first.budget == second.budget == Budget(9.0, broadcasts_per_s=BROADCASTS_PER_S)
     assert any("lets it send what others may not: dhcp_server, ipv4" in note for note in compiled.notes)
 
 

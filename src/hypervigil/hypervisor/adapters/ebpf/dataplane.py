@@ -16,6 +16,7 @@ from pathlib import Path
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
 from hypervigil.hypervisor.adapters.ebpf.doors import Doors
 from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
+from hypervigil.hypervisor.adapters.ebpf.locals import LocalMaps, segment_of
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PortId
 from hypervigil.model.policy import Mode
@@ -24,7 +25,7 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 _MODES = {Mode.MONITOR: 1, Mode.ENFORCE: 2}
 _ENDS = (("from", "hv_from_vm", kernel.TCX_INGRESS), ("to", "hv_to_vm", kernel.TCX_EGRESS))
-_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events")
+_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings")
 
 
 class Gate(IntEnum):
@@ -72,6 +73,7 @@ class DataPlane:
         """Slots that are taken."""
         self._doors = Doors(self._maps)
         self._fabric = FabricMaps(self._maps)
+        self._locals = LocalMaps(self._maps)
         self._recall()
 
     @classmethod
@@ -138,11 +140,15 @@ class DataPlane:
         entry.allows = _fill(entry.allow, policy.quarantine_allows, policy, "quarantine addresses")
         entry.unchecked = sum(1 << kind for kind in policy.unchecked)
         entry.pairs = _fill_pairs(entry, policy)
+        entry.segment = segment_of(policy)
+        if old is not None and (before := layout.Port.from_buffer_copy(old[1]).segment) != entry.segment:
+            self._locals.forget_claims(slot, before)
         if old is None:
             self._limits[policy.port] = bytes(layout.Limits())
             self._sources[policy.port] = {}
             self._write_limits(policy.port, layout.Limits(), slot)
             kernel.update(self._maps["hv_tripwires"], ctypes.c_uint32(slot), layout.Tripwires())
+        self._locals.put(slot, policy, entry.segment)
         self._doors.put(policy.ifindex, entry)
         self._entries[policy.port] = (policy.ifindex, bytes(entry))
         self._policies[policy.port] = policy
@@ -168,6 +174,7 @@ class DataPlane:
         for address in self._sources.pop(port, {}):
             kernel.delete(self._maps["hv_sources"], _source_key(slot, address))
         self._fabric.release(slot)
+        self._locals.release(slot, layout.Port.from_buffer_copy(entry[1]).segment)
         self._used.discard(slot)
         self._limits.pop(port, None)
         self._policies.pop(port, None)
@@ -356,6 +363,8 @@ class DataPlane:
             if bytes(self._read_limits(port)) != self._limits[port]:
                 found.append(Drift(port, "its limits were changed"))
             slot = self._slot(port)
+            if self._locals.drifted(slot):
+                found.append(Drift(port, "its link-local addresses were changed"))
             for address, wanted in self._sources[port].items():
                 source = layout.Source()
                 there = kernel.lookup(self._maps["hv_sources"], _source_key(slot, address), source)
@@ -372,6 +381,7 @@ class DataPlane:
         ifindex, raw = self._entries[self._known(port)]
         entry = layout.Port.from_buffer_copy(raw)
         self._doors.put(ifindex, entry)
+        self._locals.repair(entry.slot)
         self._write_limits(port, layout.Limits.from_buffer_copy(self._limits[port]), entry.slot)
         for address, source in self._sources[port].items():
             kernel.update(self._maps["hv_sources"], _source_key(entry.slot, address), source)

@@ -10,6 +10,7 @@ import ctypes
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
@@ -23,7 +24,7 @@ from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed, is_gateway
 _OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
 _EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
 _ANYTHING, _ONE_WAY, _BACK, _UNUSED = 1, 0x10000, 0x20000, 0xFFFFFFFF
-_ROUTED, _BUDGET = 1, 2
+_ROUTED, _BUDGET, _BROADCASTS = 1, 2, 4
 _IS_GATEWAY = 0x40000000
 _V4 = 96
 
@@ -269,7 +270,7 @@ class FabricMaps:
         self._places |= {slot: bytes(place) for slot, place in places.items()}
 
     def _place(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> layout.Place:
-        place.flags = (_ROUTED if policy.routed else 0) | (_BUDGET if policy.budget != Budget() else 0)
+        place.flags = (_ROUTED if policy.routed else 0) | _budget_flags(policy.budget)
         if policy.network is None or policy.perimeter is None:
             place.perimeter[bank.index] = 0
             return place
@@ -381,7 +382,14 @@ def _allowance(budget: Budget) -> layout.Allowance:
     entries = budget.table_entries
     ways = 0 if entries is None else min(layout.FLOW_WAYS, max(1, entries // layout.FLOW_SETS))
     rate = layout.Rate(round((budget.packets_per_s or 0) * 1000), round(budget.octets_per_s or 0), 0)
-    return layout.Allowance(0, ways, rate, layout.Rate(round((budget.new_flows_per_s or 0) * 1000), 0, 0))
+    flows, broadcasts = ((budget.new_flows_per_s or 0), (budget.broadcasts_per_s or 0))
+    return layout.Allowance(0, ways, rate, *(layout.Rate(round(one * 1000), 0, 0) for one in (flows, broadcasts)))
+
+
+def _budget_flags(budget: Budget) -> int:
+    """Frames to groups apart, so that a bound of theirs costs no other frame anything."""
+    others = replace(budget, broadcasts_per_s=None) != Budget()
+    return (_BUDGET if others else 0) | (_BROADCASTS if budget.broadcasts_per_s is not None else 0)
 
 
 def _content(map_fd: int, key: type[ctypes.Structure], value: type[ctypes.Structure]) -> dict[bytes, bytes]:

@@ -4,9 +4,9 @@ import ctypes
 from ctypes import c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from hypervigil.model.traffic import ForgedKind, TrafficClass
+from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 4
+ABI = 5
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -18,7 +18,11 @@ NEAR = 65536
 RANGES = 64
 """Of services in one set."""
 FLOW_SETS, FLOW_WAYS = 128, 8
-DENIALS = 4
+DENIALS = len(DenialKind)
+LOCALS = 4
+"""Link-local addresses that a port may hold besides what it is given."""
+NOBODY = 0xFFFFFFFF
+"""Holds the link-local addresses that no single port may have."""
 
 Address = c_uint8 * 16
 
@@ -42,7 +46,7 @@ class Port(ctypes.Structure):
         ("allows", c_uint16),
         ("unchecked", c_uint16),
         ("pairs", c_uint32),
-        ("pad", c_uint32),
+        ("segment", c_uint32),
         ("address", Address * ADDRESSES),
         ("allow", Address * ADDRESSES),
         ("pair", Pair * PAIRS),
@@ -129,6 +133,24 @@ class Peer(ctypes.Structure):
         ("admitted", c_uint8),
         ("pad", c_uint8),
     ]
+
+
+class LocalKey(ctypes.Structure):
+    """``struct hv_local_key``."""
+
+    _fields_ = [("segment", c_uint32), ("address", Address)]
+
+
+class Holder(ctypes.Structure):
+    """``struct hv_holder``."""
+
+    _fields_ = [("slot", c_uint32), ("tick", c_uint32)]
+
+
+class Locals(ctypes.Structure):
+    """``struct hv_locals``; user space only empties it."""
+
+    _fields_ = [("lock", c_uint32), ("pad", c_uint32), ("evicted", c_uint64), ("address", Address * LOCALS)]
 
 
 class SourceKey(ctypes.Structure):
@@ -247,8 +269,10 @@ class Allowance(ctypes.Structure):
         ("ways", c_uint32),
         ("rate", Rate),
         ("flows", Rate),
+        ("broadcasts", Rate),
         ("bucket", Bucket),
         ("flow_bucket", Bucket),
+        ("broadcast_bucket", Bucket),
     ]
 
 
@@ -286,6 +310,9 @@ VALUES: dict[str, type[ctypes.Structure]] = {
     "hv_buckets": Buckets,
     "hv_peer_key": PeerKey,
     "hv_peer": Peer,
+    "hv_local_key": LocalKey,
+    "hv_holder": Holder,
+    "hv_locals": Locals,
     "hv_source_key": SourceKey,
     "hv_source": Source,
     "hv_proven": Proven,

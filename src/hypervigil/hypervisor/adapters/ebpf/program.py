@@ -20,9 +20,13 @@ ENTRIES = {
     "hv_members": 2,
     "hv_homes": layout.ADDRESSES,
     "hv_flows": layout.FLOW_SETS,
+    "hv_holders": 16,
+    "hv_locals": 1,
 }
 """Maps that grow with the ports, and how many entries they have for each."""
-ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services", "hv_near", "hv_secret")
+ALONE = (
+    "hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services", "hv_near", "hv_routers", "hv_secret",
+)  # fmt: skip
 MAPS = (*ENTRIES, *ALONE)
 
 

@@ -16,6 +16,7 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 COUNTERS = np.dtype(layout.Counters)
 PORTS = np.dtype([("ifindex", "<u4"), ("port", np.dtype(layout.Port))])
+CROSSINGS = np.dtype(layout.Crossings)
 PEERS = np.dtype([("key", np.dtype(layout.PeerKey)), ("peer", np.dtype(layout.Peer))])
 _PAGE = mmap.PAGESIZE
 _BUSY, _DISCARD, _LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
@@ -47,6 +48,7 @@ class DataPlaneReader:
         self._peers = _Table(
             self._fds["hv_peers"], ctypes.sizeof(layout.PeerKey), ctypes.sizeof(layout.Peer), self._max_ports * 64
         )
+        self._crossings = _Table(self._fds["hv_crossings"], 4, CROSSINGS.itemsize * self._cpus, self._max_ports)
         self._events = _Events(self._fds["hv_events"])
 
     def close(self) -> None:
@@ -77,6 +79,18 @@ class DataPlaneReader:
         out = np.zeros((self._max_ports, COUNTERS.itemsize // 8), np.uint64)
         out[np.frombuffer(keys, "<u4", count)] = summed
         return out.view(COUNTERS).reshape(self._max_ports)
+
+    def crossings(self) -> Records:
+        """What each slot's port counted of who may reach whom, by CPU: shape ``(max_ports, cpus)``."""
+        count, keys, values = self._crossings.read()
+        out = np.zeros((self._max_ports, self._cpus), CROSSINGS)
+        out[np.frombuffer(keys, "<u4", count)] = np.frombuffer(values, CROSSINGS, count * self._cpus).reshape(count, -1)
+        return out
+
+    def denied(self) -> npt.NDArray[np.uint64]:
+        """Packets that were denied, summed over CPUs: shape ``(max_ports, directions * kinds)``, directions first."""
+        found: npt.NDArray[np.uint64] = self.crossings()["denied"].sum(axis=1, dtype=np.uint64)
+        return found.reshape(self._max_ports, -1)
 
     def peers(self) -> Records:
         """Everybody talked to: ``key`` (slot, direction, address) and ``peer`` (packets, octets, openings …)."""
