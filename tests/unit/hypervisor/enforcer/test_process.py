@@ -233,9 +233,9 @@ def test_a_step_that_comes_too_late_is_no_limit_and_is_undone(rig: Rig, monkeypa
     go_on = threading.Event()
     put = rig.libvirt.put
 
-    def slowly(vm: VmId, kind: LimitKind, value: float) -> str:
+    def slowly(vm: VmId, kind: LimitKind, value: float, above: dict[str, int] | None) -> str:
         go_on.wait(5)
-        return put(vm, kind, value)
+        return put(vm, kind, value, above)
 
     rig.libvirt.put = slowly
 
