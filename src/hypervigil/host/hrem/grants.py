@@ -34,6 +34,9 @@ SETTLED_S = 60.0
 """So long after a grant the host may still be told the raised value for the VM's own."""
 LEAST_PART = 0.05
 """A grant gives at least this part of what the VM has, or it is not worth the change."""
+GIVE_BACK_S = 60.0
+"""A guest gives memory back within this time, if it does at all."""
+OWED_S = 3600.0
 NEW_S = 10.0
 """What was granted so lately shows in no count of the host's yet."""
 
@@ -41,6 +44,8 @@ Key = tuple[VmId, LimitKind]
 Status = Callable[[VmId], Role | None]
 """HSEM's: the role, ``CLEARED`` at Level 1, ``None`` under suspicion."""
 
+_WITHDRAWN = "it is near its capacity no longer"
+_CALM = f"for {CALM_S:g} s it has needed no more than its own"
 _NEVER = Instant(float("-inf"))
 _GENTLE = frozenset({Role.CLEARED, Role.OVERLOADED, Role.VICTIM})
 _UNITS = {LimitKind.CPU: "of a CPU", LimitKind.MEMORY: "KiB", LimitKind.PACKETS: "packets/s"}
@@ -88,6 +93,8 @@ class Grants:
         self._own: dict[Key, tuple[float, Instant]] = {}
         """What a VM had before its last grant, and when that ended."""
         self._refused_at: dict[Key, Instant] = {}
+        self._owed: dict[VmId, tuple[float, Instant]] = {}
+        """KiB that a VM had of its own before a grant of memory that it needed no longer, and when that ended."""
         self._calm_since: dict[Key, Instant] = {}
         self._tight_since: dict[LimitKind, Instant] = {}
         self._looked_at = _NEVER
@@ -107,6 +114,7 @@ class Grants:
         self._sending = {vm: one for vm, one in self._sending.items() if vm in known}
         self._wishes = {key: one for key, one in self._wishes.items() if key[0] in known}
         self._own = {key: one for key, one in self._own.items() if key[0] in known}
+        self._owed = {vm: one for vm, one in self._owed.items() if vm in known}
         self._refused_at = {key: at for key, at in self._refused_at.items() if key[0] in known}
         self._knows_what_runs = True
 
@@ -118,6 +126,17 @@ class Grants:
     def given(self) -> list[Limit]:
         """What is granted now."""
         return list(self._given.values())
+
+    def owed(self, now: Instant) -> dict[VmId, float]:
+        """Who keeps memory that it needs no longer, and how many KiB are its own."""
+        keeps: dict[VmId, float] = {}
+        for vm, (own, since) in list(self._owed.items()):
+            seen = self._fresh(vm, now)
+            if (vm, LimitKind.MEMORY) in self._given or now - since > OWED_S:
+                del self._owed[vm]
+            elif now - since >= GIVE_BACK_S and seen is not None and (seen.balloon_kib or 0.0) > own * (1 + LEAST_PART):
+                keeps[vm] = own
+        return keeps
 
     def failed(self, limit: LimitId, now: Instant) -> None:
         """A grant that is not in force after all: withheld, or refused by the hypervisor."""
@@ -209,7 +228,7 @@ class Grants:
         reason = self._why_back(key, limit, now, status)
         if reason is not None:
             answer.decisions.append(LiftLimit(limit.id, limit.vm, now, reason))
-            self._drop(key, now)
+            self._drop(key, now, needless=reason in {_CALM, _WITHDRAWN})
             return
         wish = self._wishes.get(key)
         if wish is not None and wish.ask.at > limit.since and limit.until - now < self._policy.grants.hold_s / 2:
@@ -228,12 +247,12 @@ class Grants:
             return "its time is over"
         wish = self._wishes.get(key)
         if wish is not None and not wish.ask.more:
-            return "it is near its capacity no longer"
+            return _WITHDRAWN
         uses = self._uses(vm, kind, now)
         if uses is None or uses >= NEEDED * own:
             self._calm_since.pop(key, None)
         elif now - self._calm_since.setdefault(key, now) >= CALM_S:
-            return f"for {CALM_S:g} s it has needed no more than its own"
+            return _CALM
         place = LimitKind.MEMORY if kind is LimitKind.MEMORY else LimitKind.CPU
         if now - self._tight_since.get(place, now) >= TIGHT_S:
             self._tight_since[place] = now  # one after the other, and then look again
@@ -299,9 +318,11 @@ class Grants:
         if old is not None:
             answer.decisions.append(LiftLimit(old.id, vm, now, f"replaced by {limit.id}"))
 
-    def _drop(self, key: Key, now: Instant) -> None:
+    def _drop(self, key: Key, now: Instant, *, needless: bool = False) -> None:
         limit = self._given.pop(key)
         self._calm_since.pop(key, None)
+        if needless and key[1] is LimitKind.MEMORY:
+            self._owed[key[0]] = (limit.raised_from or 0.0, now)
         if key[0] in self._vms:
             self._own[key] = (limit.raised_from or 0.0, now)
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
+from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
@@ -70,6 +71,7 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._slow = Slow()
+        self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
@@ -140,7 +142,9 @@ class Hsem:
     # --- what happens ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
         """These VMs run now; cases of those that are gone are closed."""
-        running = {vm.vm for vm in vms} | {HOST}
+        known = list(vms)
+        running = {vm.vm for vm in known} | {HOST}
+        self._grabs.keep(known)
         decisions: list[Decision] = []
         for vm in [vm for vm in self._vms if vm not in running]:
             record = self._vms.pop(vm)
@@ -191,6 +195,10 @@ class Hsem:
         """All that is granted now: it explains more than the history, which is corrected for it."""
         self._history.given(grants)
 
+    def bounded(self, bounds: Mapping[VmId, Mapping[Resource, float]]) -> None:
+        """What VMs were given of what they might be seen to take more of."""
+        self._grabs.bounded(bounds)
+
     def told(self, fact: Evidence) -> None:
         """A fact about a VM's agent: told with its case, and ground for none."""
         if fact.vm in self._vms:
@@ -226,6 +234,14 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
+        tails = self._history.tails(report.vms)
+        taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._whom_it_asks)
+        self._judged = 0
+        for vm, grab in taken:
+            decisions += self._take(self._record(vm), grab, now)
+        if self._grabs.hurting:
+            values = values.copy()
+            values[:, [Metric.CPU_WAIT, Metric.BLOCK_WAIT]] = np.nan
         suspects: set[int] = set()
         for row, vm in enumerate(report.vms):
             record = self._record(vm)
@@ -263,6 +279,26 @@ class Hsem:
         dossier.near_capacity = True
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
+
+    def _take(self, record: Watched, grab: Grab, now: Instant) -> list[Decision]:
+        """A VM takes far more of a resource than ever: write it down, open a case if need be, and judge."""
+        decisions: list[Decision] = []
+        if record.dossier is None:
+            dossier = record.draft or self._file(record.vm, now)
+            dossier.opened_at = now
+            dossier.grabs[grab.resource] = grab
+            evidence = tuple(explain.grabs(dossier.facts(now, record.repetition)))
+            decisions += self._open(record, dossier, evidence, now)
+        elif record.state is not State.ATTACKER:
+            record.dossier.grabs[grab.resource] = grab
+        record.stirred_at = now
+        return decisions + self._consider(record, now)
+
+    def _whom_it_asks(self, vm: VmId) -> dict[VmId, tuple[float, float]]:
+        """Of whom a conspicuous VM asks something: how often, and how many packets it sends there."""
+        record = self._record(vm)
+        dossier = record.dossier or record.draft
+        return dossier.asked_of() if dossier is not None else {}
 
     def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
         """Add up forged frames; who sent enough of them to be asked."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
-from hypervigil.host.hsem.facts import Accusation, Facts, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Surge
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
@@ -34,13 +34,15 @@ FORGED_TO_ASK = 10
 """Forged senders in a short time that open a case; fewer are a misconfiguration's."""
 AMPLIFIED = 10.0
 """Bytes answered per byte asked: what a reflector is abused for. An ordinary DNS answer is a few times its question."""
+_REQUESTS = frozenset({TrafficClass.UDP, TrafficClass.DNS, TrafficClass.FRAGMENT, TrafficClass.OTHER})
+"""Besides what is a request by its kind (see ``grabs``)."""
 MIN_UNREACHABLE = 3.0
 """So often the abused address says that it asked for nothing, before UDP other than DNS is taken for reflection."""
 
 
 def judge(facts: Facts) -> Verdict | None:
     """The verdict that these facts allow, or ``None`` while they allow none."""
-    for rule in (_spoof, _scan, _flood, _accused, _flooded, _reflected, _overloaded, _cleared):
+    for rule in (_spoof, _scan, _flood, _accused, _flooded, _reflected, _grabbed, _overloaded, _cleared):
         verdict = rule(facts)
         if verdict is not None:
             return verdict
@@ -302,6 +304,42 @@ def _reflected(facts: Facts) -> Verdict | None:
         confidence=0.8,
         target=peer.other,
     )
+
+
+def _grabbed(facts: Facts) -> Verdict | None:
+    """Far more of a resource than ever: an attack where others bear it and nobody asked for it first."""
+    if not facts.grabs or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
+    worst = max(facts.grabs, key=lambda grab: (grab.harmful, grab.cost, grab.rate / max(grab.tail, 1e-9)))
+    role = Role.OVERLOADED
+    if worst.harmful:
+        role = Role.VICTIM if worst.caused or _asked_first(facts, worst) else Role.ATTACKER
+    return _verdict(
+        facts,
+        role,
+        AttackClass.OVERFLOW if worst.harmful else AttackClass.NONE,
+        evidence=explain.grabs(facts),
+        cause=explain.grab_cause(facts, worst, role),
+        counterfactual=explain.grab_counterfactual(role),
+        confidence=0.8 if worst.harmful else 0.7,
+        target=(_most_asking(facts) if role is Role.VICTIM else worst.sufferer) if worst.harmful else None,
+    )
+
+
+def _asked_first(facts: Facts, grab: Grab) -> bool:
+    """Whether others began to ask for more before the grab did, in requests that are not answers to its own."""
+    return any(
+        surge.direction is Direction.IN
+        and surge.traffic in _REQUESTS
+        and surge.first_at <= grab.first_at
+        and any(peer.asks for peer in facts.busiest(Direction.IN)[:1])
+        for surge in facts.surges
+    )
+
+
+def _most_asking(facts: Facts) -> VmId:
+    peers = facts.busiest(Direction.IN)
+    return peers[0].other if peers else OUTSIDE
 
 
 def _overloaded(facts: Facts) -> Verdict | None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.hrem.agents import MISTRUSTED, Agents
 from hypervigil.host.hrem.grants import Grants
+from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor import guests
-from hypervigil.host.monitor.grants import by_policy, raised, wish
+from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
 from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.ledger import Ledger
 from hypervigil.host.monitor.parts import Enforcer, Gateway, Journal, Judge, Observer
@@ -94,6 +95,7 @@ class Conductor:
         """What the enforcer has; ``None`` where that is not known."""
         self._granted: list[Limit] = []
         """The grants that the judge and the ports know of."""
+        self._bounded: dict[VmId, dict[Resource, float]] = {}
         self._entries: list[Entry] = []
 
     # --- what the sensors say ----
@@ -194,6 +196,9 @@ class Conductor:
             entry = self.ledger.limits.get(limit.id)
             if entry is None or not entry.standing:  # withheld, refused, ended by somebody else
                 self.grants.failed(limit.id, now)
+        if (bounded := bounds(self.compiled.ports, self.grants.owed(now))) != self._bounded:
+            self._bounded = bounded
+            self.hsem.bounded(bounded)
         if self.grants.given != self._granted:
             self._granted = self.grants.given
             self.hsem.given(self._granted)

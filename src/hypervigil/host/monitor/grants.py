@@ -3,16 +3,20 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from hypervigil.host.hsem.facts import Resource
 from hypervigil.model.grants import Ask
 from hypervigil.model.guest import Need
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.limits import NIC_KINDS, Limit, LimitKind
 from hypervigil.model.policy import Policy, VmPolicy
+from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.status import Origin
 from hypervigil.model.vm import Vm
 from hypervigil.wire import gateway as heard
 from hypervigil.wire import guest
 
+OVERHEAD = 1.25
+"""The process of a VM is so much larger than its balloon at most."""
 _KINDS = {Need.CPU: LimitKind.CPU, Need.MEMORY: LimitKind.MEMORY}
 """What is granted of what an agent may ask for; of the disk nothing is."""
 
@@ -42,6 +46,22 @@ def raised(policy: Policy, grants: Iterable[Limit], vms: Mapping[VmId, Vm]) -> P
     named = {vm.name for vm in policy.vms}
     entries = [*policy.vms, *(VmPolicy(name) for name in packets if name not in named)]
     return replace(policy, vms=tuple(_with(vm, packets.get(vm.name)) for vm in entries))
+
+
+def bounds(ports: Iterable[PortPolicy], owed: Mapping[VmId, float]) -> dict[VmId, dict[Resource, float]]:
+    """What VMs were given, where the host sees that they take more: connections at all NICs, bytes of memory."""
+    found: dict[VmId, dict[Resource, float]] = {}
+    unbounded: set[VmId] = set()
+    for port in ports:
+        if port.budget.new_flows_per_s is None:
+            unbounded.add(port.vm)
+        else:
+            of = found.setdefault(port.vm, {})
+            of[Resource.CONNECTIONS] = of.get(Resource.CONNECTIONS, 0.0) + port.budget.new_flows_per_s
+    found = {vm: of for vm, of in found.items() if vm not in unbounded}
+    for vm, kib in owed.items():
+        found.setdefault(vm, {})[Resource.MEMORY] = 1024 * kib * OVERHEAD
+    return found
 
 
 def _with(vm: VmPolicy, packets_per_s: float | None) -> VmPolicy:

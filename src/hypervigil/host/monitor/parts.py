@@ -1,8 +1,9 @@
 """What the conductor needs of the engines, the journal and the links, so that tests can stand in for them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.journal import Entry
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
@@ -71,6 +72,9 @@ class Judge(Protocol):
 
     def given(self, grants: Iterable[Limit]) -> None:
         """All that is granted now: it explains more than the history."""
+
+    def bounded(self, bounds: Mapping[VmId, Mapping[Resource, float]]) -> None:
+        """What VMs were given of what they might be seen to take more of."""
 
     def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
         """The operator's bounds and ladder."""

@@ -205,7 +205,7 @@ def granted(kind: LimitKind, own: float, value: float) -> Limit:
     ],
 )
 def test_a_grant_explains_as_much_more_as_it_gives(
-    kind: LimitKind, metric: Metric, usual: float, own: float, value: float, told: float
+    *, kind: LimitKind, metric: Metric, usual: float, own: float, value: float, told: float
 ) -> None:
     history = taught({A: [usual] * 60, B: [usual] * 60}, metric)
     asked = (history.tail, history.middle, history.usual, lambda vm, column: history.tails([B, vm])[1, column])
@@ -227,7 +227,7 @@ def test_a_grant_explains_as_much_more_as_it_gives(
     ],
 )
 def test_what_is_learned_under_a_grant_is_what_it_could_have_done_without(
-    kind: LimitKind, metric: Metric, usual: float, own: float, value: float, seen: float
+    *, kind: LimitKind, metric: Metric, usual: float, own: float, value: float, seen: float
 ) -> None:
     history, control = taught({A: [usual] * 60}, metric), taught({A: [usual] * 60}, metric)
     before = history.middle(A, metric)

@@ -89,6 +89,7 @@ class FakeEngines:
         self.learned = 0
         self.taken_for: Role | None = Role.CLEARED
         self.explained: list[Limit] = []
+        self.bounds: dict = {}
 
     def told(self, fact) -> None:
         self.facts_told.append(fact)
@@ -101,6 +102,9 @@ class FakeEngines:
 
     def set_policy(self, *_args):
         pass
+
+    def bounded(self, bounds):
+        self.bounds = bounds
 
     def given(self, grants):
         self.explained = list(grants)

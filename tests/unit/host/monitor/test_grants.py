@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Kind
 from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.grants import bounds
 from hypervigil.model.grants import GrantPolicy, HostSize
 from hypervigil.model.guest import Need
 from hypervigil.model.ids import HOST, Instant, LimitId, PortId
@@ -37,7 +39,7 @@ class Stage:
         self.host, self.hsem, self.gateway = FakeHost(), FakeEngines(), FakeGateway()
         self.conductor = self.build(policy)
         self.start()
-        self.sends = 0
+        self.sends, self.balloon = 0, 200_000.0
 
     def build(self, policy: Policy) -> Conductor:
         return Conductor(
@@ -64,7 +66,7 @@ class Stage:
     def pass_(self, seconds: float) -> None:
         for _ in range(round(seconds / 0.5)):
             self.now = Instant(self.now + 0.5)
-            busy = ResourceSample(A, cpu=0.5, memory=0.9, balloon_kib=200_000.0)
+            busy = ResourceSample(A, cpu=0.5, memory=0.9, balloon_kib=self.balloon)
             out = ClassCounts((self.sends // 2, *NOTHING[1:]), NOTHING, NOTHING)
             nothing = ClassCounts(NOTHING, NOTHING, NOTHING)
             port = PortSample(A, PORT, out, nothing, (0,) * len(ForgedKind), 0, 0)
@@ -199,3 +201,33 @@ def test_what_ends_by_the_enforcer_is_given_up() -> None:
     assert stage.hsem.explained == []
     stage.conductor.act([LiftLimit(LimitId("l99"), A, stage.now, "unknown")], stage.now)
     assert stage.host.sent(wire.LiftLimits) == [], "what is not known is not lifted"
+
+
+def test_the_judge_knows_what_was_given() -> None:
+    some = Budget(packets_per_s=1000.0, new_flows_per_s=50.0)
+    stage = Stage(replace(POLICY, vms=(VmPolicy("a", budget=some),)))
+    stage.pass_(1)
+    assert stage.hsem.bounds == {A: {Resource.CONNECTIONS: 50.0}}
+    ports = stage.conductor.compiled.ports
+    assert bounds((*ports, replace(ports[0], budget=Budget())), {}) == {}, "one NIC without bound is enough"
+    assert bounds((*ports, *ports), {}) == {A: {Resource.CONNECTIONS: 100.0}}
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_memory_that_is_needed_no_longer_and_not_given_back_is_owed(*, needed: bool) -> None:
+    stage = Stage()
+    stage.balloon = 200_000.0
+    stage.ask(Need.MEMORY, 50_000)
+    stage.balloon = 250_000.0
+    if needed:
+        stage.hsem.taken_for = None
+        stage.pass_(2)
+    else:
+        stage.ask(Need.MEMORY, 0)
+    stage.pass_(50)
+    assert stage.hsem.bounds == {}, "it has a while to give it back"
+    stage.pass_(20)
+    assert stage.hsem.bounds == ({} if needed else {A: {Resource.MEMORY: 1024 * 200_000.0 * 1.25}})
+    stage.balloon = 200_000.0
+    stage.pass_(2)
+    assert stage.hsem.bounds == {}
