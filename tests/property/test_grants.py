@@ -21,7 +21,12 @@ KINDS = (LimitKind.CPU, LimitKind.MEMORY)
 GENTLE = {Role.CLEARED, Role.OVERLOADED, Role.VICTIM}
 MAXIMUM_KIB = 900_000
 
-share = st.floats(0.0, 1.0) | st.none()
+share = st.sampled_from([0.0, 0.2, 0.38, 0.7, 0.9, 0.97, 1.0, None])
+
+
+def sample(vm: VmId) -> st.SearchStrategy[ResourceSample]:
+    balloon = st.sampled_from([100_000.0, 300_000.0, 100_000.0, 0.0, None])
+    return st.builds(ResourceSample, st.just(vm), cpu=share, memory=share, balloon_kib=balloon)
 
 
 @dataclass(frozen=True)
@@ -38,22 +43,13 @@ class Moment:
 
 moments = st.builds(
     Moment,
-    st.sampled_from([0.5, 1.0, 5.0, 40.0, 400.0]),
+    st.sampled_from([0.5, 1.0, 2.0, 4.0, 40.0, 400.0]),
     st.lists(
-        st.tuples(st.sampled_from(VMS), st.sampled_from(KINDS), st.sampled_from([0.0, 0.5, 50_000.0, 1e12])), max_size=3
+        st.tuples(st.sampled_from(VMS), st.sampled_from(KINDS), st.sampled_from([0.0, 0.5, 50_000.0, 1e12])), max_size=4
     ),
-    st.lists(
-        st.builds(
-            ResourceSample,
-            st.sampled_from([*VMS, HOST]),
-            cpu=share,
-            memory=share,
-            balloon_kib=st.sampled_from([None, 0.0, 100_000.0, 300_000.0]),
-        ),
-        max_size=8,
-    ),
-    st.fixed_dictionaries({vm: st.sampled_from([*Role, None]) for vm in VMS}),
-    st.sampled_from([VMS, VMS[:2], VMS[1:]]),
+    st.tuples(*(sample(vm) for vm in (*VMS, HOST))).map(list),
+    st.fixed_dictionaries({vm: st.sampled_from([Role.CLEARED, Role.CLEARED, *Role, None]) for vm in VMS}),
+    st.sampled_from([VMS, VMS, VMS, VMS[:2], VMS[1:]]),
     st.booleans(),
 )
 policies = st.builds(
