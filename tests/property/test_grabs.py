@@ -1,4 +1,4 @@
-"""Whatever the counts are: only who takes far more than ever, and a large part of it, is blamed for what others bear."""
+"""Whatever the counts are: only who takes far more than ever, and much of it all, is blamed for what others bear."""
 
 import numpy as np
 from hypothesis import given

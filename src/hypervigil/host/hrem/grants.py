@@ -282,7 +282,7 @@ class Grants:
         if role not in _GENTLE:
             return _suspicion(role)
         has, uses, host = self._has(vm, kind, now), self._uses(vm, kind, now), self._host_uses(kind, now)
-        if has is None:
+        if not has:
             return "it is not bounded, or the host does not see how"
         own = self._given[key].raised_from if key in self._given else has
         cap = self._cap(vm, kind, own or has, role)
