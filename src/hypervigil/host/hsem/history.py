@@ -29,6 +29,8 @@ MOST_SAMPLES = 2 * HALF_LIFE
 """From so many in a histogram on they are halved: far enough below what two bytes hold that it need not be at once."""
 PRIOR_PPS = 8.0
 """What a VM without history is presumed to send of a class at its busiest, packets per second."""
+NEW_METRICS = 1
+"""So many fewer metrics a history may have that an earlier version wrote."""
 MOST = 1e30
 """More of anything is counted as this."""
 REFRESH = 10
@@ -191,7 +193,7 @@ class History:
 
     def recall(self, known: Remembered) -> None:
         """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
-        histogram, samples = known.histogram, known.samples
+        histogram, samples = _widened(known.histogram), _widened(known.samples)
         if histogram.shape != (len(known.vms), _N, BINS) or samples.shape != (len(known.vms), _N):
             raise ValueError("it is a history of another version")
         if len(set(known.vms)) != len(known.vms):
@@ -206,6 +208,14 @@ class History:
         self._table["samples"][rows] = samples
         self._turn = REFRESH
         self._summarise(rows)
+
+
+def _widened(columns: Matrix) -> Matrix:
+    """With the metrics that are new since these were written, of which nothing is known: new ones come last."""
+    lacks = _N - columns.shape[1] if columns.ndim >= 2 else 0
+    if not 0 < lacks <= NEW_METRICS:
+        return columns
+    return np.pad(columns, [(0, 0), (0, lacks), *((0, 0),) * (columns.ndim - 2)])
 
 
 def _without(grant: Limit, second: Matrix) -> None:

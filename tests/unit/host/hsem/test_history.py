@@ -241,3 +241,17 @@ def test_what_is_learned_under_a_grant_is_what_it_could_have_done_without(
     history.given([])
     assert history.middle(A, metric) == pytest.approx(before, rel=0.1)
     assert control.middle(A, metric) == pytest.approx(before * seen / usual, rel=0.45)
+
+
+def test_a_history_of_before_the_last_metric_is_read() -> None:
+    history = taught({A: [500.0] * 60})
+    known = history.remember()
+    older = replace(known, histogram=known.histogram[:, :-1], samples=known.samples[:, :-1])
+    fresh = History()
+    fresh.recall(older)
+    assert fresh.tail(A, Metric.OUT_SYN) == history.tail(A, Metric.OUT_SYN)
+    assert fresh.samples(A, Metric.BLOCK_WAIT) == 0
+    with pytest.raises(ValueError, match="another version"):
+        fresh.recall(replace(known, histogram=known.histogram[:, :-2], samples=known.samples[:, :-2]))
+    with pytest.raises(ValueError, match="another version"):
+        fresh.recall(replace(older, samples=known.samples[:, :3]))
