@@ -30,8 +30,9 @@ AGAIN_S = 60.0
 LOOK_S = 0.5
 STALE_S = 5.0
 TIGHT_S = 3.0
-SETTLED_S = 60.0
-"""So long after a grant the host may still be told the raised value for the VM's own."""
+REST_S = 60.0
+"""So long after a grant there is none: nobody keeps the hypervisor busy by asking and taking back, and what is told as
+the VM's own is by then what it has without."""
 LEAST_PART = 0.05
 """A grant gives at least this part of what the VM has, or it is not worth the change."""
 GIVE_BACK_S = 60.0
@@ -90,8 +91,8 @@ class Grants:
         self._sending: dict[VmId, _Sending] = {}
         self._wishes: dict[Key, _Wish] = {}
         self._given: dict[Key, Limit] = {}
-        self._own: dict[Key, tuple[float, Instant]] = {}
-        """What a VM had before its last grant, and when that ended."""
+        self._ended: dict[Key, Instant] = {}
+        """When a VM's last grant ended."""
         self._refused_at: dict[Key, Instant] = {}
         self._owed: dict[VmId, tuple[float, Instant]] = {}
         """KiB that a VM had of its own before a grant of memory that it needed no longer, and when that ended."""
@@ -113,7 +114,7 @@ class Grants:
         self._samples = {vm: one for vm, one in self._samples.items() if vm in known}
         self._sending = {vm: one for vm, one in self._sending.items() if vm in known}
         self._wishes = {key: one for key, one in self._wishes.items() if key[0] in known}
-        self._own = {key: one for key, one in self._own.items() if key[0] in known}
+        self._ended = {key: at for key, at in self._ended.items() if key[0] in known}
         self._owed = {vm: one for vm, one in self._owed.items() if vm in known}
         self._refused_at = {key: at for key, at in self._refused_at.items() if key[0] in known}
         self._knows_what_runs = True
@@ -281,6 +282,8 @@ class Grants:
             return "the policy allows none"
         if role not in _GENTLE:
             return _suspicion(role)
+        if now - self._ended.get(key, _NEVER) < REST_S:
+            return f"its last grant ended less than {REST_S:g} s ago"
         has, uses, host = self._has(vm, kind, now), self._uses(vm, kind, now), self._host_uses(kind, now)
         if not has:
             return "it is not bounded, or the host does not see how"
@@ -324,7 +327,7 @@ class Grants:
         if needless and key[1] is LimitKind.MEMORY:
             self._owed[key[0]] = (limit.raised_from or 0.0, now)
         if key[0] in self._vms:
-            self._own[key] = (limit.raised_from or 0.0, now)
+            self._ended[key] = now
 
     # --- numbers ----
     def _cap(self, vm: VmId, kind: LimitKind, own: float, role: Role | None) -> float:
@@ -351,9 +354,6 @@ class Grants:
             found = seen.balloon_kib if seen is not None else None
         else:
             found = budget_of(self._policy, self._entries.get(known.name, VmPolicy(known.name))).packets_per_s
-        before, until = self._own.get((vm, kind), (None, now))
-        if found is not None and before is not None and now - until < SETTLED_S:
-            return min(found, before)
         return found
 
     def _uses(self, vm: VmId, kind: LimitKind, now: Instant) -> float | None:

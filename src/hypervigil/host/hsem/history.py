@@ -193,7 +193,9 @@ class History:
 
     def recall(self, known: Remembered) -> None:
         """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
-        histogram, samples = _widened(known.histogram), _widened(known.samples)
+        histogram, samples = known.histogram, known.samples
+        if histogram.ndim == 3 and samples.shape == histogram.shape[:2]:
+            histogram, samples = _widened(histogram), _widened(samples)
         if histogram.shape != (len(known.vms), _N, BINS) or samples.shape != (len(known.vms), _N):
             raise ValueError("it is a history of another version")
         if len(set(known.vms)) != len(known.vms):
@@ -212,7 +214,7 @@ class History:
 
 def _widened(columns: Matrix) -> Matrix:
     """With the metrics that are new since these were written, of which nothing is known: new ones come last."""
-    lacks = _N - columns.shape[1] if columns.ndim >= 2 else 0
+    lacks = _N - columns.shape[1]
     if not 0 < lacks <= NEW_METRICS:
         return columns
     return np.pad(columns, [(0, 0), (0, lacks), *((0, 0),) * (columns.ndim - 2)])
