@@ -42,7 +42,7 @@ MIN_UNREACHABLE = 3.0
 
 def judge(facts: Facts) -> Verdict | None:
     """The verdict that these facts allow, or ``None`` while they allow none."""
-    for rule in (_spoof, _scan, _flood, _accused, _flooded, _reflected, _grabbed, _overloaded, _cleared):
+    for rule in (_spoof, _scan, _flood, _seized, _accused, _flooded, _reflected, _grabbed, _overloaded, _cleared):
         verdict = rule(facts)
         if verdict is not None:
             return verdict
@@ -306,14 +306,30 @@ def _reflected(facts: Facts) -> Verdict | None:
     )
 
 
-def _grabbed(facts: Facts) -> Verdict | None:
-    """Far more of a resource than ever: an attack where others bear it and nobody asked for it first."""
-    if not facts.grabs or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+def _worst_grab(facts: Facts) -> Grab | None:
+    """Harmful ones first."""
+    return max(facts.grabs, key=lambda one: (one.harmful, one.cost, one.rate / max(one.tail, 1e-9)), default=None)
+
+
+def _seized(facts: Facts) -> Verdict | None:
+    """Far more of a resource than ever, others bear it, and nobody had set it going: whatever comes in since."""
+    worst = _worst_grab(facts)
+    if worst is None or not worst.harmful or _set_going(facts, worst) or hostile_surges(facts):
         return None
-    worst = max(facts.grabs, key=lambda grab: (grab.harmful, grab.cost, grab.rate / max(grab.tail, 1e-9)))
-    role = Role.OVERLOADED
+    return _of_grab(facts, worst, Role.ATTACKER, worst.sufferer)
+
+
+def _grabbed(facts: Facts) -> Verdict | None:
+    """The same, set going by others, or its own business."""
+    worst = _worst_grab(facts)
+    if worst is None or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
     if worst.harmful:
-        role = Role.VICTIM if worst.caused or _asked_first(facts, worst) else Role.ATTACKER
+        return _of_grab(facts, worst, Role.VICTIM, _most_asking(facts))
+    return _of_grab(facts, worst, Role.OVERLOADED, None)
+
+
+def _of_grab(facts: Facts, worst: Grab, role: Role, target: VmId | None) -> Verdict:
     return _verdict(
         facts,
         role,
@@ -322,19 +338,17 @@ def _grabbed(facts: Facts) -> Verdict | None:
         cause=explain.grab_cause(facts, worst, role),
         counterfactual=explain.grab_counterfactual(role),
         confidence=0.8 if worst.harmful else 0.7,
-        target=(_most_asking(facts) if role is Role.VICTIM else worst.sufferer) if worst.harmful else None,
+        target=target,
     )
 
 
-def _asked_first(facts: Facts, grab: Grab) -> bool:
-    """Whether others began to ask for more before the grab did, in requests that are not answers to its own."""
-    return any(
-        surge.direction is Direction.IN
-        and surge.traffic in _REQUESTS
-        and surge.first_at <= grab.first_at
-        and any(peer.asks for peer in facts.busiest(Direction.IN)[:1])
-        for surge in facts.surges
-    )
+def _set_going(facts: Facts, grab: Grab) -> bool:
+    """Whether others began to ask for more, or to attack, before it; answers to its own questions are neither."""
+    if grab.caused:
+        return True
+    before = [s for s in facts.surges if s.direction is Direction.IN and s.first_at <= grab.first_at]
+    asked = any(peer.asks for peer in facts.busiest(Direction.IN)[:1])
+    return any((s.traffic in _REQUESTS and asked) or _is_hostile(facts, s) for s in before)
 
 
 def _most_asking(facts: Facts) -> VmId:

@@ -10,7 +10,7 @@ from hypervigil.model.ids import HOST, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role
-from tests.unit.host.hsem.behaviour import browses, for_, hoards_connections, resolves
+from tests.unit.host.hsem.behaviour import UDP, browses, floods, for_, hoards_connections, resolves
 from tests.unit.host.hsem.scene import Behaviour, Scene
 
 RESOLVER = "198.51.100.53"
@@ -176,6 +176,24 @@ def test_inbound_load_that_comes_later_excuses_nothing(grab: Grab, scene: Scene)
     scene.begin(browses("alice", "mallory", 60)).run(8)
     assert Role.ATTACKER in scene.roles("mallory")
     assert Role.VICTIM not in scene.roles("mallory")
+
+
+@each
+def test_a_flood_from_outside_that_comes_later_hides_nothing(grab: Grab, scene: Scene) -> None:
+    grab.taking(scene)
+    scene.run(3)
+    grab.cost(scene)
+    scene.begin(floods("203.0.113.9", "mallory", 900, UDP)).run(8)
+    assert Role.ATTACKER in scene.roles("mallory")
+
+
+@each
+def test_a_flood_from_outside_that_came_first_makes_a_victim(grab: Grab, scene: Scene) -> None:
+    scene.begin(floods("203.0.113.9", "mallory", 900, UDP)).run(3)
+    grab.taking(scene)
+    grab.cost(scene)
+    scene.run(8)
+    assert scene.roles("mallory") == [Role.VICTIM]
 
 
 @each
