@@ -1,7 +1,7 @@
 """Whatever the counts are: only who takes far more than ever, and much of it all, is blamed for what others bear."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervigil.host.hsem.facts import Dossier, Resource
@@ -32,6 +32,7 @@ def matrix(rows: list[list[float]], rest: float) -> np.ndarray:
     return values
 
 
+@settings(deadline=None)
 @given(seconds, seconds, st.booleans())
 def test_only_who_takes_a_large_part_of_what_is_above_history_is_told(
     usual: list[list[float]], taken: list[list[float]], asking: bool
@@ -57,6 +58,7 @@ def test_only_who_takes_a_large_part_of_what_is_above_history_is_told(
     assert grabs.see(VMS, nothing, tails, factor=FACTOR, now=Instant(now + 1), asks=lambda _: {}) == []
 
 
+@settings(deadline=None)
 @given(seconds, seconds)
 def test_a_verdict_on_a_grab_is_had_again_from_its_facts_and_limits_what_is_grabbed_only(
     usual: list[list[float]], taken: list[list[float]]

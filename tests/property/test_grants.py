@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import count
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervigil.host.hrem.grants import Grants
@@ -61,6 +61,7 @@ policies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(policies, st.lists(moments, max_size=25))
 def test_no_grant_is_more_than_allowed_or_for_ever(policy: GrantPolicy, life: list[Moment]) -> None:
     numbers = count(1)
