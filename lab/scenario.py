@@ -21,7 +21,7 @@ from lab.network import Networks, NetworkSpec
 
 EXT = "ext"
 SECONDS_MOST = 3600.0
-WORK = ("idle", "web-server", "web-client", "batch")
+WORK = ("idle", "web-server", "web-client", "batch", "writer")
 CLIENT_RATE = 8  # requests a second of a web client, modest for emulated guests
 _BYTES_MOST = 1 << 20
 _GUESTS_MOST = 16

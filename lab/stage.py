@@ -23,7 +23,7 @@ from lab.scenario import CLIENT_RATE, EXT, GuestTable, Names, Scenario, Step, is
 from lab.scratch import say, told
 from lab.watched import Places, Product, watching
 
-_MEASURED_WORK = ("web-server", "web-client", "batch")
+_MEASURED_WORK = ("web-server", "web-client", "batch", "writer")
 
 
 @dataclass

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 PACKAGING = ROOT / "packaging" / "guest"
 TARGET = SOURCE / "hypervigil" / "guest" / "hypervigil-agent"
+STARTS_IT = (PACKAGING / "hypervigil-agent.service", PACKAGING / "hypervigil-agent.openrc")
 OLDEST = (3, 7)
 PRELUDE = b"""#!/bin/sh
 # Hypervigil's agent for guests: a zip archive behind these lines. Usage: hypervigil-agent [PORT [STATE]]
@@ -50,18 +51,24 @@ def cloud_init(agent: bytes) -> str:
     return text
 
 
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        fresh = path.with_name(f"{path.name}.new")
+        fresh.write_bytes(content)
+        fresh.chmod(mode)
+        fresh.replace(path)
+
+
 def main() -> None:
     """Write it where it is not there yet; with a directory as argument also all that a guest needs into that."""
     content = packed()
-    if not TARGET.exists() or TARGET.read_bytes() != content:
-        fresh = TARGET.with_suffix(".new")
-        fresh.write_bytes(content)
-        fresh.chmod(0o755)
-        fresh.replace(TARGET)
+    _replace(TARGET, content, 0o755)
+    for path in STARTS_IT:  # for 'hypervigil agent install'
+        _replace(TARGET.parent / path.name, path.read_bytes(), 0o644)
     if len(sys.argv) > 1:
         directory = Path(sys.argv[1])
         directory.mkdir(parents=True, exist_ok=True)
-        for path in (TARGET, PACKAGING / "hypervigil-agent.service", PACKAGING / "hypervigil-agent.openrc"):
+        for path in (TARGET, *STARTS_IT):
             shutil.copy(path, directory)
         (directory / "cloud-init.yaml").write_text(cloud_init(content), encoding="utf-8")
         print(

@@ -28,7 +28,7 @@ TAIL_BYTES = 16384
 SAMPLES_KEPT = 600
 JOBS_KEPT = 64
 TIMED_OUT = 124
-BUILT_IN_WORK = ("web-server", "web-client", "batch")
+BUILT_IN_WORK = ("web-server", "web-client", "batch", "writer")
 
 
 def now() -> float:

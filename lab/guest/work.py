@@ -1,4 +1,6 @@
-"""The ordinary work of a place: a web server, an open-loop web client, batch computing. Standard library only.
+"""The ordinary work of a place: a web server, an open-loop web client, batch computing, writing; and a hoarder.
+
+Standard library only.
 
 Each kind says ``{"ready": true}`` on standard output when it has begun, then one JSON line a second:
 ``{"t": boottime, "ok": n, "failed": n, "latencies": [seconds]}``.
@@ -6,11 +8,13 @@ Runs in guests under slow emulation, so one thread, one epoll, few allocations.
 """
 
 import argparse
+import collections
 import errno
 import hashlib
 import json
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -259,6 +263,49 @@ def batch(options: argparse.Namespace) -> None:
             time.sleep(due - at)
 
 
+def writer(options: argparse.Namespace) -> None:
+    """Write blocks to the disk at a fixed rate, each until it is there; one that comes late shows in its latency."""
+    seconds = Seconds()
+    block = os.urandom(options.size * 4096)
+    due = now()
+    file = os.open(options.path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC, 0o600)
+    number = 0
+    while True:
+        os.pwrite(file, block, number % 256 * len(block))
+        number += 1
+        at = now()
+        seconds.succeeded(at - due)
+        seconds.tick()
+        due = max(due + 1.0 / options.rate, at - 1.0)
+        if due > at:
+            time.sleep(due - at)
+
+
+def hoard(options: argparse.Namespace) -> None:
+    """Open connections and say nothing on them, as many as the limits of a process allow; the oldest go first."""
+    target = _address(options.url)
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: collections.deque[socket.socket] = collections.deque()
+    seconds = Seconds(quiet=True)
+    end = now() + options.seconds
+    due = now()
+    while now() < end:
+        while due <= now():
+            connection = socket.socket()  # not marked: this is no ordinary work
+            connection.setblocking(False)
+            if connection.connect_ex(target) in (0, errno.EINPROGRESS):
+                held.append(connection)
+                seconds.succeeded(0.0)
+            else:
+                connection.close()
+                seconds.fell()
+            due += 1.0 / options.rate
+            if len(held) >= most - 32:
+                held.popleft().close()
+        time.sleep(min(0.01, max(0.0, due - now())))
+    print(json.dumps({"connections": seconds.ok, "failed": seconds.failed}), flush=True)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="work.py", description="The ordinary work of a place of the lab.")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -275,6 +322,14 @@ def _options() -> argparse.Namespace:
     units = kinds.add_parser("batch", help="compute units of equal size")
     units.add_argument("--rate", type=float, default=5.0, help="units a second, at most")
     units.add_argument("--size", type=int, default=8, help="blocks of 16 KiB hashed per unit")
+    blocks = kinds.add_parser("writer", help="write blocks to the disk")
+    blocks.add_argument("--rate", type=float, default=5.0, help="blocks a second, at most")
+    blocks.add_argument("--size", type=int, default=4, help="pages of 4 KiB per block")
+    blocks.add_argument("--path", default="/var/tmp/written")  # noqa: S108 - in a guest of the lab
+    hoarder = kinds.add_parser("hoard", help="open connections and say nothing on them")
+    hoarder.add_argument("url", help="http://10.60.0.3/ or 10.60.0.3")
+    hoarder.add_argument("--rate", type=float, default=100.0, help="connections a second")
+    hoarder.add_argument("--seconds", type=float, default=20.0)
     return parser.parse_args()
 
 
@@ -282,9 +337,10 @@ def main() -> None:
     """Do one kind of work until killed."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     options = _options()
-    if options.kind != "load":
+    if options.kind not in {"load", "hoard"}:
         os.set_blocking(1, False)
-    {"web-server": web_server, "web-client": web_client, "load": web_client, "batch": batch}[options.kind](options)
+    work = {"web-server": web_server, "web-client": web_client, "load": web_client, "batch": batch, "writer": writer}
+    (work | {"hoard": hoard})[options.kind](options)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervigil.hypervisor.plan import LEAST, Knob, Place, Setting, changes, port_settings, strictest_value
+from hypervigil.hypervisor.plan import LEAST, Knob, Place, Setting, changes, port_settings, prevailing, value_of
 from hypervigil.model.ids import Instant, LimitId, VmId
-from hypervigil.model.limits import NIC_KINDS, VALUELESS_KINDS, Limit, LimitKind
+from hypervigil.model.limits import GRANT_KINDS, NIC_KINDS, VALUELESS_KINDS, Limit, LimitKind
 from hypervigil.model.traffic import Direction, TrafficClass
 
 PEERS = ("10.0.0.1", "10.0.0.2", "fd00::1", "FD00:0::1", "52:54:00:00:00:01")
@@ -113,8 +113,24 @@ DOMAIN_KINDS = tuple(sorted(set(LimitKind) - NIC_KINDS))
 @given(limits(DOMAIN_KINDS), st.sampled_from(DOMAIN_KINDS))
 def test_of_a_domain_the_least_value_holds(of: list[Limit], kind: LimitKind) -> None:
     values = [1.0 if limit.value is None else limit.value for limit in of if limit.kind is kind]
-    assert strictest_value(of, kind) == (min(values) if values else None)
+    holds = prevailing(of, kind)
+    assert (None if holds is None else value_of(holds)) == (min(values) if values else None)
     assert port_settings(of) == {}
+
+
+@given(limits(DOMAIN_KINDS), st.lists(st.floats(1.5, 1e6), max_size=4), st.sampled_from(sorted(GRANT_KINDS)))
+def test_no_grant_loosens_a_limit(of: list[Limit], given_: list[float], kind: LimitKind) -> None:
+    grants = [
+        Limit(LimitId(f"g{n}"), VmId("vm"), kind, Instant(0.0), Instant(1.0), "a test", value, raised_from=1.0)
+        for n, value in enumerate(given_)
+    ]
+    alone, with_grants = prevailing(of, kind), prevailing([*grants, *of], kind)
+    if alone is not None:
+        assert with_grants is not None
+        assert value_of(with_grants) == value_of(alone)
+    else:
+        assert (None if with_grants is None else with_grants.value) == max(given_, default=None)
+    assert port_settings(grants) == {}
 
 
 @pytest.mark.parametrize("peer", ["FD00:0::1", "fd00::1"])

@@ -31,6 +31,7 @@ from hypervigil.host.monitor.conductor import ENFORCER, Conductor
 from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.links import ControlLink, EnforcerLink, InboundLink, listen
 from hypervigil.host.monitor.tripwires import changed_tripwires
+from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import CaseId, Instant
 from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.status import Role
@@ -73,6 +74,12 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def host_size() -> HostSize:
+    """What this host has to give."""
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return HostSize(os.cpu_count() or 1, pages * page / 1024)
+
+
 class Monitor:
     """Everything of one monitor process, wired."""
 
@@ -110,6 +117,7 @@ class Monitor:
             enforcer=self._enforcer,
             gateway=self._gateway,
             wall=wall,
+            host=host_size(),
         )
         self._sensors: InboundLink[FromSensors] = InboundLink(
             "sensors",
@@ -144,6 +152,7 @@ class Monitor:
         except (OSError, ValueError) as error:
             log.warning("history.unreadable error=%s: the judge begins with what the policy presumes", error)
         self._resume()
+        self.conductor.resume_grants()
         try:
             last = self._alive_path.stat().st_mtime
         except FileNotFoundError:

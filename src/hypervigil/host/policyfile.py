@@ -10,6 +10,7 @@ from hypervigil.host.durable import replace_file
 from hypervigil.host.policyreader import Reader
 from hypervigil.host.policytables import KEYS, TABLES, keys_of
 from hypervigil.host.policyvalues import Fault, clean, shown
+from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.policy import Mode, Policy
 
 __all__ = ["KEYS", "MAX_BYTES", "PolicyError", "PolicyStore", "describe", "diff", "load", "parse", "read"]
@@ -89,6 +90,8 @@ def describe(policy: Policy) -> list[str]:
     lines = [f"mode {policy.mode}: {does}", f"an attacker meets, in turn: {', '.join(policy.ladder)}"]
     bounds = (f"{key.name} {getattr(policy.bounds, key.name):g}" for key in keys_of(policy.bounds))
     lines.append(f"bounds: {', '.join(bounds)}")
+    if policy.grants != GrantPolicy():
+        lines.append(f"grants: {_told(policy.grants)}")
     if policy.ruled:
         lines.append("network policy: given; what nothing allows is denied")
         lines.append(f"floor: {_told(policy.floor)}")

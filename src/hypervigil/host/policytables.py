@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hypervigil.host import policyvalues as v
+from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.network import Between, Floor, Forwarding, Group, Rule
 from hypervigil.model.policy import Bounds, Mode, NetworkPolicy, VmPolicy
 
@@ -47,6 +48,7 @@ _RULE = (
 )
 TABLES: tuple[Table, ...] = (
     Table("bounds", Bounds, tuple(Key(field.name, v.positive) for field in fields(Bounds)), "bounds", many=False),
+    Table("grants", GrantPolicy, tuple(Key(f.name, v.positive) for f in fields(GrantPolicy)), "grants", many=False),
     Table(
         "network",
         NetworkPolicy,

@@ -55,6 +55,8 @@ def port_settings(limits: Iterable[Limit]) -> dict[Place, Setting]:
     """Settings of every port of a VM under these limits."""
     settings: dict[Place, Setting] = {}
     for limit in limits:
+        if limit.grants:
+            continue  # a NIC's budget is part of its port's policy
         for place, setting in _wanted(limit):
             old = settings.get(place)
             settings[place] = setting if old is None else _strictest(old, setting)
@@ -108,10 +110,18 @@ def changes(old: Mapping[Place, Setting], new: Mapping[Place, Setting]) -> tuple
     return {place: s for place, s in new.items() if old.get(place) != s}, [p for p in old if p not in new]
 
 
-def strictest_value(limits: Iterable[Limit], kind: LimitKind) -> float | None:
-    """The value that holds for a domain under these limits; ``None`` where no limit of that kind is left.
+def prevailing(limits: Iterable[Limit], kind: LimitKind) -> Limit | None:
+    """The limit that holds for a domain among these; ``None`` where none of that kind is left.
 
-    A kind without a value counts as 1.
+    The strictest limit, whatever was granted; without one, the largest grant.
     """
-    values = [1.0 if limit.value is None else limit.value for limit in limits if limit.kind is kind]
-    return min(values) if values else None
+    found = [limit for limit in limits if limit.kind is kind]
+    limiting = [limit for limit in found if not limit.grants]
+    if limiting:
+        return min(limiting, key=value_of)
+    return max(found, key=value_of, default=None)
+
+
+def value_of(limit: Limit) -> float:
+    """A limit's value; a kind without one counts as 1."""
+    return 1.0 if limit.value is None else limit.value

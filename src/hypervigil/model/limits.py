@@ -1,4 +1,4 @@
-"""Typed limits. Every limit has an end."""
+"""Typed limits, and grants, which are limits raised for a time. Every one has an end."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,6 +35,8 @@ NIC_KINDS = frozenset(
         LimitKind.QUARANTINE,
     }
 )
+GRANT_KINDS = frozenset({LimitKind.CPU, LimitKind.MEMORY, LimitKind.PACKETS})
+"""What may be raised: the CPU's quota, the balloon, the budget of each NIC for packets out."""
 VALUELESS_KINDS = frozenset({LimitKind.SOURCE_PROOF, LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
 
 
@@ -55,6 +57,8 @@ class Limit:
     peer: str | None = None
     """Of a ``PEER`` limit: the source's IP address, or its MAC where its frames are not IP."""
     case: CaseId | None = None
+    raised_from: float | None = None
+    """A grant: ``value`` is more than this, which the VM has without it. ``None``: a limit, which takes away."""
 
     def __post_init__(self) -> None:
         if self.until <= self.since:
@@ -65,3 +69,10 @@ class Limit:
             raise ValueError(f"limit {self.id}: the value {self.value} is not a finite number from 0 up")
         if (self.kind is LimitKind.PEER) != (self.peer is not None):
             raise ValueError("a peer limit names the peer's address, and no other limit does")
+        if self.raised_from is not None and not (self.kind in GRANT_KINDS and 0 < self.raised_from < (self.value or 0)):
+            raise ValueError(f"grant {self.id}: a grant is of CPU, memory or packets, and more than the VM has")
+
+    @property
+    def grants(self) -> bool:
+        """Whether it gives instead of taking away."""
+        return self.raised_from is not None

@@ -62,6 +62,9 @@ class Metric(IntEnum):
     DEVICE_REQUESTS = 39
     """Requests that the VM's virtual devices served: block requests, flushes and balloon changes."""
 
+    BLOCK_WAIT = 40
+    """Seconds from a block request to its answer, on average over the VM's disks."""
+
 
 def packet_metric(direction: Direction, traffic: TrafficClass) -> Metric:
     """The column of one class in one direction."""

@@ -77,6 +77,8 @@ class ResourceSample:
     exits: float | None = None
     hypercalls: float | None = None
     device_requests: float | None = None
+    block_wait: float | None = None
+    """Seconds that a block request took, on average."""
 
 
 @dataclass(frozen=True, slots=True)

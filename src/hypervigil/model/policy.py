@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address, ip_network
 
+from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwarding, Group, Rule, RuleEnd
 from hypervigil.model.traffic import ForgedKind
 
@@ -111,6 +112,7 @@ class Policy:
     paths: tuple[Rule, ...] = ()
     denials: tuple[Rule, ...] = ()
     floor: Floor = field(default_factory=Floor)
+    grants: GrantPolicy = field(default_factory=GrantPolicy)
 
     @property
     def ruled(self) -> bool:

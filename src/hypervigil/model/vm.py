@@ -31,6 +31,8 @@ class Vm:
     paused: bool = False
     channel: str | None = None
     """The host's socket at the other end of its agent's port; ``None`` where it has no such port."""
+    cpu: float | None = None
+    """The quota of each of its vCPUs, as a fraction of a physical CPU; ``None``: no quota."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,3 +65,9 @@ def test_the_status_tells_of_agents_where_there_may_be_some() -> None:
     assert "agent" not in printed(show.status, STATUS)
     some = {**STATUS, "agents": STATUS["agents"] | {"no-port": 1, "heard": 1, "silent": 1}}
     assert "2 VMs have a port for an agent: 1 heard, 0 contradicted, 1 silent" in printed(show.status, some)
+
+
+def test_a_grant_is_told_from_a_limit() -> None:
+    limit = {"kind": "cpu", "value": 0.75, "raised_from": None}
+    assert show.value(limit) == "0.75 of a core per vCPU"
+    assert show.value(limit | {"raised_from": 0.5}) == "grant of 0.75 of a core per vCPU, from 0.5"

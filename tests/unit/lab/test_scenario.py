@@ -178,3 +178,15 @@ def test_the_scenarios_hold_what_a_monitor_must_be_able_to_do() -> None:
     assert any(len({step.on for step in scenario.step if step.attack}) == 2 for scenario in scenarios)
     assert any("timeout 0.5" in step.run for step in steps)
     assert sum(not any(step.attack for step in scenario.step) for scenario in scenarios) >= 4, "look-alikes"
+
+
+def test_there_is_a_scenario_of_each_grab() -> None:
+    grabs = {path.stem: load(path) for path in SCENARIOS if path.stem.endswith("-grab")}
+    assert grabs.keys() == {"memory-grab", "fork-grab", "disk-grab", "connection-grab", "block-grab"}
+    for scenario in grabs.values():
+        expected = {one.guest: one for one in scenario.expect}
+        (step,) = scenario.step
+        assert step.at_s > scenario.warmup_s, "the history is there before"
+        assert (expected["a"].verdict == "attacker") == step.attack
+        assert expected["a"].attack_class == ("overflow" if step.attack else "none")
+        assert expected["c"].verdict == "innocent"

@@ -8,6 +8,7 @@ import click
 
 from hypervigil import __version__
 from hypervigil.entrypoints.cli import show
+from hypervigil.entrypoints.cli.agent import agent
 from hypervigil.entrypoints.cli.common import ask_monitor, fail, operator, places, printer
 from hypervigil.entrypoints.cli.journal import journal
 from hypervigil.entrypoints.cli.lifecycle import doctor, off, up
@@ -212,7 +213,7 @@ def history_import(context: click.Context, path: Path) -> dict[str, Any]:
     return ask_monitor(context, control.ImportHistory(data=data, by=operator()))
 
 
-for _command in (up, off, doctor, journal, network, policy, replay):
+for _command in (up, off, doctor, agent, journal, network, policy, replay):
     main.add_command(_command)
 
 if __name__ == "__main__":

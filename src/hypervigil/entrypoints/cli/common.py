@@ -33,6 +33,12 @@ def fail(sentence: str) -> NoReturn:
     raise Fail(sentence)
 
 
+def need_root(what: str) -> None:
+    """End the command unless root gave it."""
+    if os.geteuid() != 0:
+        fail(f"{what} needs root: run it with sudo")
+
+
 def operator() -> str:
     """Who gives the command, as the journal will name them."""
     name = os.environ.get("SUDO_USER")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hypervigil.entrypoints import doctor as checks
 from hypervigil.entrypoints.cli import show
-from hypervigil.entrypoints.cli.common import fail, layout_of, places, printer
+from hypervigil.entrypoints.cli.common import fail, layout_of, need_root, places, printer
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import Layout, make_directories
 from hypervigil.entrypoints.processes import read_processes, start_detached
@@ -21,11 +21,6 @@ from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.wire import control
 
 READY_WITHIN_S = 30.0
-
-
-def _need_root(what: str) -> None:
-    if os.geteuid() != 0:
-        fail(f"{what} needs root: run it with sudo")
 
 
 @click.command()
@@ -39,7 +34,7 @@ def _need_root(what: str) -> None:
 def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detach: bool) -> None:
     """Start watching this host's VMs (monitor mode unless told otherwise)."""
     layout = layout_of(context)
-    _need_root("hypervigil up")
+    need_root("hypervigil up")
     monitor_arguments = ["--enforce"] if enforce else []
     if policy_path is not None:
         try:
@@ -103,7 +98,7 @@ def _wait_ready(layout: Layout) -> None:
 def off(context: click.Context) -> dict[str, Any]:
     """Stop everything and remove every limit, filter and pin, also when all processes are dead."""
     layout = layout_of(context)
-    _need_root("hypervigil off")
+    need_root("hypervigil off")
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
     layout.stopping_file.unlink(missing_ok=True)

@@ -37,7 +37,9 @@ def value(limit: dict[str, Any]) -> str:
     }
     if limit["value"] is None:
         return str(limit["kind"])
-    return f"{limit['value']:,.6g} {units.get(limit['kind'], '')}"
+    shown = f"{limit['value']:,.6g} {units.get(limit['kind'], '')}"
+    raised_from = limit.get("raised_from")
+    return shown if raised_from is None else f"grant of {shown}, from {raised_from:,.6g}"
 
 
 def agent(one: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ _STATES = [Metric.FAN_OUT, Metric.FAN_IN, Metric.PORTS_TRIED]
 _FEW = _N - Metric.CPU
 _told: Callable[[ResourceSample], tuple[float | None, ...]] = attrgetter(
     *("cpu", "cpu_wait", "memory", "memory_rss", "block_reads", "block_writes", "block_bytes"),
-    *("exits", "hypercalls", "device_requests"),
+    *("exits", "hypercalls", "device_requests", "block_wait"),
 )
 """A VM's resources in the order of their columns."""
 

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
+from hypervigil.host.hsem.files import Files
+from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
-from hypervigil.host.hsem.levels import TRANSITIONS, VERDICTS, Event, State, level, step
+from hypervigil.host.hsem.levels import ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
@@ -18,10 +20,11 @@ from hypervigil.host.hsem.scans import slow_probe, slow_sweep
 from hypervigil.host.hsem.slow import Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
-from hypervigil.host.hsem.watch import WATCHED, Watch
+from hypervigil.host.hsem.watch import Watch
 from hypervigil.host.hsem.watched import FORGED_S, Watched
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
-from hypervigil.model.metric import PACKET_METRICS, Metric
+from hypervigil.model.limits import Limit
+from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import (
     STRAINED,
@@ -33,7 +36,7 @@ from hypervigil.model.report import (
     LeaveLevel2,
 )
 from hypervigil.model.status import Evidence, Level, Role, Verdict
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.traffic import Direction, ForgedKind
 from hypervigil.model.vm import Vm
 
 PEERS_TOGETHER = 128 * 1024
@@ -50,9 +53,6 @@ BUSY_TAIL = 0.75
 """A VM whose own 95th percentile of a resource is above this is at work, not overloaded."""
 CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.MEMORY}
 """HREM's notices of capacity and what they are about."""
-
-_PACKETS = len(PACKET_METRICS)
-_NEW = WATCHED.index(Metric.NEW_DESTINATIONS)
 
 
 class Hsem:
@@ -71,6 +71,8 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._slow = Slow()
+        self._grabs = Grabs()
+        self._files = Files(self._history, self._watch)
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -94,6 +96,10 @@ class Hsem:
     def state(self, vm: VmId) -> State:
         """Where the VM stands in the transition table."""
         return self._vms[vm].state if vm in self._vms else State.LEVEL1
+
+    def role(self, vm: VmId) -> Role | None:
+        """What the VM is taken for: ``CLEARED`` at Level 1, ``None`` while that is not known."""
+        return ROLES[self.state(vm)]
 
     @property
     def postponed(self) -> tuple[int, int]:
@@ -129,14 +135,16 @@ class Hsem:
         for vm, times in repetitions.items():
             self._record(vm).repetition = times
         for one in cases:
-            take_up(self._record(one.vm), one, self._dossier(one.vm, one.since))
+            take_up(self._record(one.vm), one, self._file(one.vm, one.since))
             if one.facts is not None:
                 self._facts.add(one.facts)
 
     # --- what happens ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
         """These VMs run now; cases of those that are gone are closed."""
-        running = {vm.vm for vm in vms} | {HOST}
+        known = list(vms)
+        running = {vm.vm for vm in known} | {HOST}
+        self._grabs.keep(known)
         decisions: list[Decision] = []
         for vm in [vm for vm in self._vms if vm not in running]:
             record = self._vms.pop(vm)
@@ -178,10 +186,18 @@ class Hsem:
             if record.dossier is None:
                 decisions += self._ask(record, look, now)
             else:
-                self._grow(record.dossier, look, now)
+                self._files.grow(record.dossier, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
         return decisions + self._look_back(report, values, suspects, now)
+
+    def given(self, grants: Iterable[Limit]) -> None:
+        """All that is granted now: it explains more than the history, which is corrected for it."""
+        self._history.given(grants)
+
+    def bounded(self, bounds: Mapping[VmId, Mapping[Resource, float]]) -> None:
+        """What VMs were given of what they might be seen to take more of."""
+        self._grabs.bounded(bounds)
 
     def told(self, fact: Evidence) -> None:
         """A fact about a VM's agent: told with its case, and ground for none."""
@@ -218,6 +234,14 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
+        tails = self._history.tails(report.vms)
+        taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._whom_it_asks)
+        self._judged = 0
+        for vm, grab in taken:
+            decisions += self._take(self._record(vm), grab, now)
+        if self._grabs.hurting:
+            values = values.copy()
+            values[:, [Metric.CPU_WAIT, Metric.BLOCK_WAIT]] = np.nan
         suspects: set[int] = set()
         for row, vm in enumerate(report.vms):
             record = self._record(vm)
@@ -250,11 +274,31 @@ class Hsem:
         if record.dossier is not None:
             record.dossier.near_capacity = True
             return []
-        dossier = record.draft or self._dossier(notice.vm, now)
+        dossier = record.draft or self._file(notice.vm, now)
         dossier.opened_at = now
         dossier.near_capacity = True
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
+
+    def _take(self, record: Watched, grab: Grab, now: Instant) -> list[Decision]:
+        """A VM takes far more of a resource than ever: write it down, open a case if need be, and judge."""
+        decisions: list[Decision] = []
+        if record.dossier is None:
+            dossier = record.draft or self._file(record.vm, now)
+            dossier.opened_at = now
+            dossier.grabs[grab.resource] = grab
+            evidence = tuple(explain.grabs(dossier.facts(now, record.repetition)))
+            decisions += self._open(record, dossier, evidence, now)
+        elif record.state is not State.ATTACKER:
+            record.dossier.grabs[grab.resource] = grab
+        record.stirred_at = now
+        return decisions + self._consider(record, now)
+
+    def _whom_it_asks(self, vm: VmId) -> dict[VmId, tuple[float, float]]:
+        """Of whom a conspicuous VM asks something: how often, and how many packets it sends there."""
+        record = self._record(vm)
+        dossier = record.dossier or record.draft
+        return dossier.asked_of() if dossier is not None else {}
 
     def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
         """Add up forged frames; who sent enough of them to be asked."""
@@ -266,15 +310,15 @@ class Hsem:
         if draft is None or now - draft.opened_at > DRAFT_S:
             if look.excess is not None and not look.excess.going_on:
                 return []  # what is over was asked about while it went on
-            draft = record.draft = self._dossier(record.vm, now)
+            draft = record.draft = self._file(record.vm, now)
             draft.reports = 1
             recent = self._watch.recent(record.vm)
             for peer in look.scaled(recent.counts):
                 draft.add_peer(peer, look.room)
-            self._mark(draft, look, now)
+            self._files.mark(draft, look, now)
             draft.failures = recent.refused + recent.counts[Metric.IN_RST]
         else:
-            self._grow(draft, look, now)
+            self._files.grow(draft, look, now)
         if now - record.forged_since <= FORGED_S:
             draft.forged = list(record.forged)
         facts = draft.facts(now, record.repetition)
@@ -294,7 +338,7 @@ class Hsem:
         for vm in self._slow.ripe(now, MAX_LOOKS):
             record, vain = self._record(vm), self._slow.of(vm, now)
             if record.dossier is None and (slow_sweep(vain) or slow_probe(vain)):
-                dossier = self._dossier(vm, now)
+                dossier = self._file(vm, now)
                 dossier.vain = vain
                 evidence = explain.vain(dossier.facts(now, record.repetition))
                 decisions += self._open(record, dossier, tuple(evidence), now)
@@ -311,35 +355,6 @@ class Hsem:
         return [EnterLevel2(record.vm, dossier.case, now, evidence)]
 
     # --- Level 2 ----
-    def _grow(self, dossier: Dossier, look: Look, now: Instant) -> None:
-        if not look.seen:
-            return
-        dossier.reports += 1
-        counts = look.counts
-        dossier.count(counts, look.interval_s, fresh=counts)
-        for one in look.limited:
-            dossier.limited[int(one.direction) * len(TrafficClass) + int(one.traffic)] += one.packets
-        for peer in look.peers:
-            dossier.add_peer(peer, look.room)
-        dossier.new_destinations += look.value(Metric.NEW_DESTINATIONS) * look.interval_s
-        self._mark(dossier, look, now)
-
-    def _mark(self, dossier: Dossier, look: Look, now: Instant) -> None:
-        """Write down what is above its allowance, and the widths of the fans."""
-        recent = self._watch.recent(dossier.vm)
-        if look.excess is not None:
-            for column, above in enumerate(look.excess.above[:_PACKETS]):
-                if above:
-                    direction, traffic = divmod(column, len(TrafficClass))
-                    rate = recent.counts[column] / recent.seconds
-                    dossier.surge(Direction(direction), TrafficClass(traffic), rate, now)
-        failures = look.value(Metric.FAILURES) * look.interval_s
-        dossier.failures += failures
-        if failures - look.counts[Metric.IN_RST] >= 0.5:
-            dossier.refused_at = now
-        dossier.fan_out = max(dossier.fan_out, look.value(Metric.FAN_OUT))
-        dossier.fan_in = max(dossier.fan_in, look.value(Metric.FAN_IN))
-
     def _consider(self, record: Watched, now: Instant) -> list[Decision]:
         """Judge an open case on what is known now, and whoever that accuses.
 
@@ -435,7 +450,7 @@ class Hsem:
         record = self._record(target)
         self._accused.append(record)
         if record.dossier is None:
-            dossier = self._dossier(target, now)
+            dossier = self._file(target, now)
             dossier.accusations[accusation.attacker] = accusation
             evidence = explain.accused(dossier.facts(now, record.repetition))
             return self._open(record, dossier, tuple(evidence), now)
@@ -449,7 +464,7 @@ class Hsem:
             return
         case = record.dossier.case
         record.state = step(record.state, Event.HOLD_ENDED)
-        record.dossier = self._dossier(record.vm, now)
+        record.dossier = self._file(record.vm, now)
         record.dossier.case = case
 
     def _leave(self, record: Watched, now: Instant, event: Event, reason: str) -> list[Decision]:
@@ -473,24 +488,8 @@ class Hsem:
             found = self._vms[vm] = Watched(vm, self._next_limit)
         return found
 
-    def _dossier(self, vm: VmId, now: Instant) -> Dossier:
-        """An empty dossier of a VM, with its history and what was seen of it just now."""
-        tails = self._history.tails([vm])[0]
-        recent = self._watch.recent(vm)
-        dossier = Dossier(
-            case=CaseId(""),
-            vm=vm,
-            opened_at=now,
-            tails=tuple(tails[list(PACKET_METRICS)].tolist()),
-            cpu_tail=min(self._history.usual(vm, Metric.CPU), 1.0),
-            samples=self._history.samples(vm),
-            told=self._record(vm).told_lately(now),
-        )
-        dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
-        usual = [recent.minute_s * self._history.middle(vm, metric) for metric in (Metric.OUT_SYN, Metric.IN_SYN)]
-        dossier.ask_before(recent.asked, usual)
-        dossier.new_destinations = recent.counts[_NEW]
-        return dossier
+    def _file(self, vm: VmId, now: Instant) -> Dossier:
+        return self._files.begin(self._record(vm), now)
 
 
 _GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})

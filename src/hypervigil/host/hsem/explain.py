@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from hypervigil.host.hsem.conduct import Peer
-from hypervigil.host.hsem.facts import Accusation, Facts, Surge
-from hypervigil.model.ids import OUTSIDE, VmId
-from hypervigil.model.status import Evidence, Origin
+from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
+from hypervigil.model.ids import HOST, OUTSIDE, VmId
+from hypervigil.model.status import Evidence, Origin, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 _NAMES = {
@@ -216,6 +216,63 @@ def capacity(facts: Facts) -> list[Evidence]:
         text = f"another VM waits for a CPU {facts.contention:.0%} of the time"
         found.append(_fact(facts, "contention", facts.contention, "of the time", text))
     return [*found, *surges(facts)]
+
+
+def _amount(grab: Grab, value: float) -> str:
+    match grab.resource:
+        case Resource.CPU:
+            return f"{value:.0%} of its CPU"
+        case Resource.MEMORY:
+            return f"{value / 1e6:,.0f} MB of memory"
+        case Resource.DISK:
+            return f"{value / 1e6:,.1f} MB/s of the disk"
+        case _:
+            return f"{value:,.0f} {grab.resource} a second"
+
+
+def grabs(facts: Facts) -> list[Evidence]:
+    """Resources far above history, what that costs others, and what was asked first."""
+    found = []
+    for one in facts.grabs:
+        unit = "of its CPU" if one.resource is Resource.CPU else "bytes" if one.resource is Resource.MEMORY else "/s"
+        text = f"{facts.vm} takes {_amount(one, one.rate)}; its own 95th percentile is {_amount(one, one.tail)}"
+        found.append(
+            Evidence(facts.vm, "resource-grab", Origin.HOST_OBSERVED, one.last_at, one.rate, one.tail, unit, text)
+        )
+        if one.cost >= 1:
+            text = f"{_whom(one)} suffers {one.cost:.1f} times of what is bearable"
+            found.append(_fact(facts, "at-others-cost", one.cost, "times", text))
+        if one.beyond and one.bound is not None:
+            text = f"it was given {_amount(one, one.bound)}"
+            found.append(_fact(facts, "beyond-its-grant", one.rate / one.bound, "times", text))
+        if one.asked_at is not None:
+            ahead = one.first_at - one.asked_at
+            text = f"more than usual was asked of it {abs(ahead):,.0f} s {'before' if ahead >= 0 else 'after'} that"
+            found.append(_fact(facts, "asked-first", ahead, "s", text))
+    return [*found, *surges(facts)]
+
+
+def _whom(grab: Grab) -> str:
+    return "the host" if grab.sufferer in {None, HOST} else str(grab.sufferer)
+
+
+def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
+    """One sentence."""
+    what = f"{facts.vm} takes {_amount(worst, worst.rate)}, usually at most {_amount(worst, worst.tail)}"
+    if role is Role.OVERLOADED:
+        return f"{what}, at its capacity, within what it was given, and hurts nobody"
+    how = f"at the cost of {_whom(worst)}" if worst.cost >= 1 else "more than it was given"
+    why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"
+    return f"{what}, {how}, {why}"
+
+
+def grab_counterfactual(role: Role) -> str:
+    """What would have to be different."""
+    if role is Role.OVERLOADED:
+        return "would be CLEARED if it stayed below its capacity"
+    if role is Role.VICTIM:
+        return "would be an ATTACKER if it had grown before what is asked of it"
+    return "would be OVERLOADED if it hurt nobody and kept to what it was given"
 
 
 def overloaded_cause(facts: Facts) -> str:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
@@ -23,6 +24,9 @@ TOLD_PEERS = 12
 """Of a case's peers, the busiest so many of each direction are kept as facts."""
 LEAST_PEERS = 2 * TOLD_PEERS
 """So many peers every case may have."""
+
+BEYOND = 1.1
+"""So many times what it was given is more than it was given."""
 
 _CLASSES = len(TrafficClass)
 
@@ -45,6 +49,53 @@ class Surge:
     def metric(self) -> Metric:
         """Its column."""
         return packet_metric(self.direction, self.traffic)
+
+
+class Resource(StrEnum):
+    """What a VM may take more of than is good for others."""
+
+    CPU = "CPU"
+    MEMORY = "memory"
+    DISK = "disk"
+    """Bytes read and written."""
+    BLOCK = "block requests"
+    CONNECTIONS = "connections"
+    """Begun, and as good as nothing said on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grab:
+    """Far more of one resource than the VM's history explains, and what that costs others."""
+
+    resource: Resource
+    rate: float
+    """At its highest; of CPU a share of the VM's own, of memory bytes, else per second."""
+    tail: float
+    """The VM's own 95th percentile."""
+    first_at: Instant
+    last_at: Instant
+    cost: float = 0.0
+    """What the one bears that suffers most, against what is bearable: from 1 on it is at others' cost."""
+    sufferer: VmId | None = None
+    bound: float | None = None
+    """What the VM was given of it."""
+    asked_at: Instant | None = None
+    """Since when more than usual has been asked of it from outside itself."""
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is more than the VM was given."""
+        return self.bound is not None and self.rate > BEYOND * self.bound
+
+    @property
+    def harmful(self) -> bool:
+        """Whether it is more than its own, or at others' cost."""
+        return self.cost >= 1 or self.beyond
+
+    @property
+    def caused(self) -> bool:
+        """Whether what is asked of the VM grew first."""
+        return self.asked_at is not None and self.asked_at <= self.first_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +185,7 @@ class Facts:
     """Facts about the VM's agent: shown with a verdict, and no ground for one."""
     refused_at: Instant | None = None
     """When it was last told that a port or host cannot be reached."""
+    grabs: tuple[Grab, ...] = ()
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -207,6 +259,7 @@ class Dossier:
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
+    grabs: dict[Resource, Grab] = field(default_factory=dict)
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -256,6 +309,15 @@ class Dossier:
             old.services | seen.services,
         )
 
+    def asked_of(self) -> dict[VmId, tuple[float, float]]:
+        """Of whom it asks something: how often, and how many packets it sends there."""
+        asked: dict[VmId, tuple[float, float]] = {}
+        for peer in self.peers.values():
+            if peer.direction is Direction.OUT and peer.openings:
+                times, packets = asked.get(peer.other, (0.0, 0.0))
+                asked[peer.other] = times + peer.openings, packets + peer.packets
+        return asked
+
     def facts(self, at: Instant, repetition: int) -> Facts:
         """The facts as they are now."""
         busiest = sorted(self.peers.values(), key=lambda p: -p.packets)
@@ -289,6 +351,7 @@ class Dossier:
             vain=self.vain,
             told=tuple(self.told),
             refused_at=self.refused_at,
+            grabs=tuple(self.grabs.values()),
         )
 
     def _tries(self) -> Tries:
@@ -356,4 +419,5 @@ def reopened(facts: Facts) -> Dossier:
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,
+        grabs={grab.resource: grab for grab in facts.grabs},
     )

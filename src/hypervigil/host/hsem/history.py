@@ -3,8 +3,9 @@
 Bins are spaced evenly in the logarithm, so heavy tails cost nothing and a few wild samples move no quantile. Each
 ``HALF_LIFE`` of a VM's own samples they lose half their weight: a VM that is off forgets nothing. A VM under suspicion
 is not learned from, so what is unusual cannot make itself usual within a case, and the policy's cap bounds what slow
-growth can reach. Bins hold whole seconds, which halving keeps below what two bytes hold: 40 metrics x 48 bins are
-3.8 kB per VM.
+growth can reach. Nor does a grant change it: while a VM has more than its own, what is learned is what it could have
+done without, and its quantiles are told as many times larger as the grant makes them. Bins hold whole seconds, which
+halving keeps below what two bytes hold: 41 metrics x 48 bins are 3.9 kB per VM.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from hypervigil.host.hsem.table import Matrix, Rows, Table
 from hypervigil.model.ids import VmId
+from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
 
 BINS = 48
@@ -27,6 +29,8 @@ MOST_SAMPLES = 2 * HALF_LIFE
 """From so many in a histogram on they are halved: far enough below what two bytes hold that it need not be at once."""
 PRIOR_PPS = 8.0
 """What a VM without history is presumed to send of a class at its busiest, packets per second."""
+NEW_METRICS = 1
+"""So many fewer metrics a history may have that an earlier version wrote."""
 MOST = 1e30
 """More of anything is counted as this."""
 REFRESH = 10
@@ -40,6 +44,7 @@ _SCALE = np.ones(_N, np.float32)
 """What to multiply a metric by so that its first bin ends below anything of interest."""
 _SCALE[[Metric.OUT_BYTES, Metric.IN_BYTES, Metric.BLOCK_BYTES]] = 1e-3
 _SCALE[Metric.MEMORY_RSS] = 1e-6
+_SCALE[Metric.BLOCK_WAIT] = 1e5
 _SCALE[[Metric.CPU, Metric.CPU_WAIT, Metric.MEMORY]] = 1e3
 
 PRIORS = np.full(_N, np.inf, np.float32)
@@ -48,6 +53,15 @@ PRIORS[[Metric.OUT_TCP, Metric.IN_TCP]] = 50.0
 PRIORS[[Metric.NEW_DESTINATIONS, Metric.FAN_OUT, Metric.FAN_IN]] = PRIOR_PPS
 PRIORS[[Metric.FAILURES, Metric.PORTS_TRIED]] = 4.0
 PRIORS[Metric.FORGED] = 0.0
+
+_TRAFFIC = [*PACKET_METRICS, Metric.OUT_BYTES, Metric.IN_BYTES]
+_SENT = [metric for metric in PACKET_METRICS if metric < Metric.IN_SYN]
+_RAISED = {
+    LimitKind.CPU: (Metric.CPU,),
+    LimitKind.MEMORY: (Metric.MEMORY, Metric.MEMORY_RSS),
+    LimitKind.PACKETS: tuple(_TRAFFIC),
+}
+"""What a grant of a kind lets grow."""
 
 _FIRST_BINS = np.arange(_N) * BINS
 """Where each metric's histogram begins in a VM's."""
@@ -71,6 +85,25 @@ class History:
         self._table = Table({"histogram": (_N, BINS)}, samples=(_N,), middle=(_N,), tail=(_N,))
         self._table.begin_with("tail", PRIORS)
         self._turn = 0
+        self._times: dict[VmId, Matrix] = {}
+        """Of VMs that were granted something: how many times larger each metric may be, shape ``(len(Metric),)``."""
+        self._grants: dict[VmId, list[Limit]] = {}
+
+    def given(self, grants: Iterable[Limit]) -> None:
+        """All that is granted now."""
+        self._times, self._grants = {}, {}
+        for grant in grants:
+            if grant.raised_from:
+                self._grants.setdefault(grant.vm, []).append(grant)
+                times = self._times.setdefault(grant.vm, np.ones(_N, np.float32))
+                more = (grant.value or 0.0) / grant.raised_from
+                for metric in _RAISED.get(grant.kind, ()):
+                    # Of a larger balloon the same work takes a smaller share.
+                    times[metric] = 1 / more if metric is Metric.MEMORY else more
+
+    def _granted(self, vms: Sequence[VmId]) -> list[tuple[int, VmId]]:
+        """Places in ``vms`` of those that were granted something."""
+        return [(n, vm) for n, vm in enumerate(vms) if vm in self._times] if self._times else []
 
     @property
     def vms(self) -> tuple[VmId, ...]:
@@ -86,6 +119,11 @@ class History:
         if not vms:
             return
         rows = self._table.rows(vms)
+        if granted := self._granted(vms):
+            values = values.copy()
+            for n, vm in granted:
+                for grant in self._grants[vm]:
+                    _without(grant, values[n])
         seen = np.isfinite(values) & (values >= 0)
         scaled = np.where(seen, np.minimum(values, MOST), 0.0) * _SCALE
         bins = np.zeros(values.shape, np.intp)
@@ -118,23 +156,29 @@ class History:
     def tails(self, vms: Sequence[VmId]) -> Matrix:
         """95th percentiles, shape ``(len(vms), len(Metric))``; the prior below 30 samples."""
         rows = self._table.rows(vms)  # may make room: before the array is taken
-        return self._table["tail"][rows]
+        found: Matrix = self._table["tail"][rows]  # a copy
+        for n, vm in self._granted(vms):
+            found[n] *= self._times[vm]
+        return found
 
     def tail(self, vm: VmId, metric: Metric) -> float:
         """The VM's 95th percentile of a metric."""
-        row = self._table.row(vm)
-        return float(self._table["tail"][row, metric])
+        return self._told("tail", vm, metric)
 
     def usual(self, vm: VmId, metric: Metric) -> float:
         """The 95th percentile, or the median while a few seconds still move the percentile; the prior without both."""
         row = self._table.row(vm)
         young = LEAST_SAMPLES <= self._table["samples"][row, metric] < SETTLED_SAMPLES
-        return float(self._table["middle" if young else "tail"][row, metric])
+        return self._told("middle" if young else "tail", vm, metric)
 
     def middle(self, vm: VmId, metric: Metric) -> float:
         """The VM's median of a metric; 0 while there is no history."""
-        row = self._table.row(vm)
-        return float(self._table["middle"][row, metric])
+        return self._told("middle", vm, metric)
+
+    def _told(self, quantile: str, vm: VmId, metric: Metric) -> float:
+        row = self._table.row(vm)  # may make room: before the array is taken
+        times = float(self._times[vm][metric]) if vm in self._times else 1.0
+        return float(self._table[quantile][row, metric]) * times
 
     def samples(self, vm: VmId, metric: Metric = Metric.OUT_SYN) -> int:
         """Seconds learned of a VM's traffic, or of another metric."""
@@ -150,6 +194,8 @@ class History:
     def recall(self, known: Remembered) -> None:
         """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
         histogram, samples = known.histogram, known.samples
+        if histogram.ndim == 3 and samples.shape == histogram.shape[:2]:
+            histogram, samples = _widened(histogram), _widened(samples)
         if histogram.shape != (len(known.vms), _N, BINS) or samples.shape != (len(known.vms), _N):
             raise ValueError("it is a history of another version")
         if len(set(known.vms)) != len(known.vms):
@@ -164,6 +210,29 @@ class History:
         self._table["samples"][rows] = samples
         self._turn = REFRESH
         self._summarise(rows)
+
+
+def _widened(columns: Matrix) -> Matrix:
+    """With the metrics that are new since these were written, of which nothing is known: new ones come last."""
+    lacks = _N - columns.shape[1]
+    if not 0 < lacks <= NEW_METRICS:
+        return columns
+    return np.pad(columns, [(0, 0), (0, lacks), *((0, 0),) * (columns.ndim - 2)])
+
+
+def _without(grant: Limit, second: Matrix) -> None:
+    """Change one second, shape ``(len(Metric),)``, to what it could have been without a grant."""
+    own = grant.raised_from or 0.0
+    match grant.kind:
+        case LimitKind.CPU:
+            second[Metric.CPU] = np.minimum(second[Metric.CPU], own)
+        case LimitKind.MEMORY:
+            second[Metric.MEMORY] = np.minimum(second[Metric.MEMORY] * (grant.value or own) / own, 1.0)
+            second[Metric.MEMORY_RSS] = np.minimum(second[Metric.MEMORY_RSS], 1024 * own)
+        case LimitKind.PACKETS:
+            sent = float(np.nansum(second[_SENT]))
+            if sent > own:
+                second[_TRAFFIC] *= own / sent
 
 
 def _quantile(cumulated: Matrix, total: Matrix, q: float) -> Matrix:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
-from hypervigil.host.hsem.facts import Accusation, Facts, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Surge
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
@@ -34,13 +34,15 @@ FORGED_TO_ASK = 10
 """Forged senders in a short time that open a case; fewer are a misconfiguration's."""
 AMPLIFIED = 10.0
 """Bytes answered per byte asked: what a reflector is abused for. An ordinary DNS answer is a few times its question."""
+_REQUESTS = frozenset({TrafficClass.UDP, TrafficClass.DNS, TrafficClass.FRAGMENT, TrafficClass.OTHER})
+"""Besides what is a request by its kind (see ``grabs``)."""
 MIN_UNREACHABLE = 3.0
 """So often the abused address says that it asked for nothing, before UDP other than DNS is taken for reflection."""
 
 
 def judge(facts: Facts) -> Verdict | None:
     """The verdict that these facts allow, or ``None`` while they allow none."""
-    for rule in (_spoof, _scan, _flood, _accused, _flooded, _reflected, _overloaded, _cleared):
+    for rule in (_spoof, _scan, _flood, _seized, _accused, _flooded, _reflected, _grabbed, _overloaded, _cleared):
         verdict = rule(facts)
         if verdict is not None:
             return verdict
@@ -302,6 +304,56 @@ def _reflected(facts: Facts) -> Verdict | None:
         confidence=0.8,
         target=peer.other,
     )
+
+
+def _worst_grab(facts: Facts) -> Grab | None:
+    """Harmful ones first."""
+    return max(facts.grabs, key=lambda one: (one.harmful, one.cost, one.rate / max(one.tail, 1e-9)), default=None)
+
+
+def _seized(facts: Facts) -> Verdict | None:
+    """Far more of a resource than ever, others bear it, and nobody had set it going: whatever comes in since."""
+    worst = _worst_grab(facts)
+    if worst is None or not worst.harmful or _set_going(facts, worst) or hostile_surges(facts):
+        return None
+    return _of_grab(facts, worst, Role.ATTACKER, worst.sufferer)
+
+
+def _grabbed(facts: Facts) -> Verdict | None:
+    """The same, set going by others, or its own business."""
+    worst = _worst_grab(facts)
+    if worst is None or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
+    if worst.harmful:
+        return _of_grab(facts, worst, Role.VICTIM, _most_asking(facts))
+    return _of_grab(facts, worst, Role.OVERLOADED, None)
+
+
+def _of_grab(facts: Facts, worst: Grab, role: Role, target: VmId | None) -> Verdict:
+    return _verdict(
+        facts,
+        role,
+        AttackClass.OVERFLOW if worst.harmful else AttackClass.NONE,
+        evidence=explain.grabs(facts),
+        cause=explain.grab_cause(facts, worst, role),
+        counterfactual=explain.grab_counterfactual(role),
+        confidence=0.8 if worst.harmful else 0.7,
+        target=target,
+    )
+
+
+def _set_going(facts: Facts, grab: Grab) -> bool:
+    """Whether others began to ask for more, or to attack, before it; answers to its own questions are neither."""
+    if grab.caused:
+        return True
+    before = [s for s in facts.surges if s.direction is Direction.IN and s.first_at <= grab.first_at]
+    asked = any(peer.asks for peer in facts.busiest(Direction.IN)[:1])
+    return any((s.traffic in _REQUESTS and asked) or _is_hostile(facts, s) for s in before)
+
+
+def _most_asking(facts: Facts) -> VmId:
+    peers = facts.busiest(Direction.IN)
+    return peers[0].other if peers else OUTSIDE
 
 
 def _overloaded(facts: Facts) -> Verdict | None:

@@ -63,6 +63,17 @@ TRANSITIONS: dict[tuple[State, Event], State] = (
 )
 
 
+ROLES: dict[State, Role | None] = {
+    State.LEVEL1: Role.CLEARED,
+    State.LEVEL2: None,
+    State.ATTACKER: Role.ATTACKER,
+    State.VICTIM: Role.VICTIM,
+    State.REFLECTOR: Role.REFLECTOR,
+    State.OVERLOADED: Role.OVERLOADED,
+}
+"""What a VM in a state is taken for; ``None``: that is not known yet."""
+
+
 class IllegalTransitionError(Exception):
     """An event that cannot happen in this state: a defect of ours, never of the input."""
 

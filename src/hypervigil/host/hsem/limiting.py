@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
-from hypervigil.host.hsem.facts import Facts, Surge
+from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import packet_metric
@@ -26,6 +26,12 @@ PROOF_S = 5.0
 
 LEAST_CPU = 0.1
 """An attacker keeps this share of each of its CPUs, to do its ordinary work and to be looked at."""
+
+LEAST_MEMORY_KIB = 131_072.0
+"""No balloon is made smaller than this: a guest without memory can do nothing, and cannot be looked at either."""
+LEAST_DISK = 1e6
+LEAST_BLOCK = 50.0
+"""Bytes and requests per second that a disk keeps."""
 
 LADDER = {
     "quarantine": LimitKind.QUARANTINE,
@@ -73,6 +79,8 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
 
 def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[Wanted]:
     """What an attacker meets."""
+    if verdict.attack is AttackClass.OVERFLOW:
+        return _distinct([*(one for grab in facts.grabs for one in _taken(grab, facts, bounds)), *_rung(facts, rung)])
     surges = hostile_surges(facts) or [s for s in facts.surges if s.direction is Direction.OUT]
     wanted = [_class_limit(surge, bounds) for surge in surges]
     if verdict.attack is AttackClass.SCAN:
@@ -80,9 +88,28 @@ def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[
     if verdict.attack is AttackClass.SPOOF:
         roles = any(facts.forged[kind] for kind in FORGED_ROLES)
         wanted += [_new_destinations(bounds), *([_fixed(TrafficClass.ARP, facts, bounds)] if roles else [])]
-    if rung in LADDER:
-        wanted.append(Wanted(LADDER[rung], f"found an attacker {facts.repetition + 1} times"))
-    return _distinct(wanted)
+    return _distinct([*wanted, *_rung(facts, rung)])
+
+
+def _rung(facts: Facts, rung: str) -> list[Wanted]:
+    return [Wanted(LADDER[rung], f"found an attacker {facts.repetition + 1} times")] if rung in LADDER else []
+
+
+def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What holds a grab to the VM's own history: only of what it grabs."""
+    reason = f"takes far more {grab.resource} than its history explains"
+    value = bounds.factor * grab.tail
+    match grab.resource:
+        case Resource.CPU:
+            return [Wanted(LimitKind.CPU, reason, round(min(max(value, LEAST_CPU), 1.0), 3))]
+        case Resource.MEMORY:
+            return [Wanted(LimitKind.MEMORY, reason, max(grab.tail / 1024, LEAST_MEMORY_KIB))]
+        case Resource.DISK:
+            return [Wanted(LimitKind.BLOCK_OCTETS, reason, max(value, LEAST_DISK))]
+        case Resource.BLOCK:
+            return [Wanted(LimitKind.BLOCK_OPERATIONS, reason, max(value, LEAST_BLOCK))]
+        case Resource.CONNECTIONS:
+            return [_new_destinations(bounds), _fixed(TrafficClass.SYN, facts, bounds)]
 
 
 def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:

@@ -295,6 +295,7 @@ class Answers:
             "classes": sorted(c.name.lower() for c in limit.classes),
             "direction": limit.direction.name.lower(),
             "value": limit.value,
+            "raised_from": limit.raised_from,
             "peer": limit.peer,
             "case": limit.case,
             "from": entry.ordered_at,

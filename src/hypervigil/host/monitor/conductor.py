@@ -6,26 +6,30 @@ journal's word and the kernel's are reconciled.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from hypervigil.host.hrem.agents import MISTRUSTED, Agents
+from hypervigil.host.hrem.grants import Grants
+from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor import guests
+from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
 from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.ledger import Ledger
+from hypervigil.host.monitor.parts import Enforcer, Gateway, Journal, Judge, Observer
 from hypervigil.host.monitor.records import LimitEnded, Withheld
+from hypervigil.model.grants import HostSize
+from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.metric import Metric
 from hypervigil.model.observation import Sweep
-from hypervigil.model.policy import Bounds, Mode, Policy
+from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.port_policy import Fabric, PortPolicy
-from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2, LiftLimit, OrderLimit
-from hypervigil.model.status import Evidence, Level
+from hypervigil.model.report import Decide, Decision, EnterLevel2, LeaveLevel2, LiftLimit, OrderLimit
+from hypervigil.model.status import Evidence, Level, Role
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.network.compile import difference
 from hypervigil.wire import gateway as heard
@@ -38,98 +42,6 @@ FABRIC = "fabric"
 """What the enforcer calls the network policy in its outcomes."""
 ENFORCER = "enforcer"
 """What is not seen while the enforcer is away."""
-
-
-class Observer(Protocol):
-    """HREM, as the conductor needs it."""
-
-    pairs_dropped: int
-    """Pairs that a report had no room for, in all."""
-
-    def inventory(self, inventory: Inventory) -> None:
-        """These VMs run now."""
-
-    def observe(self, sweep: Sweep, now: Instant) -> list[HostReport]:
-        """What a sweep says."""
-
-
-class Judge(Protocol):
-    """HSEM, as the conductor needs it."""
-
-    @property
-    def postponed(self) -> tuple[int, int]:
-        """How many VMs wait to be looked at, and how many looks had to wait so far."""
-
-    def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
-        """These VMs run now."""
-
-    def hear(self, report: HostReport, now: Instant) -> list[Decision]:
-        """A report of HREM's."""
-
-    def tick(self, now: Instant) -> list[Decision]:
-        """Time has passed."""
-
-    def release(self, vm: VmId, now: Instant) -> list[Decision]:
-        """The operator frees the VM."""
-
-    def told(self, fact: Evidence) -> None:
-        """A fact about a VM's agent."""
-
-    def level(self, vm: VmId) -> Level:
-        """The VM's level."""
-
-    def samples(self, vm: VmId) -> int:
-        """Seconds of history that the VM has."""
-
-    def middle(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own median of a metric."""
-
-    def tail(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own 95th percentile of a metric."""
-
-    def facts(self, case: CaseId) -> object:
-        """Everything that the judge knew of a case when it was opened or last judged: enough to judge it again."""
-
-    def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
-        """The operator's bounds and ladder."""
-
-
-class Journal(Protocol):
-    """The journal, as the conductor needs it."""
-
-    def append_many(self, entries: Iterable[Entry]) -> object:
-        """Make these records durable in one transaction."""
-
-    def next_limit(self) -> LimitId:
-        """An id never given out before."""
-
-    def never_again(self, *, case: CaseId | None = None, limit: LimitId | None = None) -> None:
-        """Never give out these ids."""
-
-
-class Enforcer(Protocol):
-    """The way to the enforcer, as the conductor needs it."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether it is there."""
-
-    def next_request(self) -> int:
-        """A request's number."""
-
-    def send(self, message: wire.ToEnforcer) -> bool:
-        """Send; false when it could not be sent."""
-
-
-class Gateway(Protocol):
-    """The way to the guests' agents, as the conductor needs it."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether it is there."""
-
-    def send(self, message: heard.ToGateway) -> bool:
-        """Send; false when it could not be sent."""
 
 
 @dataclass(slots=True)
@@ -159,6 +71,7 @@ class Conductor:
         enforcer: Enforcer,
         gateway: Gateway,
         wall: Callable[[Instant], float],
+        host: HostSize,
     ) -> None:
         self.policy = policy
         self.hrem = hrem
@@ -169,6 +82,7 @@ class Conductor:
         self.gateway = gateway
         self.agents = Agents()
         self.guidance = Guidance()
+        self.grants = Grants(policy, host, journal.next_limit)
         self.wall = wall
         self.ledger = Ledger()
         self.health = Health()
@@ -179,6 +93,9 @@ class Conductor:
         self._guarded: wire.Guarding | None = None
         self._fabric: Fabric | None = Fabric()
         """What the enforcer has; ``None`` where that is not known."""
+        self._granted: list[Limit] = []
+        """The grants that the judge and the ports know of."""
+        self._bounded: dict[VmId, dict[Resource, float]] = {}
         self._entries: list[Entry] = []
 
     # --- what the sensors say ----
@@ -194,12 +111,14 @@ class Conductor:
             self.act(self.hsem.inventory(inventory.vms, now), now)
             self.agents.inventory(inventory.vms, now)
             self.guidance.keep(known)
+            self.grants.inventory(inventory.vms)
             self.gateway.send(guests.channels(inventory.vms))
         self.bind(now)
 
     def bind(self, now: Instant) -> None:
         """Compile every port's policy and have the changed ones put into the kernel."""
-        self.compiled = compile_ports(Inventory(tuple(self.vms.values())), self.policy)
+        policy = raised(self.policy, self.grants.given, self.vms)
+        self.compiled = compile_ports(Inventory(tuple(self.vms.values())), policy)
         wanted = {str(p.port): p for p in self.compiled.ports}
         changed = tuple(p for key, p in wanted.items() if self._bound.get(key) != p)
         release = tuple(p.port for key, p in self._bound.items() if key not in wanted)
@@ -230,6 +149,7 @@ class Conductor:
         self.health.sweeps += 1
         self.health.lost += sweep.lost
         self.health.last_sweep_at = now
+        self.told(self.grants.observe(sweep, now), now)
         for report in self.hrem.observe(sweep, now):
             self.act(self.hsem.hear(report, now), now)
             self.agents.saw(report)
@@ -256,8 +176,37 @@ class Conductor:
             if until <= now:
                 del self.exempt_until[vm]
         for entry in self.ledger.standing():
-            if entry.limit.case is None and entry.limit.until <= now:
+            if entry.limit.case is None and entry.limit.until <= now and not entry.limit.grants:
                 self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
+        self._grant(now)
+
+    # --- grants ----
+    def resume_grants(self) -> None:
+        """Take up the grants that the last process left in force."""
+        self.grants.resume(entry.limit for entry in self.ledger.standing())
+        self._granted = self.grants.given
+        self.hsem.given(self._granted)
+
+    def _grant(self, now: Instant) -> None:
+        """Give and take back; what stands explains more to the judge, and raises the budgets of ports."""
+        answer = self.grants.decide(now, self._status)
+        self.told(answer.told, now)
+        self.act(answer.decisions, now)
+        for limit in self.grants.given:
+            entry = self.ledger.limits.get(limit.id)
+            if entry is None or not entry.standing:  # withheld, refused, ended by somebody else
+                self.grants.failed(limit.id, now)
+        if (bounded := bounds(self.compiled.ports, self.grants.owed(now))) != self._bounded:
+            self._bounded = bounded
+            self.hsem.bounded(bounded)
+        if self.grants.given != self._granted:
+            self._granted = self.grants.given
+            self.hsem.given(self._granted)
+            self.bind(now)
+
+    def _status(self, vm: VmId) -> Role | None:
+        """HSEM's status of a VM; whose agent contradicts the host's counts is under suspicion here."""
+        return None if self.agents.state(vm).hearing is Hearing.CONTRADICTED else self.hsem.role(vm)
 
     # --- what the gateway says ----
     def gateway_joined(self) -> None:
@@ -271,6 +220,8 @@ class Conductor:
     def heard(self, message: heard.FromGateway, now: Instant) -> None:
         """What was heard of a guest, or of its channel."""
         response = guests.respond(self.agents, message, now)
+        if (asked := wish(message, now)) is not None:
+            self.grants.ask(asked)
         self.told(response.evidence, now)
         for answer in response.say:
             self.gateway.send(answer)
@@ -326,7 +277,8 @@ class Conductor:
                     reason = self._why_withheld(limit, now)
                     self.ledger.ordered(limit, self.wall(now), withheld=reason is not None)
                     if reason is None:
-                        orders.append(limit)
+                        if not by_policy(limit):
+                            orders.append(limit)
                         self.note(Kind.ORDERED, limit, now, limit.case, limit.vm, limit.id)
                     else:
                         body = Withheld(limit, reason)
@@ -335,7 +287,7 @@ class Conductor:
                     entry = self.ledger.limits.get(decision.limit)
                     standing = entry is not None and entry.standing
                     self.ledger.lifted(decision.limit, self.wall(now), decision.reason)
-                    if standing:
+                    if entry is not None and standing and not by_policy(entry.limit):
                         lifts.append(decision.limit)
                     self.note(Kind.LIFTED, decision, now, None, decision.vm, decision.limit)
                 case LeaveLevel2():
@@ -409,6 +361,7 @@ class Conductor:
         if outcome.ok and outcome.subject == FABRIC:
             self.health.ports_failed.pop(FABRIC, None)
         elif outcome.ok:
+            self._budget_in_force(outcome, now)
             self.health.ports_bound |= {outcome.subject}
             self.health.ports_failed.pop(outcome.subject, None)
         else:
@@ -417,6 +370,17 @@ class Conductor:
             self.health.ports_failed[outcome.subject] = outcome.detail
             self._bound.pop(outcome.subject, None)
             self.note(Kind.REPAIRED, Repair(outcome.subject, outcome.ok, outcome.detail), now)
+
+    def _budget_in_force(self, outcome: wire.Outcome, now: Instant) -> None:
+        """A port is bound: so is what its VM was granted of packets."""
+        port = self._bound.get(outcome.subject)
+        for entry in self.ledger.standing(port.vm) if port is not None else ():
+            limit = entry.limit
+            if port is not None and entry.state == "ordered" and by_policy(limit):
+                detail = f"{port.interface}: a budget of {port.budget.packets_per_s or 0:,.0f} packets/s"
+                self.ledger.enforced(limit.id, self.wall(outcome.at), ok=True, detail=detail)
+                body = Enforcement(limit.id, True, detail, outcome.at)
+                self.note(Kind.ENFORCED, body, now, None, limit.vm, limit.id)
 
     def joined(self) -> None:
         """The enforcer is there (again): ask what is in force, then bring both in line."""
@@ -433,7 +397,8 @@ class Conductor:
             self.journal.never_again(limit=limit.id, case=limit.case)
         standing = {entry.limit.id: entry for entry in self.ledger.standing()}
         stray = tuple(there - standing.keys())
-        missing = tuple(e.limit for key, e in standing.items() if key not in there and e.limit.until > now)
+        lacking = [e.limit for key, e in standing.items() if key not in there and e.limit.until > now]
+        missing = tuple(limit for limit in lacking if not by_policy(limit))
         for key in there & standing.keys():
             self.ledger.enforced(key, self.wall(now), ok=True, detail="still in force")
         if stray:
@@ -456,9 +421,9 @@ class Conductor:
     def release(self, vm: Vm, by: str, now: Instant) -> int:
         """Free a VM; how many limits ended."""
         self.note(Kind.OPERATOR, OperatorCommand(by, "release", {"name": vm.name}), now, None, vm.vm)
-        standing = [entry.limit for entry in self.ledger.standing(vm.vm)]
+        standing = [entry.limit for entry in self.ledger.standing(vm.vm) if not entry.limit.grants]
         self.act(self.hsem.release(vm.vm, now), now)
-        left = [e.limit for e in self.ledger.standing(vm.vm)]
+        left = [e.limit for e in self.ledger.standing(vm.vm) if not e.limit.grants]
         self.act([LiftLimit(x.id, vm.vm, now, "released by the operator") for x in left], now)
         return len(standing)
 
@@ -488,6 +453,7 @@ class Conductor:
     def swap_policy(self, policy: Policy, text: str, changes: list[str], by: str, now: Instant) -> None:
         """A new policy is in force from now."""
         self.policy = policy
+        self.grants.set_policy(policy)
         self.hsem.set_policy(policy.bounds, policy.ladder)
         self.note(Kind.POLICY, PolicyChange(by, tuple(changes), text), now)
         self.book.update(Inventory(tuple(self.vms.values())), policy)

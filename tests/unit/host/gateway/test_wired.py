@@ -18,6 +18,7 @@ from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.links import InboundLink, listen
 from hypervigil.hypervisor.channels import fetch
 from hypervigil.hypervisor.enforcer.channels import ChannelDesk
+from hypervigil.model.grants import HostSize
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.policy import Policy
@@ -59,6 +60,7 @@ class Host:
             journal=self.journal,
             enforcer=self.journal,
             gateway=self.link,
+            host=HostSize(4, 8e6),
             wall=float,
         )
         self.conductor.inventory(Inventory((self.vm,)), Instant(1.0))

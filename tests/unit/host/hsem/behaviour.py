@@ -159,6 +159,17 @@ def floods_open_port(attacker: str, target: str, per_s: float) -> Behaviour:
     return behave
 
 
+def hoards_connections(attacker: str, target: str, per_s: float) -> Behaviour:
+    """Each is accepted and taken up, and then nothing is said on it."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        accepted = scene.send(target, attacker, SYNACK, scene.send(attacker, target, SYN, pace(s)))
+        scene.send(attacker, target, TCP, accepted, octets=60)
+
+    return behave
+
+
 def floods_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
     """SYN, RST back."""
     pace = Pace(per_s)

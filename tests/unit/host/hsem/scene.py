@@ -84,6 +84,8 @@ class Scene:
         self._proven: set[str] = set()
         self._wanted_before: dict[tuple[str, Direction, TrafficClass], int] = {}
         self.cpu: dict[str, float] = {}
+        self.taken: dict[str, dict[str, float | None]] = defaultdict(dict)
+        """Other resources than CPU, under the names of ``ResourceSample``."""
         self.unseen: set[str] = set()
         self.delivered: dict[tuple[str, str, TrafficClass], int] = defaultdict(int)
         """Packets that arrived since the scene began, by sender, receiver and class."""
@@ -128,6 +130,11 @@ class Scene:
         self._tallies = {name: self._tallies.get(name, Tally()) for name in names}
         self.hrem.inventory(inventory)
         self.witness.hear(self.hsem.inventory(inventory.vms, self.now), self.now)
+
+    def takes(self, name: str, **what: float | None) -> "Scene":
+        """From now on it takes so much, or waits so long."""
+        self.taken[name] |= what
+        return self
 
     def begin(self, *behaviours: Behaviour) -> "Scene":
         """From now on they behave so, besides what they do already."""
@@ -215,7 +222,9 @@ class Scene:
                 for name, tally in tallies.items()
                 if name not in self.unseen and (tally.talks or any(tally.forged))
             ),
-            resources=tuple(ResourceSample(VmId(n), cpu=cpu) for n, cpu in self.cpu.items()) if look_at is None else (),
+            resources=tuple(ResourceSample(VmId(n), **{"cpu": cpu, **self.taken[n]}) for n, cpu in self.cpu.items())
+            if look_at is None
+            else (),
             unseen=tuple(self.ports[n] for n in self.names if n in self.unseen),
             partial=look_at is not None,
         )

@@ -16,7 +16,8 @@ from hypervigil.host.hsem.history import (
 )
 from hypervigil.host.hsem.table import Table
 from hypervigil.host.monitor import histories
-from hypervigil.model.ids import VmId
+from hypervigil.model.ids import Instant, LimitId, VmId
+from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import Metric
 
 A, B, C = VmId("a"), VmId("b"), VmId("c")
@@ -189,3 +190,68 @@ def test_a_table_grows_and_shrinks_without_mixing_rows() -> None:
     rows = table.rows(names[::3])
     assert table["value"][rows, 1].tolist() == list(range(0, 1000, 3))
     assert table["value"][table.row(VmId("new"))].tolist() == [0.0, 0.0]
+
+
+def granted(kind: LimitKind, own: float, value: float) -> Limit:
+    return Limit(LimitId("l1"), A, kind, Instant(0.0), Instant(9.0), "a test", value, raised_from=own)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "usual", "own", "value", "told"),
+    [
+        (LimitKind.CPU, Metric.CPU, 0.5, 0.5, 0.8, 0.8),
+        (LimitKind.MEMORY, Metric.MEMORY, 0.8, 200_000.0, 400_000.0, 0.4),
+        (LimitKind.PACKETS, Metric.OUT_UDP, 100.0, 1000.0, 3000.0, 300.0),
+    ],
+)
+def test_a_grant_explains_as_much_more_as_it_gives(
+    *, kind: LimitKind, metric: Metric, usual: float, own: float, value: float, told: float
+) -> None:
+    history = taught({A: [usual] * 60, B: [usual] * 60}, metric)
+    asked = (history.tail, history.middle, history.usual, lambda vm, column: history.tails([B, vm])[1, column])
+    before = [ask(A, metric) for ask in asked]
+    history.given([granted(kind, own, value)])
+    assert [ask(A, metric) for ask in asked] == pytest.approx([told / usual * one for one in before])
+    assert [ask(B, metric) for ask in asked] == pytest.approx(before), "and nobody else's"
+    history.given([])
+    assert [ask(A, metric) for ask in asked] == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "usual", "own", "value", "seen"),
+    [
+        (LimitKind.CPU, Metric.CPU, 0.5, 0.5, 0.9, 0.9),
+        (LimitKind.MEMORY, Metric.MEMORY, 0.8, 200_000.0, 400_000.0, 0.4),
+        (LimitKind.MEMORY, Metric.MEMORY_RSS, 2e8, 200_000.0, 400_000.0, 4e8),
+        (LimitKind.PACKETS, Metric.OUT_UDP, 1000.0, 1000.0, 3000.0, 3000.0),
+    ],
+)
+def test_what_is_learned_under_a_grant_is_what_it_could_have_done_without(
+    *, kind: LimitKind, metric: Metric, usual: float, own: float, value: float, seen: float
+) -> None:
+    history, control = taught({A: [usual] * 60}, metric), taught({A: [usual] * 60}, metric)
+    before = history.middle(A, metric)
+    history.given([granted(kind, own, value)])
+    second = np.zeros((1, len(Metric)), np.float32)
+    second[0, metric] = seen
+    for _ in range(600):
+        history.learn((A,), second)
+        control.learn((A,), second)
+    assert second[0, metric] == np.float32(seen), "the report itself is left as it is"
+    history.given([])
+    assert history.middle(A, metric) == pytest.approx(before, rel=0.1)
+    assert control.middle(A, metric) == pytest.approx(before * seen / usual, rel=0.45)
+
+
+def test_a_history_of_before_the_last_metric_is_read() -> None:
+    history = taught({A: [500.0] * 60})
+    known = history.remember()
+    older = replace(known, histogram=known.histogram[:, :-1], samples=known.samples[:, :-1])
+    fresh = History()
+    fresh.recall(older)
+    assert fresh.tail(A, Metric.OUT_SYN) == history.tail(A, Metric.OUT_SYN)
+    assert fresh.samples(A, Metric.BLOCK_WAIT) == 0
+    with pytest.raises(ValueError, match="another version"):
+        fresh.recall(replace(known, histogram=known.histogram[:, :-2], samples=known.samples[:, :-2]))
+    with pytest.raises(ValueError, match="another version"):
+        fresh.recall(replace(older, samples=known.samples[:, :3]))

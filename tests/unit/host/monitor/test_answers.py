@@ -14,6 +14,7 @@ from hypervigil.host import policyfile
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.policy import Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -98,6 +99,7 @@ def conductor() -> Conductor:
         journal=host,
         enforcer=host,
         gateway=Gateway(),
+        host=HostSize(4, 8e6),
         wall=lambda at: at + 1_000_000,
     )
     with_port = replace(VM, vm=VmId("p"), name="web-1", channel="/run/p.sock")

@@ -11,6 +11,7 @@ from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.records import Withheld
+from hypervigil.model.grants import HostSize
 from hypervigil.model.guest import GuestMetric, SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
@@ -18,7 +19,7 @@ from hypervigil.model.network import Between, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.port_policy import FabricChange
 from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
-from hypervigil.model.status import Level
+from hypervigil.model.status import Level, Role
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import gateway, guest
 from hypervigil.wire import messages as wire
@@ -86,12 +87,27 @@ class FakeEngines:
         self.facts_told: list = []
         self.closely = Level.LEVEL1
         self.learned = 0
+        self.taken_for: Role | None = Role.CLEARED
+        self.explained: list[Limit] = []
+        self.bounds: dict = {}
 
     def told(self, fact) -> None:
         self.facts_told.append(fact)
 
     def level(self, _vm):
         return self.closely
+
+    def role(self, _vm):
+        return self.taken_for
+
+    def set_policy(self, *_args):
+        pass
+
+    def bounded(self, bounds):
+        self.bounds = bounds
+
+    def given(self, grants):
+        self.explained = list(grants)
 
     def samples(self, _vm):
         return self.learned
@@ -134,6 +150,7 @@ def conductor(host: FakeHost) -> Conductor:
         journal=host,
         enforcer=host,
         gateway=FakeGateway(),
+        host=HostSize(4, 8e6),
         wall=lambda at: at + 1_000_000,
     )
     nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0")

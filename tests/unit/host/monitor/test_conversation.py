@@ -15,6 +15,7 @@ from hypervigil.host.journal.replay import replay
 from hypervigil.host.journal.verify import verify
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.ledger import FOLDED, Ledger
+from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.observation import Sweep
 from hypervigil.model.policy import Bounds, Mode, Policy
@@ -46,6 +47,7 @@ class Overheard:
         self._hsem, self._scene = hsem, scene
         self.level, self.facts, self.set_policy, self.told = hsem.level, hsem.facts, hsem.set_policy, hsem.told
         self.samples, self.middle, self.tail = hsem.samples, hsem.middle, hsem.tail
+        self.role, self.given, self.bounded = hsem.role, hsem.given, hsem.bounded
 
     def hear(self, report: HostReport, now: Instant):
         return self._told(self._hsem.hear(report, now), now)
@@ -100,6 +102,7 @@ class Host(Scene):
             journal=journal,
             enforcer=self.enforcer,
             gateway=self.enforcer,
+            host=HostSize(4, 8e6),
             wall=lambda at: at + 1_700_000_000.0,
         )
         self.conductor.inventory(self._inventory(self.names), self.now)

@@ -202,8 +202,10 @@ class Libvirt:
         self._look(vm)
         return {"was": int(self.now.get((vm, kind), self.WAS))}
 
-    def put(self, vm, kind, value):
+    def put(self, vm, kind, value, above=None):
         self._look(vm)
+        if above is not None and value <= above["was"]:
+            raise DomainError("it has as much without a grant: nothing is changed")
         self.now[vm, kind] = value
         return f"{kind} {value:g}"
 
@@ -211,6 +213,6 @@ class Libvirt:
         self._look(vm)
         self.now[vm, kind] = original["was"]
 
-    def holds(self, vm, kind, value):
+    def holds(self, vm, kind, value, above=None):
         self._look(vm)
         return self.now.get((vm, kind)) == value

@@ -96,11 +96,47 @@ def test_one_domain_that_does_not_answer_hinders_no_other(rig):
     rig.put(limit(LimitKind.PAUSE))
     holds = rig.libvirt.holds
 
-    def one_hangs(vm, kind, value):
+    def one_hangs(vm, kind, value, above):
         if kind is CPU:
             raise DomainError("a lock is held")
-        return holds(vm, kind, value)
+        return holds(vm, kind, value, above)
 
     rig.libvirt.holds = one_hangs
     rig.libvirt.now[RED, LimitKind.PAUSE] = 0
     assert [subject for subject, _, _ in rig.steps.repair(rig.state)] == ["red pause"]
+
+
+def grant(value: float) -> Limit:
+    return limit(LimitKind.MEMORY, value, raised_from=float(Libvirt.WAS))
+
+
+@pytest.mark.parametrize("first_the_limit", [True, False])
+def test_a_grant_raises_and_any_limit_goes_before_it(rig, first_the_limit):
+    given, taken = grant(1000.0), limit(LimitKind.MEMORY, 500.0)
+    rig.put(given)
+    assert rig.libvirt.now[RED, LimitKind.MEMORY] == 1000.0
+    rig.put(grant(1200.0))
+    assert rig.libvirt.now[RED, LimitKind.MEMORY] == 1200.0, "of several the largest"
+    rig.put(taken)
+    assert rig.libvirt.now[RED, LimitKind.MEMORY] == 500.0
+    rest = [one for one in rig.state.limits.values() if one is not taken]
+    for one in [taken, *rest] if first_the_limit else [*rest, taken]:
+        rig.lift(one)
+        left = list(rig.state.limits.values())
+        if taken not in left and left:
+            assert rig.libvirt.now[RED, LimitKind.MEMORY] == max(x.value for x in left)
+    assert rig.libvirt.now[RED, LimitKind.MEMORY] == Libvirt.WAS
+    assert rig.state.originals == []
+
+
+def test_a_grant_of_less_than_there_was_changes_nothing(rig):
+    rig.libvirt.now[RED, LimitKind.MEMORY] = 2000
+    with pytest.raises(DomainError, match="as much without"):
+        rig.put(grant(1000.0))
+    assert rig.libvirt.now[RED, LimitKind.MEMORY] == 2000
+
+
+def test_a_grant_that_somebody_changes_is_put_back(rig):
+    rig.put(grant(1000.0))
+    rig.libvirt.now[RED, LimitKind.MEMORY] = 3
+    assert rig.steps.repair(rig.state) == [("red memory", True, "it was changed; now memory 1000")]

@@ -236,9 +236,9 @@ def test_a_step_that_comes_too_late_is_no_limit_and_is_undone(rig: Rig, monkeypa
     go_on = threading.Event()
     put = rig.libvirt.put
 
-    def slowly(vm: VmId, kind: LimitKind, value: float) -> str:
+    def slowly(vm: VmId, kind: LimitKind, value: float, above: dict[str, int] | None) -> str:
         go_on.wait(5)
-        return put(vm, kind, value)
+        return put(vm, kind, value, above)
 
     rig.libvirt.put = slowly
 
@@ -492,5 +492,39 @@ def test_a_network_policy_that_does_not_fit_is_said_and_changes_nothing(rig: Rig
         there = await rig.enforcer.handle(Ask(request=3))
         assert isinstance(there, InForce)
         assert there.fabric == Fabric((grant,))
+
+    asyncio.run(play())
+
+
+# --- grants ---
+GRANT = limit(LimitKind.MEMORY, 1000.0, until=1100.0, raised_from=float(Libvirt.WAS))
+
+
+def test_a_grant_is_put_read_back_kept_by_another_process_and_ended(rig: Rig) -> None:
+    async def play() -> None:
+        [outcome] = await rig.put(GRANT)
+        assert (outcome.ok, outcome.detail) == (True, "memory 1000")
+        rig.again()
+        await rig.comes()
+        assert await rig.in_force(1050.0) == {GRANT.id}
+        answer = await rig.ask(Ask(request=5))
+        assert isinstance(answer, InForce)
+        assert answer.limits == (GRANT,), "with what it raises from"
+        assert await rig.in_force(1100.0 + GRACE_S + 1) == set()
+        assert isinstance(await rig.hear(), Ended)
+        assert rig.libvirt.now[RED, LimitKind.MEMORY] == Libvirt.WAS
+        await rig.goes()
+
+    asyncio.run(play())
+
+
+def test_a_grant_that_gives_nothing_is_no_grant(rig: Rig) -> None:
+    async def play() -> None:
+        rig.libvirt.now[RED, LimitKind.MEMORY] = 5000
+        [outcome] = await rig.put(GRANT)
+        assert not outcome.ok
+        assert "as much without a grant" in outcome.detail
+        assert await rig.in_force() == set()
+        assert rig.libvirt.now[RED, LimitKind.MEMORY] == 5000
 
     asyncio.run(play())

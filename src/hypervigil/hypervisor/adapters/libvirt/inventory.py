@@ -58,6 +58,8 @@ class Domain:
     nics: tuple[DomainNic, ...]
     channel: str | None = None
     """The host's end of its agent's port."""
+    cpu: float | None = None
+    """The quota of each of its vCPUs, as a fraction of a physical CPU."""
 
 
 def parse_domain(text: str) -> Domain:
@@ -79,7 +81,7 @@ def parse_domain(text: str) -> Domain:
         ours.setdefault((element.get("mac") or "").lower(), []).extend((element.text or "").split())
     nics = tuple(_nic(name, interface, ours) for interface in root.iterfind("devices/interface"))
     memory_kib = _memory_kib(name, root.find("memory"))
-    return Domain(VmId(uuid), name, _number(name, "vcpu", vcpus), memory_kib, nics, agent_channel(root))
+    return Domain(VmId(uuid), name, _number(name, "vcpu", vcpus), memory_kib, nics, agent_channel(root), _quota(root))
 
 
 def _nic(name: str, interface: ET.Element, ours: Mapping[str, list[str]]) -> DomainNic:
@@ -104,6 +106,14 @@ def _nic(name: str, interface: ET.Element, ours: Mapping[str, list[str]]) -> Dom
         _attribute(interface, "source", "bridge") or None,
         tuple(dict.fromkeys(addresses)),
     )
+
+
+def _quota(root: ET.Element) -> float | None:
+    """``None`` where there is none: libvirt writes -1 then, or nothing."""
+    quota, period = root.findtext("cputune/quota", ""), root.findtext("cputune/period", "100000")
+    if not (quota.isdecimal() and period.isdecimal() and len(quota) <= 15 and len(period) <= 15 and int(period)):
+        return None
+    return int(quota) / int(period) or None
 
 
 def _attribute(parent: ET.Element, tag: str, name: str) -> str:
@@ -141,7 +151,8 @@ def place(domain: Domain, links: Mapping[str, Link], *, paused: bool) -> tuple[V
             missing.append(nic)
         else:
             nics.append(Nic(nic.port, link.name, link.index, link.master or nic.bridge, nic.addresses))
-    vm = Vm(domain.vm, domain.name, domain.vcpus, domain.memory_kib, tuple(nics), paused, domain.channel)
+    known = domain.vm, domain.name, domain.vcpus, domain.memory_kib
+    vm = Vm(*known, tuple(nics), paused, domain.channel, domain.cpu)
     return vm, tuple(missing)
 
 

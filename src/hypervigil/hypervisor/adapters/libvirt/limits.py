@@ -52,20 +52,20 @@ class DomainLimits:
         domain = self._domain(vm)
         return self._try(vm, lambda: _read(domain, kind))
 
-    def put(self, vm: VmId, kind: LimitKind, value: float) -> str:
-        """Put a limit in force and say what libvirt now tells of it."""
+    def put(self, vm: VmId, kind: LimitKind, value: float, above: Original | None = None) -> str:
+        """Put a limit in force and say what libvirt now tells of it; with ``above``, a grant: more than was before."""
         domain = self._domain(vm)
-        return self._try(vm, lambda: _put(domain, kind, value))
+        return self._try(vm, lambda: _put(domain, kind, value, above))
 
     def restore(self, vm: VmId, kind: LimitKind, original: Original) -> None:
         """Put back what was before."""
         domain = self._domain(vm)
         self._try(vm, lambda: _restore(domain, kind, original))
 
-    def holds(self, vm: VmId, kind: LimitKind, value: float) -> bool:
+    def holds(self, vm: VmId, kind: LimitKind, value: float, above: Original | None = None) -> bool:
         """Whether the limit is still as it was put. A balloon moves by itself, so only the guest's obedience varies."""
         domain = self._domain(vm)
-        return self._try(vm, lambda: _holds(domain, kind, value))
+        return self._try(vm, lambda: _holds(domain, kind, value, above))
 
     def channel(self, vm: VmId) -> str:
         """The host's end of its agent's port."""
@@ -128,10 +128,12 @@ def _read(domain: Domain, kind: LimitKind) -> Original:
             raise DomainError(f"a limit of kind {kind} is not a domain's")
 
 
-def _put(domain: Domain, kind: LimitKind, value: float) -> str:
+def _put(domain: Domain, kind: LimitKind, value: float, above: Original | None = None) -> str:
+    if above is not None and not _is_more(kind, value, above):
+        raise DomainError("it has as much without a grant: nothing is changed")
     match kind:
         case LimitKind.CPU:
-            domain.setSchedulerParametersFlags(_slow(value), _LIVE)
+            domain.setSchedulerParametersFlags(_quota(value, above), _LIVE)
             read = _read(domain, kind)
             return f"vcpu_quota {read['vcpu_quota']} of {read['vcpu_period']} us"
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
@@ -150,13 +152,21 @@ def _put(domain: Domain, kind: LimitKind, value: float) -> str:
             raise DomainError(f"a limit of kind {kind} is not a domain's")
 
 
-def _slow(value: float) -> Original:
+def _quota(value: float, above: Original | None) -> Original:
     """The scheduler's parameters of a VM that may use ``value`` of each of its CPUs."""
     return {
         "vcpu_quota": max(LEAST_QUOTA_US, round(value * PERIOD_US)),
         "vcpu_period": PERIOD_US,
-        "cpu_shares": SHARES,
+        "cpu_shares": SHARES if above is None else above["cpu_shares"],
     }
+
+
+def _is_more(kind: LimitKind, value: float, before: Original) -> bool:
+    """Whether a grant gives more than was before: it must never take away."""
+    if kind is LimitKind.CPU:
+        quota = before["vcpu_quota"]
+        return 0 < quota < _UNLIMITED_US and value * before["vcpu_period"] > quota
+    return kind is LimitKind.MEMORY and value > before["kib"]
 
 
 def _obeyed(domain: Domain, wanted_kib: int) -> str:
@@ -186,10 +196,10 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
             raise DomainError(f"a limit of kind {kind} is not a domain's")
 
 
-def _holds(domain: Domain, kind: LimitKind, value: float) -> bool:
+def _holds(domain: Domain, kind: LimitKind, value: float, above: Original | None = None) -> bool:
     match kind:
         case LimitKind.CPU:
-            return _read(domain, kind) == _slow(value)
+            return _read(domain, kind) == _quota(value, above)
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
             return all(was == max(1, round(value)) for was in _read(domain, kind).values())
         case LimitKind.PAUSE:

@@ -91,6 +91,7 @@ def resource_sample(before: Record, after: Record, seconds: float, wall: float) 
         waited = rate(_unless_never(grown("vcpu", "wait"), _total(new, "vcpu", ("wait",))))
     requests = grown("block", "rd.reqs", "wr.reqs", "fl.reqs")
     balloon = _number(new, "balloon.current")
+    waited_ns, served = grown("block", "rd.times", "wr.times"), grown("block", "rd.reqs", "wr.reqs")
     resized = None if balloon is None else float(balloon != _number(old, "balloon.current"))
     rss = _number(new, "balloon.rss")
     return ResourceSample(
@@ -106,6 +107,7 @@ def resource_sample(before: Record, after: Record, seconds: float, wall: float) 
         exits=rate(_accelerator(old, new, "exits")),
         hypercalls=rate(_accelerator(old, new, "hypercalls")),
         device_requests=rate(requests, resized),
+        block_wait=None if waited_ns is None or not served else waited_ns / served / _NS,
     )
 
 

@@ -60,6 +60,24 @@ def test_a_nic_that_no_bridge_carries() -> None:
     assert missing == ()
 
 
+@pytest.mark.parametrize(
+    ("tune", "cpu"),
+    [
+        ("", None),
+        ("<cputune><shares>2048</shares></cputune>", None),
+        ("<cputune><period>20000</period><quota>5000</quota></cputune>", 0.25),
+        ("<cputune><quota>50000</quota></cputune>", 0.5),
+        ("<cputune><period>100000</period><quota>-1</quota></cputune>", None),
+        ("<cputune><period>0</period><quota>5</quota></cputune>", None),
+        ("<cputune><period>x</period><quota>" + "9" * 40 + "</quota></cputune>", None),
+    ],
+)
+def test_the_quota_of_a_cpu(tune: str, cpu: float | None) -> None:
+    domain = parse_domain(xml(head=tune))
+    assert domain.cpu == cpu
+    assert place(domain, {}, paused=False)[0].cpu == cpu
+
+
 def test_metadata_of_another_nic_binds_nothing_here() -> None:
     ours = metadata("10.0.0.3", mac="52:54:00:99:00:02")
     assert parse_domain(xml(interface(), head=ours)).nics[0].addresses == ()

@@ -170,3 +170,13 @@ def test_no_statistics_make_a_number_that_cannot_be(old: dict, new: dict, second
         assert value is None or value >= 0
     for fraction in (seen.cpu, seen.cpu_wait, seen.memory):
         assert fraction is None or fraction <= 1
+
+
+def test_how_long_a_block_request_takes() -> None:
+    before = values(block__0__rd__times=1_000_000, block__0__wr__times=0)
+    after = values(
+        block__0__rd__times=41_000_000, block__0__wr__times=20_000_000, block__0__rd__reqs=12, block__0__wr__reqs=21
+    )
+    assert sample(before, after).block_wait == pytest.approx(0.02), "60 ms for three requests"
+    assert sample(values(), values(block__0__rd__reqs=12)).block_wait is None, "where libvirt tells no times"
+    assert sample(before, before).block_wait is None, "of no request none is known"
