@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.crowd import Full, pressed
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, LastFacts
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
@@ -71,6 +72,7 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._slow = Slow()
+        self._full = Full()
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -218,6 +220,8 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
+        for vm in self._full.see(report.vms, values[:, Metric.CPU]):
+            decisions += self._exhausted(self._record(vm), now)
         suspects: set[int] = set()
         for row, vm in enumerate(report.vms):
             record = self._record(vm)
@@ -255,6 +259,20 @@ class Hsem:
         dossier.near_capacity = True
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
+
+    def _exhausted(self, record: Watched, now: Instant) -> list[Decision]:
+        """No CPU is left to a VM: if a few ask for far more than ever, its case does not wait for HREM's notice."""
+        dossier = record.dossier or record.draft
+        if dossier is None or not self._history.usual(record.vm, Metric.CPU) < BUSY_TAIL:
+            return []
+        facts = dossier.facts(now, record.repetition)
+        if pressed(facts) is None:
+            return []
+        dossier.near_capacity = True
+        if dossier is record.dossier:
+            return []
+        dossier.opened_at = now
+        return self._open(record, dossier, tuple(explain.capacity(facts)), now)
 
     def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
         """Add up forged frames; who sent enough of them to be asked."""
