@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
-from hypervigil.host.hsem.levels import ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
+from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
@@ -49,10 +50,6 @@ QUIET_S = 60.0
 """What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
 FORGIVEN_S = 24 * 3600.0
 """After so long without a verdict an attack is a first one again."""
-BUSY_TAIL = 0.75
-"""A VM whose own 95th percentile of a resource is above this is at work, not overloaded."""
-CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.MEMORY}
-"""HREM's notices of capacity and what they are about."""
 
 
 class Hsem:
@@ -73,6 +70,7 @@ class Hsem:
         self._slow = Slow()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
+        self._full = Full()
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -214,7 +212,7 @@ class Hsem:
             decisions += record.expire(now)
             if record.state is State.ATTACKER and now >= record.hold_until:
                 self._look_again(record, now)
-            elif record.state in _CALMING and now - record.stirred_at >= self._bounds.calm_s:
+            elif record.state in CALMING and now - record.stirred_at >= self._bounds.calm_s:
                 decisions += self._leave(record, now, Event.CALM, f"calm for {self._bounds.calm_s:g} s")
         return decisions
 
@@ -234,6 +232,8 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
+        for vm in self._full.see(report.vms, values[:, Metric.CPU]):
+            decisions += self._exhausted(self._record(vm), now)
         tails = self._history.tails(report.vms)
         taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._whom_it_asks)
         self._judged = 0
@@ -279,6 +279,14 @@ class Hsem:
         dossier.near_capacity = True
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
+
+    def _exhausted(self, record: Watched, now: Instant) -> list[Decision]:
+        """No CPU is left to a VM: if a few ask for far more than ever, its case does not wait for HREM's notice."""
+        facts = press(record.dossier or record.draft, self._history.usual(record.vm, Metric.CPU), now)
+        if facts is None or record.dossier is not None or record.draft is None:
+            return []
+        record.draft.opened_at = now
+        return self._open(record, record.draft, tuple(explain.capacity(facts)), now)
 
     def _take(self, record: Watched, grab: Grab, now: Instant) -> list[Decision]:
         """A VM takes far more of a resource than ever: write it down, open a case if need be, and judge."""
@@ -386,7 +394,7 @@ class Hsem:
             if verdict is not None:
                 return self._decide(record, verdict, facts, now)
             return self._restrain(record, facts, now)
-        if verdict is not None and verdict.role in _GRAVE and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
+        if verdict is not None and verdict.role in GRAVE and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
             return self._decide(record, verdict, facts, now)
         if stirring and record.state is State.VICTIM:
             return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
@@ -490,8 +498,3 @@ class Hsem:
 
     def _file(self, vm: VmId, now: Instant) -> Dossier:
         return self._files.begin(self._record(vm), now)
-
-
-_GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})
-"""What a case may still turn out to be after a milder verdict."""
-_CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})

@@ -275,6 +275,16 @@ def grab_counterfactual(role: Role) -> str:
     return "would be OVERLOADED if it hurt nobody and kept to what it was given"
 
 
+def pressed_cause(facts: Facts, one: Surge, few: Sequence[Peer]) -> str:
+    """One sentence."""
+    share = sum(peer.openings for peer in few) / max(1.0, facts.of(Direction.IN, one.traffic))
+    who = _end(few[0]) if len(few) == 1 else f"{len(few)} sources, {_end(few[0])} first,"
+    return (
+        f"{facts.vm} has no CPU left because {who} brought {share:.0%} of up to {one.rate:,.0f} {_NAMES[one.traffic]} "
+        f"a second, each in order; together all others used to bring at most {one.tail:,.0f}"
+    )
+
+
 def overloaded_cause(facts: Facts) -> str:
     """One sentence."""
     asked, answered = facts.of(Direction.IN, TrafficClass.SYN), facts.of(Direction.OUT, TrafficClass.SYNACK)

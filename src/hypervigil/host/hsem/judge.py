@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
+from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Surge
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
@@ -42,7 +43,19 @@ MIN_UNREACHABLE = 3.0
 
 def judge(facts: Facts) -> Verdict | None:
     """The verdict that these facts allow, or ``None`` while they allow none."""
-    for rule in (_spoof, _scan, _flood, _seized, _accused, _flooded, _reflected, _grabbed, _overloaded, _cleared):
+    for rule in (
+        _spoof,
+        _scan,
+        _flood,
+        _seized,
+        _accused,
+        _flooded,
+        _reflected,
+        _pressed,
+        _grabbed,
+        _overloaded,
+        _cleared,
+    ):
         verdict = rule(facts)
         if verdict is not None:
             return verdict
@@ -354,6 +367,24 @@ def _set_going(facts: Facts, grab: Grab) -> bool:
 def _most_asking(facts: Facts) -> VmId:
     peers = facts.busiest(Direction.IN)
     return peers[0].other if peers else OUTSIDE
+
+
+def _pressed(facts: Facts) -> Verdict | None:
+    """A few ask for more than it has CPU for, each request in order: they need not be attackers, it is their victim."""
+    found = pressed(facts) if facts.near_capacity else None
+    if found is None:
+        return None
+    surge, few = found
+    return _verdict(
+        facts,
+        Role.VICTIM,
+        AttackClass.FLOOD,
+        evidence=[*explain.capacity(facts), *explain.flood(facts, surge, few[:1])[1:]],
+        cause=explain.pressed_cause(facts, surge, few),
+        counterfactual="would be OVERLOADED if the requests came from many, and CLEARED if its CPU sufficed for them",
+        confidence=0.8,
+        target=few[0].other,
+    )
 
 
 def _overloaded(facts: Facts) -> Verdict | None:

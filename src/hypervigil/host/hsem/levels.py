@@ -96,3 +96,9 @@ def diagram() -> str:
     lines = ["stateDiagram-v2", "    [*] --> level1"]
     lines += [f"    {before} --> {after}: {event}" for (before, event), after in TRANSITIONS.items()]
     return "\n".join(lines) + "\n"
+
+
+GRAVE = frozenset({Role.ATTACKER, Role.VICTIM})
+"""What a case may still turn out to be after a milder verdict."""
+CALMING = frozenset({State.VICTIM, State.REFLECTOR, State.OVERLOADED})
+"""From what calm leads back to Level 1."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
 from hypervigil.model.limits import LimitKind
@@ -114,12 +115,29 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
 
 def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
     """What keeps a flood from outside away from its victim; attackers of this host are limited where they are."""
-    if not from_outside(facts):
-        return []
-    wanted = []
-    for surge in hostile_surges(facts, Direction.IN):
-        wanted += _inbound(facts, surge, bounds)
+    wanted = _throttled(facts, bounds) if facts.near_capacity else []
+    if from_outside(facts):
+        for surge in hostile_surges(facts, Direction.IN):
+            wanted += _inbound(facts, surge, bounds)
     return _distinct(wanted)
+
+
+def _throttled(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What leaves a service CPU for others: the few that press it keep a part each, since what they ask is in order."""
+    found = pressed(facts)
+    if found is None:
+        return []
+    surge, few = found
+    return [
+        Wanted(
+            LimitKind.PEER,
+            f"{peer.address} asks for more than all used to, and no CPU is left for others",
+            round(max(size(surge.tail, bounds), KEPT_OF_UNCLEAR * peer.packets / facts.seconds), 1),
+            Direction.IN,
+            peer=peer.address,
+        )
+        for peer in few
+    ]
 
 
 def slowed(cpu: float, tail: float, bounds: Bounds) -> list[Wanted]:

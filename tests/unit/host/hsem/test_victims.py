@@ -138,13 +138,40 @@ def test_who_is_always_busy_is_not_overloaded() -> None:
     assert scene.suspected() == set()
 
 
-def test_who_is_asked_for_more_than_it_can_serve_is_overloaded(scene: Scene) -> None:
-    scene.older(10).begin(browses("alice", "web", 100, capacity=70))
+def test_who_is_asked_by_many_for_more_than_it_can_serve_is_overloaded(scene: Scene) -> None:
+    crowd = [browses(f"203.0.113.{number}", "web", 20, capacity=14) for number in range(1, 9)]
+    scene.older(10).begin(*crowd)
     scene.cpu["web"] = 1.0
     scene.run(20)
     assert scene.roles("web")[0] is Role.OVERLOADED
     assert "asked for more than usual" in scene.verdicts("web")[0].cause
     assert scene.blamed() == set()
+    assert scene.ordered("web") == []
+
+
+@pytest.mark.req("A128", "T-NET-9")
+@pytest.mark.parametrize("source", [STRANGER, "alice"])
+def test_who_has_no_cpu_left_for_the_valid_requests_of_one_is_its_victim(scene: Scene, source: str) -> None:
+    """Five times what all used to ask, complete handshakes: no packet of it is wrong."""
+    scene.older(10).begin(browses(source, "web", 130))
+    scene.cpu["web"] = 1.0
+    scene.run(3)
+    verdict = scene.verdict("web")
+    assert (verdict.role, verdict.attack) == (Role.VICTIM, AttackClass.FLOOD)
+    assert "each in order" in verdict.cause
+    assert scene.witness.opened[0].at - scene.begun_at <= 2.5
+    limits = scene.ordered("web")
+    assert {(limit.kind, limit.peer) for limit in limits} == {(LimitKind.PEER, scene.address(source))}
+    scene.run(20)
+    assert scene.blamed() == set(), "whose requests are in order is no attacker"
+
+
+@pytest.mark.req("A128")
+def test_as_many_valid_requests_are_no_attack_while_they_can_be_served(scene: Scene) -> None:
+    scene.older(10).begin(browses(STRANGER, "web", 130))
+    scene.cpu["web"] = 0.6
+    scene.run(10)
+    assert Role.VICTIM not in scene.roles("web")
     assert scene.ordered("web") == []
 
 
