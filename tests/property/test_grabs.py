@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypervigil.host.hsem.facts import Dossier, Resource
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
 from hypervigil.host.hsem.judge import judge
-from hypervigil.host.hsem.limiting import hardened
+from hypervigil.host.hsem.limiting import hardened, shared
 from hypervigil.model.ids import HOST, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
@@ -77,9 +77,13 @@ def test_a_verdict_on_a_grab_is_had_again_from_its_facts_and_limits_what_is_grab
         assert verdict is not None
         assert verdict == judge(facts)
         assert verdict.role in {Role.ATTACKER, Role.VICTIM, Role.OVERLOADED}
-        assert (verdict.role is Role.OVERLOADED) == (not grab.harmful) == (verdict.attack is AttackClass.NONE)
+        assert (verdict.attack is AttackClass.NONE) == (not grab.harmful)
+        own_computing = grab.resource is Resource.CPU and not grab.caused
+        assert (verdict.role is Role.OVERLOADED) == (not grab.harmful or own_computing)
         if verdict.role is Role.ATTACKER:
             kinds = {one.kind for one in hardened(facts, verdict, Bounds(), "limit")}
             assert kinds
             assert not kinds & {LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE}
-            assert (LimitKind.CPU in kinds) == (grab.resource is Resource.CPU)
+            assert LimitKind.CPU not in kinds
+        computing = grab.resource is Resource.CPU and grab.harmful
+        assert {one.kind for one in shared(facts, Bounds())} == ({LimitKind.CPU} if computing else set())

@@ -13,7 +13,7 @@ from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
-from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, slowed
+from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
@@ -430,7 +430,7 @@ class Hsem:
             case Role.REFLECTOR:
                 decisions += record.swap(muffled(facts, self._bounds), now, self._bounds.hold_s)
             case Role.OVERLOADED:
-                decisions += record.lift(now, "nobody attacks")
+                decisions += record.swap(shared(facts, self._bounds), now, self._bounds.hold_s)
             case Role.CLEARED:
                 until = Instant(now + QUIET_S)
                 record.quiet = {(s.direction, s.traffic): (until, s.rate) for s in facts.surges}

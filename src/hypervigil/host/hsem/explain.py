@@ -259,7 +259,7 @@ def _whom(grab: Grab) -> str:
 def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
     """One sentence."""
     what = f"{facts.vm} takes {_amount(worst, worst.rate)}, usually at most {_amount(worst, worst.tail)}"
-    if role is Role.OVERLOADED:
+    if role is Role.OVERLOADED and not worst.harmful:
         return f"{what}, at its capacity, within what it was given, and hurts nobody"
     how = f"at the cost of {_whom(worst)}" if worst.cost >= 1 else "more than it was given"
     why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"

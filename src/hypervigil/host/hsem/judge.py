@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
-from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
@@ -325,9 +325,18 @@ def _worst_grab(facts: Facts) -> Grab | None:
 
 
 def _seized(facts: Facts) -> Verdict | None:
-    """Far more of a resource than ever, others bear it, and nobody had set it going: whatever comes in since."""
+    """Far more of a resource than ever, others bear it, and nobody had set it going: whatever comes in since.
+
+    To compute is no attack, however much: the host shares its CPUs, and may have too few.
+    """
     worst = _worst_grab(facts)
-    if worst is None or not worst.harmful or _set_going(facts, worst) or hostile_surges(facts):
+    if (
+        worst is None
+        or worst.resource is Resource.CPU
+        or not worst.harmful
+        or _set_going(facts, worst)
+        or hostile_surges(facts)
+    ):
         return None
     return _of_grab(facts, worst, Role.ATTACKER, worst.sufferer)
 
@@ -337,7 +346,7 @@ def _grabbed(facts: Facts) -> Verdict | None:
     worst = _worst_grab(facts)
     if worst is None or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
         return None
-    if worst.harmful:
+    if worst.harmful and (worst.resource is not Resource.CPU or _set_going(facts, worst)):
         return _of_grab(facts, worst, Role.VICTIM, _most_asking(facts))
     return _of_grab(facts, worst, Role.OVERLOADED, None)
 

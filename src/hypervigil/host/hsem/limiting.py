@@ -102,7 +102,7 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
     value = bounds.factor * grab.tail
     match grab.resource:
         case Resource.CPU:
-            return [Wanted(LimitKind.CPU, reason, round(min(max(value, LEAST_CPU), 1.0), 3))]
+            return []  # see ``shared``
         case Resource.MEMORY:
             return [Wanted(LimitKind.MEMORY, reason, max(grab.tail / 1024, LEAST_MEMORY_KIB))]
         case Resource.DISK:
@@ -137,6 +137,19 @@ def _throttled(facts: Facts, bounds: Bounds) -> list[Wanted]:
             peer=peer.address,
         )
         for peer in few
+    ]
+
+
+def shared(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What leaves others CPU, of one that computes more than ever while they wait; it keeps a part, as no attacker."""
+    return [
+        Wanted(
+            LimitKind.CPU,
+            f"uses {grab.rate:.0%} of its CPU, usually at most {grab.tail:.0%}, while others wait for one",
+            round(min(max(bounds.factor * grab.tail, KEPT_OF_UNCLEAR * grab.rate, LEAST_CPU), 1.0), 3),
+        )
+        for grab in facts.grabs
+        if grab.resource is Resource.CPU and grab.harmful
     ]
 
 

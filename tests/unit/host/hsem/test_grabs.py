@@ -122,10 +122,12 @@ GRABS = {
     ),
 }
 each = pytest.mark.parametrize("grab", GRABS.values(), ids=GRABS)
+BLAMED = {name: grab for name, grab in GRABS.items() if grab.resource is not Resource.CPU}
+each_that_is_blamed = pytest.mark.parametrize("grab", BLAMED.values(), ids=BLAMED)
 
 
 @pytest.mark.req("A253")
-@each
+@each_that_is_blamed
 def test_at_others_cost_it_is_an_attack(grab: Grab, scene: Scene) -> None:
     grab.taking(scene)
     grab.cost(scene)
@@ -136,13 +138,33 @@ def test_at_others_cost_it_is_an_attack(grab: Grab, scene: Scene) -> None:
     assert "at the cost of" in verdict.cause
     assert {"resource-grab", "at-others-cost"} <= {one.kind for one in verdict.evidence}
     assert grab.held_by in {limit.kind for limit in scene.limits("mallory")}
-    assert scene.blamed() == scene.limited() == {"mallory"}
+    assert scene.blamed() == {"mallory"}
+    others = [limit.peer for name in scene.limited() - {"mallory"} for limit in scene.limits(name)]
+    assert set(others) <= {scene.address("mallory")}, "but where somebody is spared of it"
     (found,) = scene.hsem.facts(verdict.case).grabs
     assert found.resource is grab.resource
 
 
+@pytest.mark.req("A253")
+def test_to_compute_at_others_cost_is_no_attack_and_is_shared(scene: Scene) -> None:
+    """Many processes and a batch job look alike from outside, and both may have what others leave."""
+    uses_cpu(scene)
+    scene.takes("web", cpu_wait=0.5).run(8.0)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack) == (Role.OVERLOADED, AttackClass.OVERFLOW)
+    assert "at the cost of" in verdict.cause
+    (limit,) = scene.limits("mallory")
+    assert limit.kind is LimitKind.CPU
+    assert limit.value is not None
+    assert limit.value >= 0.5
+    assert scene.blamed() == set()
+    scene.cpu["mallory"] = 0.2
+    scene.takes("web", cpu_wait=0.01).run(40)
+    assert scene.limits("mallory") == []
+
+
 @pytest.mark.req("A254")
-@each
+@each_that_is_blamed
 def test_what_others_set_going_before_makes_a_victim(grab: Grab, scene: Scene) -> None:
     scene.begin(browses("alice", "mallory", 60)).run(3)
     grab.taking(scene)
@@ -168,7 +190,7 @@ def test_what_hurts_nobody_is_its_own_business(grab: Grab, scene: Scene) -> None
     assert scene.limited() == set()
 
 
-@each
+@each_that_is_blamed
 def test_inbound_load_that_comes_later_excuses_nothing(grab: Grab, scene: Scene) -> None:
     grab.taking(scene)
     scene.run(4)
@@ -178,7 +200,7 @@ def test_inbound_load_that_comes_later_excuses_nothing(grab: Grab, scene: Scene)
     assert Role.VICTIM not in scene.roles("mallory")
 
 
-@each
+@each_that_is_blamed
 def test_a_flood_from_outside_that_comes_later_hides_nothing(grab: Grab, scene: Scene) -> None:
     grab.taking(scene)
     scene.run(3)
