@@ -21,6 +21,9 @@ class Rate:
         return self.end_ns > now and bool(self.packets_per_s_x1000 or self.octets_per_s)
 
 
+NO_RATE = Rate()
+
+
 @dataclass(slots=True)
 class Bucket:
     """Tokens; they may go into debt by one frame."""

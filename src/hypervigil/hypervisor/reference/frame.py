@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.traffic import TrafficClass
 
 ETH_HLEN = 14
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 ICMP, UDP, ICMPV6 = 1, 17, 58
 V4_MAPPED = bytes(10) + b"\xff\xff"
 MAX_EXTENSIONS = 6
@@ -36,11 +37,15 @@ class Frame:
     protocol: int = 0
     icmp_type: int = 0
     fragment: bool = False
+    fragment_id: bytes = bytes(4)
+    """As it is in the header; IPv4's two bytes are followed by zeros."""
     multicast: bool = False
     source_mac: bytes = bytes(6)
     destination_mac: bytes = bytes(6)
     vlan: bool = False
     """Whether it came with a VLAN tag, which the kernel has taken off."""
+    ingress: int = 0
+    """The device that it came from; 0: it began at this host."""
 
     def load(self, at: int, count: int) -> bytes | None:
         """So many bytes, or ``None`` where the frame is shorter."""
@@ -55,9 +60,9 @@ class Frame:
         return self.protocol == ICMPV6 and bool(self.l4) and 133 <= self.icmp_type <= 137
 
 
-def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
+def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False, ingress: int = 0) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, vlan=vlan)
+    frame = Frame(data, length, vlan=vlan, ingress=ingress)
     frame.readable = _read(frame, gso_size)
     return frame
 
@@ -115,6 +120,7 @@ def _read_ipv4(frame: Frame) -> int | None:
     frame.protocol = ip[9]
     offset = ip[6] << 8 | ip[7]
     frame.fragment = bool(offset & 0x3FFF)
+    frame.fragment_id = ip[4:6] + b"\0\0"
     frame.l4 = ETH_HLEN + (ip[0] & 15) * 4
     if offset & 0x1FFF:
         header_end, frame.l4 = frame.l4, 0
@@ -137,6 +143,7 @@ def _read_ipv6(frame: Frame) -> int | None:
             return None
         if following == _FRAGMENT:
             frame.fragment = True
+            frame.fragment_id = frame.load(at + 4, 4) or bytes(4)
             if (head[2] << 8 | head[3]) & 0xFFF8:
                 return at + 8
             at += 8

@@ -2,11 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
 from hypervigil.hypervisor.adapters.ebpf.reader import Trip
-from hypervigil.hypervisor.reference.bucket import Bucket, Rate
+from hypervigil.hypervisor.reference.bucket import NO_RATE, Bucket, Rate
+from hypervigil.hypervisor.reference.fabric import Denial, Fabric
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity
 from hypervigil.hypervisor.reference.peers import Peers, remember
@@ -35,7 +37,7 @@ class Slot:
     number: int
     counters: layout.Counters
     rates: dict[Place, Rate] = field(default_factory=dict)
-    new_destinations: Rate = field(default_factory=Rate)
+    new_destinations: Rate = NO_RATE
     gate: Gate = Gate.OPEN
     gate_end_ns: int = 0
     buckets: dict[Place, Bucket] = field(default_factory=dict)
@@ -47,72 +49,77 @@ class Slot:
     cells: tuple[tuple[layout.ClassCounters, ...], ...] = ()
     """The counters of each class in each direction."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit, in force or not."""
+        limits = self.rates or self.sources or self.gate is not Gate.OPEN
+        return bool(limits) or self.new_destinations is not NO_RATE
+
     def __post_init__(self) -> None:
         self.cells = tuple(tuple(self.counters.by_class[way][traffic] for traffic in TrafficClass) for way in Direction)
 
     def clear(self) -> None:
         """No limit, no tripwire, no limited source."""
         self.rates.clear()
-        self.new_destinations, self.gate, self.gate_end_ns = Rate(), Gate.OPEN, 0
+        self.new_destinations, self.gate, self.gate_end_ns = NO_RATE, Gate.OPEN, 0
         self.tripwires.clear()
         self.sources.clear()
 
 
-@dataclass(slots=True)
-class Port:
-    """A port with its identity and its slot."""
+class Handover(Enum):
+    """What the program at the sender's port has done already for the one at the receiver's."""
 
-    slot: Slot
-    identity: Identity
-    enforce: bool
-    allows: frozenset[bytes]
-    """Who may be talked to in quarantine."""
+    NOTHING = 0
+    DECIDED = 1
+    DONE = 2
+    """It has decided and counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a frame."""
+
+    passes: bool
+    device: int = 0
+    """It goes straight to this one; 0: on to the bridge."""
+    handover: Handover = Handover.NOTHING
+
+
+_PASSES, _DROPPED = Fate(passes=True), Fate(passes=False)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What all ports of a host share."""
+
+    slots: list[Slot]
     peers: Peers
     events: deque[Trip]
+    fabric: Fabric
 
-    def handle(self, direction: Direction, frame: Frame, now: int) -> bool:
-        """Count a frame, and whether it passes."""
-        slot, counters = self.slot, self.slot.counters
+    def count(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> None:
+        """Count a frame, whatever becomes of it."""
         cell = slot.cells[direction][frame.traffic]
         cell.packets += frame.packets
         cell.octets += frame.length
-        self._trip(direction, frame, now)
-        if direction is Direction.OUT:
-            kind = self.identity.forgery(frame)
-            if kind is not None:
-                counters.forged[kind] += 1
-                if self.enforce:
-                    return False
-        elif frame.traffic is TrafficClass.RST or _unreachable(frame):
-            counters.failures += 1
-        stranger = self._remember(direction, frame, now) if frame.readable else False
-        if (
-            self._gated(direction, frame, now)
-            or self._beyond_limits(direction, frame, now, stranger=stranger)
-            or (direction is Direction.IN and self._beyond_source(frame, now))
-        ):
-            cell.limited += frame.packets
-            if self.enforce:
-                return False
-        if stranger:
-            peer = self.peers.find((slot.number, Direction.OUT, frame.destination))
-            if peer is not None:
-                peer.admitted = 1
-        return True
+        self._trip(slot, direction, frame, now)
 
-    def _remember(self, direction: Direction, frame: Frame, now: int) -> bool:
-        """Whether the frame goes to somebody to whom none was let through yet."""
+    def note(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> bool:
+        """Signs of failure, and who is talked to; whether that is somebody to whom no frame was let through yet."""
+        counters = slot.counters
+        if direction is Direction.IN and (frame.traffic is TrafficClass.RST or _unreachable(frame)):
+            counters.failures += 1
         if direction is Direction.OUT and frame.multicast and frame.traffic is not TrafficClass.ARP:
             return False
-        fresh, stranger = remember(self.peers, self.slot.number, direction, frame, now)
+        fresh, stranger = remember(self.peers, slot.number, direction, frame, now)
         if fresh:
-            self.slot.counters.peers_created += 1
+            counters.peers_created += 1
             if direction is Direction.OUT:
-                self.slot.counters.new_destinations += 1
+                counters.new_destinations += 1
         return stranger
 
-    def _trip(self, direction: Direction, frame: Frame, now: int) -> None:
-        slot, place = self.slot, (direction, frame.traffic)
+    def _trip(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> None:
+        place = (direction, frame.traffic)
         threshold = slot.tripwires.get(place, 0)
         if not threshold:
             return
@@ -127,6 +134,66 @@ class Port:
             slot.counters.events_lost += 1
             return
         self.events.append(Trip(now, slot.number, direction, frame.traffic, after))
+
+
+@dataclass(slots=True)
+class Port:
+    """A port with its identity and its slot."""
+
+    slot: Slot
+    identity: Identity
+    enforce: bool
+    allows: frozenset[bytes]
+    """Who may be talked to in quarantine."""
+    memory: Memory
+
+    def handle(self, direction: Direction, frame: Frame, now: int, handover: Handover = Handover.NOTHING) -> Fate:
+        """Count a frame, and what becomes of it."""
+        slot = self.slot
+        self.memory.count(slot, direction, frame, now)
+        if direction is Direction.OUT:
+            kind = self.identity.forgery(frame)
+            if kind is not None:
+                slot.counters.forged[kind] += 1
+                if self.enforce:
+                    return _DROPPED
+        stranger = self.memory.note(slot, direction, frame, now) if frame.readable else False
+        if slot.limited and self._limited(direction, frame, now, stranger=stranger):
+            slot.cells[direction][frame.traffic].limited += frame.packets
+            if self.enforce:
+                return _DROPPED
+        fate = _PASSES if handover is not Handover.NOTHING else self._cross(direction, frame, now)
+        if stranger and fate.passes:
+            peer = self.memory.peers.find((slot.number, Direction.OUT, frame.destination))
+            if peer is not None:
+                peer.admitted = 1
+        return fate
+
+    def _cross(self, direction: Direction, frame: Frame, now: int) -> Fate:
+        """Whether the network policy lets it pass, and past the bridge."""
+        number, fabric = self.slot.number, self.memory.fabric
+        way = fabric.cross(number, direction, frame, now, self.identity)
+        if not self.enforce:
+            return _PASSES
+        if isinstance(way, Denial):
+            return _DROPPED
+        if direction is Direction.IN or not way.device or fabric.directory.seats[number].routed:
+            return _PASSES
+        fabric.crossings[number].straight += frame.packets
+        receiver = self.memory.slots[way.slot]
+        if receiver.limited:
+            return Fate(passes=True, device=way.device, handover=Handover.DECIDED)
+        self.memory.count(receiver, Direction.IN, frame, now)
+        self.memory.note(receiver, Direction.IN, frame, now)
+        return Fate(passes=True, device=way.device, handover=Handover.DONE)
+
+    def _limited(self, direction: Direction, frame: Frame, now: int, *, stranger: bool) -> bool:
+        """Whether a limit on the port, or one on the frame's source, stops it."""
+        return (
+            self._gated(direction, frame, now)
+            or self._beyond_limits(direction, frame, now, stranger=stranger)
+            or (direction is Direction.IN and self._beyond_source(frame, now))
+        )
 
     def _gated(self, direction: Direction, frame: Frame, now: int) -> bool:
         slot = self.slot
