@@ -139,6 +139,7 @@ def outcome(seen: Seen, *, image: str, residue: Sequence[str]) -> Outcome:
     else:
         for expectation in scenario.expect:
             failures += _unmet(seen, expectation, guests[expectation.guest])
+        failures += [failure for number, step in enumerate(seen.steps, 1) for failure in _unstopped(number, step)]
     failures += [f"{name} is blamed for an attack that it did not make" for name in wrong_blame]
     failures += [f"left on the host: {thing}" for thing in residue]
     return Outcome(
@@ -235,6 +236,9 @@ def _unmet(seen: Seen, expectation: Expectation, got: GuestOutcome) -> list[str]
     late = expectation.within_s
     if late is not None and got.verdict_s is not None and got.verdict_s > late:
         failures.append(f"{name}: the verdict came {got.verdict_s:.1f} s after onset, {late:g} s were allowed")
+    before, during, share = got.work_before, got.work_during, expectation.keeps
+    if share is not None and (before is None or during is None or during < share * before):
+        failures.append(f"{name} should keep {share:.0%} of its work, and did {during} a second instead of {before}")
     free = not any(_stands(limit, seen) for limit in _in_force(seen, name))
     if expectation.released not in (None, free):
         failures.append(f"{name} is {'free of limits' if free else 'still limited'} at the end")
@@ -290,6 +294,14 @@ def _unsuccessful(number: int, step: StepSeen) -> list[str]:
         return []
     arrived = _arrived(step)
     return [f"step {number} on {step.step.on}: only {arrived} of {step.sent} frames arrived, though nobody hindered it"]
+
+
+def _unstopped(number: int, step: StepSeen) -> list[str]:
+    """Why too much of an attack arrived, if so."""
+    share, arrived = step.step.passes, _arrived(step)
+    if share is None or arrived <= share * step.sent:
+        return []
+    return [f"step {number} on {step.step.on}: {arrived} of {step.sent} frames arrived, {share:.0%} were allowed"]
 
 
 # --- the guests' work ---

@@ -54,6 +54,8 @@ def _things() -> Iterator[str]:
     yield from (f"domain {path.stem}" for path in _domain_files())
     yield from (f"{line}" for line in _lines("nft", "list", "tables") if any(word in line for word in _OURS))
     yield from (f"routing rule {line}" for line in _lines("ip", "rule", "show") if any(word in line for word in _OURS))
+    for kind in ("-4", "-6"):  # by the product's protocol number: to VMs that no bridge carries
+        yield from (f"route {line}" for line in _lines("ip", kind, "-o", "route", "show", "proto", "72"))
     yield from _queueing()
     yield from (f"pin {path}" for path in _inside(_PINS) if any(word in path.name for word in _OURS))
     yield from _programs()

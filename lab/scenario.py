@@ -58,6 +58,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: str
     attack: bool = False
     target: str | None = None
+    passes: float | None = None
+    """Of an attack: at most this share of its frames may arrive."""
 
     @property
     def boots(self) -> bool:
@@ -73,6 +75,8 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     attack_class: AttackClass | None = None
     within_s: float | None = None
     released: bool | None = None
+    keeps: float | None = None
+    """At least this share of its work of before it does while steps run."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,6 +210,8 @@ def _check(scenario: Scenario) -> None:
         _known("expect", expectation.guest, guests)
         if expectation.within_s is not None and _number("within_s", expectation.within_s) == 0:
             raise LabError(f"expect for {expectation.guest}: within_s is 0, give it some seconds")
+        if expectation.keeps is not None:
+            _share("keeps", expectation.keeps)
     boots = [step.on for step in scenario.step if step.boots]
     _unique("step that boots guest", boots)
 
@@ -238,6 +244,10 @@ def _check_guest(scenario: Scenario, guest: GuestTable, guests: Mapping[str, Gue
 
 def _check_step(scenario: Scenario, step: Step, guests: Mapping[str, GuestTable]) -> None:
     _number("at_s", step.at_s)
+    if step.passes is not None:
+        _share("passes", step.passes)
+        if not step.attack:
+            raise LabError("passes is of an attack: write attack = true, or leave it out")
     if step.at_s > scenario.limits.duration_s:
         raise LabError(f"at_s is {step.at_s:g}, beyond the end at duration_s = {scenario.limits.duration_s:g}")
     places = [*guests, EXT]
@@ -270,6 +280,11 @@ def _number(what: str, value: float) -> float:
     if not math.isfinite(value) or value < 0 or value > SECONDS_MOST:
         raise LabError(f"{what} is {value:g}: take a number of seconds from 0 to {SECONDS_MOST:g}")
     return value
+
+
+def _share(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise LabError(f"{what} is {value:g}: take a share from 0 to 1")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

@@ -34,10 +34,10 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def marked() -> socket.socket:
+def marked(tos: int = TOS) -> socket.socket:
     """A TCP socket whose packets carry the mark of ordinary work; so do those of the sockets that it accepts."""
     sock = socket.socket()
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, TOS)
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
     return sock
 
 
@@ -154,7 +154,7 @@ class _Request:
 
 def web_client(options: argparse.Namespace) -> None:
     """Ask at a fixed mean rate whatever the answers do (open loop), each time on a new connection."""
-    target = _address(options.url)
+    target = (*_address(options.url), 0 if options.attack else TOS)
     dice = random.Random(options.seed)
     poll = select.epoll()
     running: dict[int, _Request] = {}
@@ -193,11 +193,12 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _ask(
-    target: tuple[str, int], due: float, poll: select.epoll, running: dict[int, _Request], seconds: Seconds
+    target: tuple[str, int, int], due: float, poll: select.epoll, running: dict[int, _Request], seconds: Seconds
 ) -> None:
-    connection = marked()
+    name, port, tos = target
+    connection = marked(tos)
     connection.setblocking(False)
-    problem = connection.connect_ex(target)
+    problem = connection.connect_ex((name, port))
     if problem not in (0, errno.EINPROGRESS):
         connection.close()
         seconds.fell()
@@ -269,6 +270,7 @@ def _options() -> argparse.Namespace:
         client.add_argument("--rate", type=float, default=8.0, help="requests a second")
         client.add_argument("--seconds", type=float, default=0.0, help="0: for ever")
         client.add_argument("--seed", type=int, default=0)
+        client.add_argument("--attack", action="store_true", help="not ordinary work: a flood of valid requests")
         client.set_defaults(summary=summary)
     units = kinds.add_parser("batch", help="compute units of equal size")
     units.add_argument("--rate", type=float, default=5.0, help="units a second, at most")

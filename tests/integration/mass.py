@@ -26,7 +26,7 @@ from hypervigil.hypervisor.reference.conversations import Way
 from hypervigil.hypervisor.reference.fabric import Crossings, Fabric
 from hypervigil.hypervisor.reference.frame import read
 from hypervigil.hypervisor.reference.plane import ReferencePlane, ReferenceReader
-from hypervigil.hypervisor.reference.port import Fate, Handover, Slot
+from hypervigil.hypervisor.reference.port import Fate, Handover, Slot, Told
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import Fabric as Granted
 from hypervigil.model.port_policy import FabricChange, PortPolicy
@@ -39,7 +39,7 @@ from tests.integration.testrun import Runner
 WORLD, TURN = 20_000, 400
 """Frames of a world, and of one policy."""
 PASS, DROP, REDIRECT = -1, 2, 7
-DECIDED, TICKET, DONE = 0x4856_0000, 0xFFFF, 0x4857_0000
+DECIDED, TICKET, DONE, PASSED = 0x4856_0000, 0xFFFF, 0x4857_0000, 0x4858_0000
 HOUR_NS, TICK_NS = 3600 * 10**9, 1 << 30
 PORTS = 1024
 EXACT_PEER = ("packets", "octets", "openings", "resets", "mac", "admitted")
@@ -73,6 +73,7 @@ class Tally:
     forged: np.ndarray = field(default_factory=lambda: np.zeros(layout.FORGED_KINDS, np.int64))
     classes: np.ndarray = field(default_factory=lambda: np.zeros((2, layout.CLASSES), np.int64))
     limited: int = 0
+    answered: int = 0
     flows: int = 0
     evicted: int = 0
     handovers: dict[Handover, int] = field(default_factory=dict)
@@ -224,6 +225,7 @@ class World:
         for address in self.scene.plane.peers(port):
             self.both("clear_peer", port, address)
         self.both("set_gate", port, Gate.OPEN, 0)
+        self.both("set_proof", port, 0)
         if dice.random() < 0.5:
             return
         for _ in range(dice.randrange(4)):
@@ -242,6 +244,8 @@ class World:
             self.both("set_new_destinations", port, dice.choice((0.001, 4e6)), dice.choice(ends))
         if dice.random() < 0.3:
             self.both("set_gate", port, dice.choice(tuple(Gate)), dice.choice(ends))
+        if dice.random() < 0.3:
+            self.both("set_proof", port, dice.choice(ends))
         addresses = [address for d in self.scene.devices for address in (d.v4, d.v6, d.mac)]
         for address in dice.sample(addresses, dice.randrange(4)):
             self.both("set_peer", port, address, dice.choice((0, 0.001, 4e6)), dice.choice(ends))
@@ -298,9 +302,14 @@ class World:
         self.unsure |= now // TICK_NS != before // TICK_NS
         frame = read(shot.frame, len(shot.frame), gso_size=shot.gso_size, ingress=shot.ingress)
         fate = self.model.take(shot.ifindex, shot.direction, frame, now, handover)
+        if shot.direction is Direction.IN and returned == REDIRECT:
+            returned = DROP  # it is not delivered, but answered in its port's place: see what was counted
         wanted = DROP if not fate.passes else REDIRECT if fate.device else PASS
         if returned != wanted:
             raise DifferError(self.told(f"the program returns {returned}, the model {fate}"))
+        marked = {Told.NOTHING: 0, Told.PASSED: PASSED, Told.ELSEWHERE: PASSED | 1}[fate.told]
+        if returned == PASS and shot.direction is Direction.OUT and self._mark != marked:
+            raise DifferError(self.told(f"the program's mark is {self._mark:#x}, the model's {fate.told}"))
         if returned == REDIRECT:
             self._check_redirection(shot, fate)
         verdicts = self.tally.verdicts
@@ -390,6 +399,7 @@ class World:
         tally.forged += counters["forged"].sum(axis=0).astype(np.int64)
         tally.classes += counters["by_class"]["packets"].sum(axis=0).astype(np.int64)
         tally.limited += int(counters["by_class"]["limited"].sum())
+        tally.answered += int(counters["answered"].sum())
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)
             tally.flows += crossings.flows
@@ -470,6 +480,6 @@ def unlike(theirs: bytes, mine: layout.Counters) -> list[str]:
         for unit in ("packets", "octets", "limited")
     ]
     counts += [(f"forged {kind.name}", there.forged[kind], mine.forged[kind]) for kind in ForgedKind]
-    names = ("new_destinations", "failures", "peers_created", "events_lost")
+    names = ("new_destinations", "failures", "peers_created", "events_lost", "answered", "proven")
     counts += [(name, getattr(there, name), getattr(mine, name)) for name in names]
     return [f"{what}: {one}, {other}" for what, one, other in counts if one != other]

@@ -434,7 +434,7 @@ def test_drift_is_seen_and_repaired(rig: Rig) -> None:
         *slot.to_bytes(4, "little").hex(" ").split(),
         "value",
         "hex",
-        *(["00"] * 616),
+        *(["00"] * 624),
     )
     found = {drift.what for drift in rig.plane.drift()}
     assert found == {"its programs were detached", "its limits were changed"}

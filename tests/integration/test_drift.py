@@ -116,7 +116,7 @@ def test_an_overwritten_limit(rig: Rig, kind: str) -> None:
     assert not rig.passes()
 
     def overwrite() -> None:
-        rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 616))
+        rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 624))
         assert rig.passes(), "the control"
 
     def broken() -> bool:
@@ -126,6 +126,25 @@ def test_an_overwritten_limit(rig: Rig, kind: str) -> None:
     rig.is_back(overwrite, broken, A_MAC, "its limits were changed")
     rig.driver.lift(one)
     assert rig.passes()
+
+
+def test_an_overwritten_proof_of_source(rig: Rig) -> None:
+    one = rig.driver.limit(VmId("tapb"), LimitKind.SOURCE_PROOF, direction=Direction.IN)
+    assert "source proof" in rig.driver.put(one)
+    kernel = rig.driver.kernel()
+
+    def broken() -> bool:
+        return kernel.proof(PortId(B_MAC)) <= now() * 1e9
+
+    def overwrite() -> None:
+        rig.map("hv_limits", "update", "key", "hex", *rig.slot(B_MAC), "value", "hex", *(["00"] * 624))
+        assert broken(), "the control"
+
+    assert not broken()
+    rig.is_back(overwrite, broken, B_MAC, "its limits were changed")
+    rig.driver.lift(one)
+    assert broken(), "lifted"
+    kernel.close()
 
 
 @pytest.mark.parametrize("peer", [A, A_MAC])
@@ -174,7 +193,7 @@ def test_with_nobody_alive_changes_stay_and_the_next_enforcer_undoes_them(rig: R
     rig.driver.put(one)
     rig.driver.kill()
     assert not rig.passes(), "limits need nobody"
-    rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 616))
+    rig.map("hv_limits", "update", "key", "hex", *rig.slot(A_MAC), "value", "hex", *(["00"] * 624))
     run("nft", "delete", "table", "bridge", "hypervigil")
     assert rig.passes(), "the control"
     rig.driver.start()

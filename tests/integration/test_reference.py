@@ -28,7 +28,7 @@ from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.anyframe import Cast, Maker
 from tests.integration.mass import unlike
 from tests.integration.testrun import run_program, runnable
-from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, namespace, udp
+from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, namespace, tcp, udp
 
 pytestmark = pytest.mark.root
 
@@ -39,7 +39,7 @@ CAST = Cast(
     v6=("fd77::1", "fd77::2", "fe80::5054:ff:feaa:1", "::", "ff02::1", "2001:db8::9"),
 )
 BOUND = (CAST.v4[0], CAST.v6[0])
-PASSES, DROPS = -1, 2
+PASSES, DROPS, ANSWERS = -1, 2, 7
 HOUR_NS = 3600 * 10**9
 TAGS = (b"\x81\x00", b"\x88\xa8")
 CPUS = os.cpu_count() or 1
@@ -88,7 +88,7 @@ class Pair:
         self.trips += self.reader.wait(0) if self.listening else []
         at = self._when(direction, read_, peer, began, ended)
         passes = self.model.handle(self.tap.ifindex, direction, frame, at, gso_size=gso_size)
-        if returned != (PASSES if passes else DROPS):
+        if (returned == PASSES) != passes or returned not in {PASSES, DROPS, ANSWERS}:
             return f"the program returns {returned}, the model lets it pass: {passes}"
         if self._counters() != bytes(self.slot.counters):
             return f"counters: {unlike(self._counters(), self.slot.counters)}"
@@ -207,6 +207,7 @@ def settings(pair: Pair, maker: Maker) -> None:
         pair.order("clear_new_destinations")
     gate = dice.choice((Gate.OPEN, Gate.OPEN, Gate.OPEN, Gate.QUARANTINE, Gate.ISOLATE))
     pair.order("set_gate", gate, dice.choice((soon, ago)))
+    pair.order("set_proof", dice.choice((soon, soon, ago, 0)))
     for address in (*CAST.v4[1:3], CAST.v6[1], CAST.macs[1]):
         if dice.random() < 0.4:
             pair.order("set_peer", address, dice.choice((0, 5, 2000)), dice.choice((soon, ago)))
@@ -264,6 +265,24 @@ def test_the_comparison_can_fail(pair: Pair) -> None:
     frame = ethernet(MAC, CAST.macs[1], 0x0800, ipv4(BOUND[0], CAST.v4[1], 17, udp(999, 80)))
     pair.slot.counters.failures += 1
     assert "failures" in (pair.send(Direction.OUT, frame) or "")
+
+
+def test_who_has_not_proven_its_address_is_answered_or_held_in_both(pair: Pair) -> None:
+    pair.bind(Mode.ENFORCE, addresses=BOUND)
+    pair.order("set_gate", Gate.OPEN, 0)
+    pair.order("set_proof", now_ns() + HOUR_NS)
+    before, limited = pair.slot.counters.answered, pair.slot.cells[Direction.IN][TrafficClass.FRAGMENT].limited
+    begins = tcp(999, 80, 2)
+    whole = ethernet(CAST.macs[1], MAC, 0x0800, ipv4(CAST.v4[1], BOUND[0], 6, begins))
+    part = ethernet(CAST.macs[1], MAC, 0x0800, ipv4(CAST.v4[1], BOUND[0], 6, begins[:16], fragment=0x2000))
+    for address in (CAST.v4[1], CAST.v4[2], CAST.v6[1]):
+        pair.order("clear_peer", address)
+    for traffic in (TrafficClass.SYN, TrafficClass.FRAGMENT, None):
+        pair.order("clear_limit", Direction.IN, traffic)
+    assert pair.send(Direction.IN, whole) is None
+    assert pair.send(Direction.IN, part) is None
+    assert pair.slot.counters.answered - before == 1
+    assert pair.slot.cells[Direction.IN][TrafficClass.FRAGMENT].limited - limited == 1
 
 
 def test_a_wire_that_springs_too_often_loses_events_in_both(pair: Pair) -> None:

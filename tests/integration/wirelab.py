@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import select
 import socket
@@ -31,19 +32,26 @@ def run(*arguments: str) -> str:
 
 
 @contextlib.contextmanager
-def namespace() -> Iterator[None]:
+def namespace(*, ipv6: bool = False) -> Iterator[None]:
     """This thread in a network namespace of its own, which goes with the last thing in it."""
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if _libc.unshare(_CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     try:
         for setting, value in _SETTINGS.items():
+            if ipv6 and "disable_ipv6" in setting:
+                continue
             with contextlib.suppress(FileNotFoundError):
                 Path("/proc/sys/net", setting).write_text(value)
         yield
     finally:
         _libc.setns(home, _CLONE_NEWNET)
         os.close(home)
+
+
+def mac_of(device: str) -> str:
+    """The MAC of a device of the host."""
+    return str(json.loads(run("ip", "-j", "link", "show", "dev", device))[0]["address"])
 
 
 class Tap:

@@ -101,7 +101,7 @@ def test_a_limit_is_never_turned_into_none(of: list[Limit]) -> None:
     """In the kernel 0 means no limit."""
     for place, setting in port_settings(of).items():
         match place.knob:
-            case Knob.GATE:
+            case Knob.GATE | Knob.PROOF:
                 assert setting.packets_per_s == setting.octets_per_s == 0
             case _:
                 assert setting.packets_per_s >= LEAST or setting.octets_per_s >= 1

@@ -34,6 +34,7 @@ def before_start(layout: Layout) -> Iterator[Finding]:
     yield _tool("nft", "nftables")
     yield _bpf()
     yield _libvirt()
+    yield from _forwarding()
     yield from _users()
     yield _interpreter()
     yield _space(layout.state_dir)
@@ -111,6 +112,15 @@ def _libvirt() -> Finding:
             "'systemctl start libvirtd', or 'virtlogd -d; libvirtd -d' where there is no systemd",
         )
     return Finding("libvirt", good=True, detail=f"answers at {LIBVIRT_SOCKET}")
+
+
+def _forwarding() -> Iterator[Finding]:
+    """Whether the host routes: the operator's to say, and needed only where a network of the policy is routed."""
+    for version, setting in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
+        path = Path("/proc/sys", setting.replace(".", "/"))
+        on = path.exists() and path.read_text(encoding="ascii").strip() != "0"
+        detail = "on" if on else f"off; routed networks need it: sysctl -w {setting}=1"
+        yield Finding(f"IPv{version} forwarding", good=True, detail=detail, needed=False)
 
 
 def _users() -> Iterator[Finding]:

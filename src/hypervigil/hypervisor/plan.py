@@ -27,6 +27,7 @@ class Knob(Enum):
     NEW_DESTINATIONS = "new-destinations"
     GATE = "gate"
     PEER = "peer"
+    PROOF = "proof"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ def _wanted(limit: Limit) -> Iterable[tuple[Place, Setting]]:
             yield Place(Knob.NEW_DESTINATIONS), Setting(value, until=limit.until)
         case LimitKind.PEER:
             yield Place(Knob.PEER, address=_as_told(limit.peer or "")), Setting(value, until=limit.until)
+        case LimitKind.SOURCE_PROOF:
+            yield Place(Knob.PROOF), Setting(until=limit.until)
         case LimitKind.ISOLATE:
             yield Place(Knob.GATE), Setting(shut=True, until=limit.until)
         case LimitKind.QUARANTINE:

@@ -14,6 +14,7 @@ class LimitKind(StrEnum):
     OCTETS = "octets"  # bytes per second
     NEW_DESTINATIONS = "new-destinations"  # first packets to new addresses, per second
     PEER = "peer"  # packets per second from one source address (inbound only)
+    SOURCE_PROOF = "source-proof"  # who begins TCP has to prove its address (inbound only); no value
     ISOLATE = "isolate"  # no traffic at all; no value
     QUARANTINE = "quarantine"  # no traffic but with the policy's quarantine addresses; no value
     CPU = "cpu"  # fraction of one physical CPU per vCPU, 0..1
@@ -29,11 +30,12 @@ NIC_KINDS = frozenset(
         LimitKind.OCTETS,
         LimitKind.NEW_DESTINATIONS,
         LimitKind.PEER,
+        LimitKind.SOURCE_PROOF,
         LimitKind.ISOLATE,
         LimitKind.QUARANTINE,
     }
 )
-VALUELESS_KINDS = frozenset({LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
+VALUELESS_KINDS = frozenset({LimitKind.SOURCE_PROOF, LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,20 @@ class FabricChange:
 
 
 @dataclass(frozen=True, slots=True)
+class HostRoutes:
+    """What the host needs to route to a device that is no bridge's port."""
+
+    addresses: tuple[str, ...]
+    """The VM's: a route to each, as /32 or /128."""
+    gateways: tuple[str, ...]
+    """The host's own on the device, where the VM finds its gateway."""
+
+    def __post_init__(self) -> None:
+        for address in (*self.addresses, *self.gateways):
+            ip_address(address)
+
+
+@dataclass(frozen=True, slots=True)
 class PortPolicy:
     """What one NIC may send and whether we act on it.
 
@@ -71,6 +85,8 @@ class PortPolicy:
     """The shared network it is on, by the policy's name."""
     routed: bool = False
     """The host routes to and from it, also within its network."""
+    routes: HostRoutes | None = None
+    """``None``: a bridge carries its frames."""
     perimeter: PerimeterId | None = None
     """Its place in the fabric; ``None``: no network policy speaks of it, and the bridge alone decides."""
     budget: Budget = field(default_factory=Budget)

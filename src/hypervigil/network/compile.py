@@ -213,7 +213,12 @@ def gateway_of(network: str) -> PerimeterId:
 
 def is_fixed(perimeter: PerimeterId) -> bool:
     """Whether it is a gateway's or the outside's: somebody is always there."""
-    return perimeter.startswith("*") or perimeter.endswith("/*gateway")
+    return perimeter.startswith("*") or is_gateway(perimeter)
+
+
+def is_gateway(perimeter: PerimeterId) -> bool:
+    """Whether it is a network's gateways'."""
+    return perimeter.endswith("/*gateway")
 
 
 def range_of(cidr: str, ranges: Iterable[str]) -> PerimeterId:

@@ -50,12 +50,14 @@ class Tripwire(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_li
 
 
 class Guarding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which bridges pass only ports with compiled policy, whether or not a process of ours is alive."""
+    """Where only ports with compiled policy pass anything, whether or not a process of ours is alive."""
 
-    bridges: tuple[str, ...] = ()
-    """Empty: every bridge."""
+    bridges: tuple[str, ...] | None = None
+    """``None``: every bridge."""
     exempt: tuple[str, ...] = ()
     """Interfaces that may pass anything: uplinks."""
+    routed: bool = False
+    """The host routes for VMs: also taps that are no bridge's port pass nothing without a policy."""
 
 
 class BindPorts(_Message, frozen=True, kw_only=True, tag="bind"):

@@ -12,7 +12,7 @@ from lab.cells import ATTACKS, CELLS, LOOK_ALIKES, UNCOUNTED, cells
 from lab.image import PACKAGES
 from lab.kinds import GUESTS, Family, Trial, draw
 from lab.programs import SOURCES
-from lab.scenario import Names
+from lab.scenario import Names, Step
 
 EVERY = cells()
 NAMES = Names(
@@ -120,9 +120,15 @@ def test_a_program_gets_its_arguments_in_order() -> None:
     assert "create_connection" in words
 
 
+def _told(step: Step) -> dict[str, object]:
+    told: dict[str, object] = msgspec.to_builtins(step)
+    del told["passes"]  # came later
+    return told
+
+
 def test_what_trials_draw_is_what_they_ever_drew() -> None:
     drawn = [
-        (t.number, t.kind, t.choice, t.actor, t.target, [msgspec.to_builtins(s) for s in t.steps], t.measured)
+        (t.number, t.kind, t.choice, t.actor, t.target, [_told(s) for s in t.steps], t.measured)
         for seed in (0, 1001, 1002, 1003)
         for t in draw(30, seed)
     ]

@@ -122,6 +122,29 @@ def test_a_flood_found_and_contained() -> None:
     assert (c.verdict, c.level2_s, c.limit_s) == ("none", None, None)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('target = "b"', 'target = "b"\npasses = 0.04', None),
+        ('target = "b"', 'target = "b"\npasses = 0.03', "3888 of 100000 frames arrived, 3% were allowed"),
+        ('guest = "b"\nverdict', 'guest = "b"\nkeeps = 1.0\nverdict', None),
+    ],
+)
+def test_what_may_arrive_and_what_is_kept_can_be_asked_for(old: str, new: str, said: str | None) -> None:
+    file = scenario(old, new)
+    result = judge(replace(SEEN, scenario=file, steps=(replace(FLOOD, step=file.step[0]),)))
+    assert result.ok is (said is None)
+    assert said is None or said in result.failures[0]
+
+
+def test_a_victim_that_cannot_work_on_is_said_to_be() -> None:
+    file = scenario('guest = "b"\nverdict', 'guest = "b"\nkeeps = 0.9\nverdict')
+    work = {**WORK, "b": [second(at, 4 if 50 < at <= 71 else 8) for at in range(1, 91)]}
+    result = judge(replace(SEEN, scenario=file, work=work))
+    assert result.failures == ["b should keep 90% of its work, and did 4.0 a second instead of 8.0"]
+    assert judge(replace(SEEN, scenario=file, work={**WORK, "b": []})).failures, "what was not seen was not kept"
+
+
 def test_frames_are_split_where_the_limit_was_in_force_with_some_grace() -> None:
     (step,) = judge().steps
     assert (step.sent, step.delivered_before_limit, step.delivered_after_limit) == (100_000, 3508, 380)

@@ -94,6 +94,8 @@ def test_comments_and_order_do_not_change_what_it_says() -> None:
         ('target = "b"', 'target = "z"', "step 1: target is 'z', which is not there"),
         ('target = "b"', 'target = "a"', "where it runs"),
         ("attack = true", "attack = false", "a target without attack = true"),
+        ("attack = true", "attack = true\npasses = 1.5", "step 1: passes is 1.5: take a share from 0 to 1"),
+        ("released = false", "keeps = -0.1", "keeps is -0.1: take a share from 0 to 1"),
         ('guest = "a"', 'guest = "z"', "expect is 'z', which is not there"),
         ("at_s = 50", "at_s = 91", "at_s is 91, beyond the end at duration_s = 90"),
         ("at_s = 50", "at_s = -1", "at_s is -1"),

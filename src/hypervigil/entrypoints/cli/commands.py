@@ -101,14 +101,20 @@ _VALUED = {
     "block-octets": (LimitKind.BLOCK_OCTETS, "bytes per second and disk"),
     "memory": (LimitKind.MEMORY, "balloon target in KiB"),
 }
-_FLAGS = {"isolate": LimitKind.ISOLATE, "quarantine": LimitKind.QUARANTINE, "pause": LimitKind.PAUSE}
+_FLAGS = {
+    "source-proof": (LimitKind.SOURCE_PROOF, "Inbound: who begins a TCP connection has to prove its address."),
+    "isolate": (LimitKind.ISOLATE, "No traffic at all."),
+    "quarantine": (LimitKind.QUARANTINE, "No traffic but with the addresses that the policy allows."),
+    "pause": (LimitKind.PAUSE, "The VM stands still."),
+}
+_INBOUND = {LimitKind.PEER, LimitKind.SOURCE_PROOF}
 
 
 def _limit_options(command: Any) -> Any:
     for name, (_, unit) in reversed(_VALUED.items()):
         command = click.option(f"--{name}", type=click.FloatRange(min=0), help=unit + ".")(command)
-    for name in _FLAGS:
-        command = click.option(f"--{name}", is_flag=True)(command)
+    for name, (_, what) in reversed(_FLAGS.items()):
+        command = click.option(f"--{name}", is_flag=True, help=what)(command)
     return command
 
 
@@ -125,7 +131,7 @@ def limit(context: click.Context, /, name: str, duration: str, **options: Any) -
     """Put a limit of your own on a VM."""
     chosen = [(kind, options[key.replace("-", "_")]) for key, (kind, _) in _VALUED.items()]
     wanted = [(kind, value) for kind, value in chosen if value is not None]
-    wanted += [(kind, None) for key, kind in _FLAGS.items() if options[key]]
+    wanted += [(kind, None) for key, (kind, _) in _FLAGS.items() if options[key.replace("-", "_")]]
     if len(wanted) != 1:
         fail("say exactly one thing to limit, for example --packets 100, --cpu 0.5 or --isolate")
     kind, value = wanted[0]
@@ -142,7 +148,7 @@ def limit(context: click.Context, /, name: str, duration: str, **options: Any) -
         kind=kind,
         value=value,
         for_s=for_s,
-        direction=Direction.IN if kind is LimitKind.PEER else Direction[options["direction"].upper()],
+        direction=Direction.IN if kind in _INBOUND else Direction[options["direction"].upper()],
         classes=frozenset(TrafficClass[c.upper()] for c in options["classes"]),
         peer=options["peer"],
         by=operator(),

@@ -21,6 +21,8 @@ KEPT_OF_UNCLEAR = 0.5
 MAX_PEERS = 4
 MOST_OF_IT = 0.7
 """If so few sources send this share of a flood, they are limited, and nobody else."""
+PROOF_S = 5.0
+"""By then proof of source has stopped most of a flood from invented addresses, or never will."""
 
 LEAST_CPU = 0.1
 """An attacker keeps this share of each of its CPUs, to do its ordinary work and to be looked at."""
@@ -127,7 +129,7 @@ def _new_destinations(bounds: Bounds) -> Wanted:
 
 
 def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
-    """By source where few sources send most of it, else by class."""
+    """By source where few sources send most of it; else SYNs by proof of source, other classes as a whole."""
     total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in facts.busiest(Direction.IN)))
     sources: list[Peer] = hit(facts, surge)[:MAX_PEERS]
     if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
@@ -142,7 +144,18 @@ def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
             )
             for peer in sources
         ]
-    return [_class_limit(surge, bounds)]
+    if surge.traffic is not TrafficClass.SYN:
+        return [_class_limit(surge, bounds)]
+    reason = f"gets {surge.rate:,.0f} SYN/s, usually at most {surge.tail:,.0f}, and no few sources send most of it"
+    proof = Wanted(LimitKind.SOURCE_PROOF, reason, direction=Direction.IN)
+    return [proof, _class_limit(surge, bounds)] if _proven(facts) else [proof]
+
+
+def _proven(facts: Facts) -> bool:
+    """Whether sources prove themselves and flood all the same: of what a limit looks at, most is let through."""
+    syns = facts.side(Direction.IN)
+    tried, passed = syns.tried[TrafficClass.SYN], syns.passed[TrafficClass.SYN]
+    return facts.seconds >= PROOF_S and 0 < tried - passed < (1 - MOST_OF_IT) * tried
 
 
 def _distinct(wanted: Iterable[Wanted]) -> list[Wanted]:

@@ -1,11 +1,12 @@
 """Inventory and policy compiled to one policy per NIC, and the fabric that they share. Pure."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 from hypervigil.host.inventory.claims import settle
 from hypervigil.model.network import AddressPair, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric, PortPolicy
+from hypervigil.model.port_policy import Fabric, HostRoutes, PortPolicy
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import compile_fabric, perimeters_of
@@ -28,6 +29,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
     directory = Directory(policy)
     ports = []
     notes = list(claims.notes)
+    routed: set[str] = set()
     kept = [(vm, nic) for vm in inventory.vms for nic in claims.nics[vm.vm]]
     members = [directory.member(vm, nic) for vm, nic in kept]
     for (vm, nic), member, perimeter in zip(kept, members, perimeters_of(policy, members), strict=True):
@@ -47,6 +49,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 may_advertise_routes=ForgedKind.ROUTER_ADVERTISEMENT in entry.unchecked,
                 network=member.network,
                 routed=network is not None and network.forwarding is Forwarding.ROUTED,
+                routes=_routes(nic, network, addresses, routed),
                 perimeter=perimeter,
                 budget=budget_of(policy, entry),
                 unchecked=entry.unchecked,
@@ -63,6 +66,15 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
 def protected_networks(policy: Policy) -> tuple[NetworkPolicy, ...]:
     """Networks on which a port without a compiled policy may pass nothing: those of a policy that enforces."""
     return policy.networks if policy.mode is Mode.ENFORCE else ()
+
+
+def _routes(nic: Nic, network: NetworkPolicy | None, addresses: tuple[str, ...], routed: set[str]) -> HostRoutes | None:
+    """What the host needs to route to a NIC; an address that two NICs of one VM have is routed to the first."""
+    if network is None or network.forwarding is not Forwarding.ROUTED or nic.bridge is not None:
+        return None
+    mine = tuple(one for one in addresses if one not in routed and not ip_address(one).is_link_local)
+    routed.update(mine)
+    return HostRoutes(mine, network.gateways)
 
 
 def _shared(entry: VmPolicy, addresses: tuple[str, ...]) -> tuple[str, ...]:

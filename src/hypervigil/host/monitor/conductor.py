@@ -218,12 +218,12 @@ class Conductor:
             log.info("ports.bind changed=%d released=%d at=%.3f", len(changed), len(release), now)
 
     def _guarding(self) -> wire.Guarding | None:
-        """Bridges on which a port without compiled policy passes nothing, whoever is alive."""
-        networks = protected_networks(self.policy)
-        if not networks:
+        """Where a port without compiled policy passes nothing, whoever is alive."""
+        if not (networks := protected_networks(self.policy)):
             return None
         uplinks = tuple(uplink for network in networks for uplink in network.uplinks)
-        return wire.Guarding(bridges=tuple(n.bridge for n in networks if n.bridge is not None), exempt=uplinks)
+        bridges = tuple(network.bridge for network in networks if network.bridge is not None)
+        return wire.Guarding(bridges=bridges, exempt=uplinks, routed=len(bridges) < len(networks))
 
     def swept(self, sweep: Sweep, now: Instant) -> None:
         """A sweep: observe, judge, act."""

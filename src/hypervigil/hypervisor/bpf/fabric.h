@@ -11,6 +11,12 @@
 #define DECIDED 0x48560000u	/* skb->mark from our redirection to our program at the other end, and nowhere else */
 #define TICKET 0xffffu
 #define DONE 0x48570000u	/* likewise, of a frame that was counted for the receiver as well */
+/*
+ * What the host's firewall is told of a frame (adapters/nftables/routed.py), which takes it off again: that it was decided
+ * here; with ELSEWHERE, also that it is for nobody on the host itself.
+ */
+#define PASSED 0x48580000u
+#define ELSEWHERE 1u
 #define NEIGHBOUR (256u << 16)	/* model/services.py: the service of ARP and of neighbour and listener discovery */
 #define TICK_SHIFT 30		/* ns to ticks of 1.07 s */
 #define TCP_TICKS 3352		/* an hour of silence */
@@ -33,6 +39,7 @@ struct other {
 	__u32 slot;
 	__u32 ifindex;		/* on the same bridge; else 0 */
 	__u32 perimeter;
+	__u32 gateway;		/* whether it is a gateway */
 };
 
 static __always_inline __u32 service_of(const struct frame *f)
@@ -120,6 +127,7 @@ static __always_inline int find_other(struct __sk_buff *skb, struct scratch *s, 
 	}
 	if (f->ethertype == ETH_IPV6 && link_local(address)) {
 		o->perimeter = here->gateway[bank & 1];
+		o->gateway = 1;
 		return 1;
 	}
 	if (f->ethertype != ETH_IPV4 && f->ethertype != ETH_IPV6 && f->ethertype != ETH_ARP) {
@@ -140,7 +148,8 @@ static __always_inline int find_other(struct __sk_buff *skb, struct scratch *s, 
 	range->bank = bank;
 	range->address = *address;
 	found = bpf_map_lookup_elem(&hv_ranges, range);
-	o->perimeter = found ? *found : HV_OUTSIDE;
+	o->perimeter = found ? *found & ~HV_IS_GATEWAY : HV_OUTSIDE;
+	o->gateway = found && *found & HV_IS_GATEWAY;
 	return 1;
 }
 
@@ -378,6 +387,7 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		}
 	}
 	s->to = o.slot;
+	s->elsewhere = !o.gateway;
 	if (later) {
 		/* Its first fragment was decided, and remembered where that was. */
 		if ((forward & HV_SERVICES_MASK) == HV_ANYTHING)
@@ -386,7 +396,7 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		return known(s, epoch, slot, now) ? (int)o.ifindex : DENY(HV_D_PATH);
 	}
 	if (holds(forward, service)) {
-		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast &&
+		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast && !s->proof &&
 		    !(forward & HV_BACK && holds(granted(bank, destination, source), answer_to(f)))) {
 			owner = direction == HV_IN && o.place ? o.slot : slot;
 			if (flow_key(skb, s, 0, direction == HV_IN && o.place ? o.place->generation : here->generation) &&
@@ -447,6 +457,14 @@ static __always_inline int handed_over(struct __sk_buff *skb, struct scratch *s)
 	return (mark & TICKET) == (s->ticket & TICKET) ? HV_HANDED_WHOLE : HV_HANDED;
 }
 
+/* A frame that goes on from its sender's port by way of the bridge or the host. */
+static __always_inline int pass_on(struct __sk_buff *skb, const struct hv_place *here, __u32 direction, int elsewhere)
+{
+	if (direction == HV_OUT && (elsewhere || here->flags & HV_ROUTED))
+		skb->mark = elsewhere ? PASSED | ELSEWHERE : PASSED;
+	return PASS;
+}
+
 /* What becomes of a frame that everything else lets pass. */
 static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port, __u32 slot, __u32 direction, __u32 octets, __u64 now, int readable)
 {
@@ -463,15 +481,16 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		return PASS;
 	s->word = *(volatile __u64 *)&epoch->word;	/* read once: a frame is decided by one bank as a whole */
 	if (!here->perimeter[s->word & 1] && !(here->flags & HV_BUDGET))
-		return PASS;
+		return pass_on(skb, here, direction, 0);
 	crossings = bpf_map_lookup_elem(&hv_crossings, &slot);
 	if (!crossings)
 		return PASS;
 	last = &crossings->last;
+	s->elsewhere = 1;
 	if (direction == HV_OUT && here->flags & HV_BUDGET && beyond_budget(slot, f, octets, now))
 		way = DENY(HV_D_BUDGET);
 	else if (!here->perimeter[s->word & 1])
-		return PASS;
+		return pass_on(skb, here, direction, 0);
 	else if (!readable)
 		way = DENY(HV_D_STRANGER);
 	else if (direction == HV_IN && not_for(port, f))
@@ -486,13 +505,13 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		KEEP(why);
 		if (why < HV_DENIALS)
 			crossings->denied[direction][why] += f->packets;
-		return port->mode == HV_ENFORCE ? DROP : PASS;
+		return port->mode == HV_ENFORCE ? DROP : pass_on(skb, here, direction, 0);
 	}
 	if (direction == HV_OUT && way > 0 && port->mode == HV_ENFORCE && !(here->flags & HV_ROUTED)) {
 		skb->mark = receive(s) ? DONE : DECIDED | (++s->ticket & TICKET);
 		crossings->straight += f->packets;
 		return bpf_redirect(way, 0);
 	}
-	return PASS;
+	return pass_on(skb, here, direction, s->elsewhere && port->mode == HV_ENFORCE);
 }
 #endif

@@ -69,6 +69,8 @@ struct scratch {
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
+	__u32 proof;		/* enum proof: whether this frame is kept from its port */
+	__u32 elsewhere;	/* whether the frame is for nobody on the host itself */
 	__u64 window, window_end, second, second_end;	/* of this CPU's last look at the clock: a division costs ten times as much */
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
@@ -795,6 +797,7 @@ static __always_inline int receive(struct scratch *s)
 }
 
 #include "fabric.h"
+#include "proof.h"
 
 static __always_inline struct hv_port *port_at(__u32 ifindex)
 {
@@ -856,9 +859,12 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 				return DROP;
 		}
 	}
-	if (readable)
-		note(slot, direction, s, counters);
 	limits = bpf_map_lookup_elem(&hv_limits, &slot);
+	s->proof = HV_FREE;
+	if (direction == HV_IN && limits && limits->armed && limits->proof_end_ns > now)
+		s->proof = asked_of(skb, s, port, readable);
+	if (readable && s->proof != HV_PROOF)
+		note(slot, direction, s, counters);
 	if (limits && limits->armed && limited(s, port, limits)) {
 		traffic = f->traffic;
 		KEEP(traffic);
@@ -871,12 +877,18 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	verdict = handed ? PASS : cross(skb, s, port, slot, direction, octets, now, readable);
 	if (stranger && verdict != DROP)
 		admit(slot, f);
+	if (s->proof != HV_FREE && verdict != DROP)
+		return withhold(skb, s, counters, enforce);
 	return verdict;
 }
 
 SEC("tc")
 int hv_from_vm(struct __sk_buff *skb)
 {
+	if ((skb->mark & ~1u) == ANSWERED) {
+		skb->mark = skb->mark & 1 ? PASSED : 0;
+		return PASS;
+	}
 	return handle(skb, HV_OUT);
 }
 

@@ -52,6 +52,8 @@ struct hv_counters {
 	__u64 failures;
 	__u64 peers_created;
 	__u64 events_lost;
+	__u64 answered;		/* SYNs that were answered in place (proof.h) */
+	__u64 proven;		/* answers to those answers */
 };
 
 struct hv_rate { __u64 packets_per_s_x1000, octets_per_s, end_ns; };
@@ -60,6 +62,7 @@ struct hv_limits {
 	struct hv_rate rate[2][HV_BUCKETS];
 	struct hv_rate new_destinations;
 	__u64 gate_end_ns;
+	__u64 proof_end_ns;	/* until then who begins a TCP connection to here has to prove its address (proof.h) */
 	__u32 gate;
 	__u32 armed;		/* 0: nothing is limited here, nor any source; then the rest is not looked at */
 };
@@ -88,6 +91,9 @@ struct hv_peer {
 struct hv_source_key { __u32 slot; struct hv_address address; };
 struct hv_source { struct bpf_spin_lock lock; __u32 pad; struct hv_rate rate; struct hv_bucket bucket; };
 
+struct hv_proven { __u64 at_ns; };
+struct hv_secret { __u64 key[2]; };
+
 struct hv_tripwires { __u32 packets_per_100ms[2][HV_CLASSES]; };
 struct hv_windows { __u64 window[2][HV_CLASSES]; __u32 count[2][HV_CLASSES]; };
 
@@ -98,6 +104,7 @@ struct hv_event { __u64 at_ns; __u32 slot; __u32 direction; __u32 traffic; __u32
 #define HV_STRANGER 2		/* has no grants */
 #define HV_EVERYBODY 3		/* as a destination: what a perimeter may begin with any other, for frames to a group */
 #define HV_FIRST_PERIMETER 16
+#define HV_IS_GATEWAY 0x40000000	/* of a range's perimeter: it is a gateway, which may be the host itself */
 #define HV_RANGES 64		/* of services in one set */
 #define HV_ANYTHING 1		/* the set of all services */
 #define HV_SERVICES_MASK 0xffff	/* of a grant: its set of services */

@@ -68,6 +68,8 @@ class Nics:
         held |= {Place(Knob.PEER, address=address) for address in self._plane.peers(port)}
         if self._plane.gate(port) is not Gate.OPEN:
             held.add(Place(Knob.GATE))
+        if self._plane.proof(port):
+            held.add(Place(Knob.PROOF))
         return dict.fromkeys(held, Setting())
 
     # --- bindings ---
@@ -106,7 +108,7 @@ class Nics:
         for name in guarding.exempt:
             with contextlib.suppress(OSError):  # it is not there now
                 passing.add(socket.if_nametoindex(name))
-        if guarding.bridges:
+        if guarding.bridges is not None:
             passing |= {index for index, bridge in self._taps().items() if bridge not in guarding.bridges}
         return frozenset(passing)
 
@@ -150,6 +152,8 @@ class Nics:
                 self._plane.set_peer(port, place.address, setting.packets_per_s, end_ns)
             case Knob.GATE:
                 self._plane.set_gate(port, Gate.ISOLATE if setting.shut else Gate.QUARANTINE, end_ns)
+            case Knob.PROOF:
+                self._plane.set_proof(port, end_ns)
 
     def _clear(self, port: PortId, place: Place) -> None:
         match place.knob:
@@ -161,6 +165,8 @@ class Nics:
                 self._plane.clear_peer(port, place.address)
             case Knob.GATE:
                 self._plane.set_gate(port, Gate.OPEN, 0)
+            case Knob.PROOF:
+                self._plane.set_proof(port, 0)
 
     def _read(self, port: PortId, wanted: dict[Place, Setting]) -> str:
         """What the kernel holds now; ``DataPlaneError`` when that is not what was wanted."""
@@ -181,6 +187,10 @@ class Nics:
                 case Knob.GATE:
                     right &= gate is (Gate.ISOLATE if setting.shut else Gate.QUARANTINE)
                     said.append(gate.name.lower())
+                case Knob.PROOF:
+                    there = self._plane.proof(port) > 0
+                    right &= there
+                    said.append("source proof" if there else "no source proof")
         if not right:
             raise DataPlaneError(f"port {port} holds {', '.join(said)}: that is not what was put; is it bound twice?")
         return f"{port}: {', '.join(said) or 'no limit'}"

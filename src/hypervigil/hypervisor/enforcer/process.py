@@ -19,11 +19,14 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainLimits
 from hypervigil.hypervisor.adapters.nftables.guard import Guard, GuardError, bridged_taps
+from hypervigil.hypervisor.adapters.nftables.routed import RoutedGuard
+from hypervigil.hypervisor.adapters.routes import RouteTable
 from hypervigil.hypervisor.enforcer import state as states
 from hypervigil.hypervisor.enforcer.channels import ChannelDesk
 from hypervigil.hypervisor.enforcer.domains import DOMAIN_KINDS, DomainSteps
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S, Nics
 from hypervigil.hypervisor.enforcer.ports import Domains, Gatekeeper, Plane
+from hypervigil.hypervisor.enforcer.routed import RoutedLayer
 from hypervigil.hypervisor.enforcer.signing import HeadSigner, SigningError
 from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import NIC_KINDS, Limit, LimitKind
@@ -78,12 +81,20 @@ class Enforcer:
     """Requests in, outcomes out; the only place that changes the kernel and libvirt."""
 
     def __init__(
-        self, config: EnforcerConfig, plane: Plane, guard: Gatekeeper, domains: Domains, signer: HeadSigner
+        self,
+        config: EnforcerConfig,
+        plane: Plane,
+        guard: Gatekeeper,
+        domains: Domains,
+        signer: HeadSigner,
+        *,
+        routed: RoutedLayer,
     ) -> None:
         self._config = config
         self._plane = plane
         self._state = states.load(config.state_dir)
         self._nics = Nics(plane, guard, bridged_taps)
+        self._routed = routed
         self._domains = DomainSteps(domains, self._keep)
         self._signer = signer
         self._keeping = threading.Lock()
@@ -162,6 +173,8 @@ class Enforcer:
             self._nics.guard(request.guarding, self._state.ports.values())
         except GuardError as error:
             outcomes.append(Outcome("guard", False, _now(), str(error)))
+        found = self._routed.settle(self._state)
+        outcomes += [Outcome(subject, False, _now(), what) for subject, ok, what in found if not ok]
         self._keep()
         return tuple(outcomes)
 
@@ -249,7 +262,7 @@ class Enforcer:
     async def tick(self) -> None:
         """At NICs: repair what was changed, end what is over."""
         now = _now()
-        for subject, ok, what in self._nics.repair(self._state):
+        for subject, ok, what in [*self._nics.repair(self._state), *self._routed.settle(self._state)]:
             log.warning("drift.repaired subject=%s ok=%s what=%s", subject, ok, what)
             self._notify(Repaired(at=now, subject=subject, ok=ok, detail=what))
         await self._end_what_is_over(NIC_KINDS)
@@ -401,7 +414,8 @@ def run(config: EnforcerConfig) -> None:
     """Serve until SIGTERM. What is in force then stays in force: 'hypervigil off' removes it."""
     signer = HeadSigner(config.state_dir / "head.key", config.state_dir / "heads.jsonl", config.state_dir / "head.pub")
     plane = DataPlane.open(config.pin_dir)
-    enforcer = Enforcer(config, plane, Guard(), DomainLimits(), signer)
+    routed = RoutedLayer(RoutedGuard(), RouteTable())
+    enforcer = Enforcer(config, plane, Guard(), DomainLimits(), signer, routed=routed)
     # A connection to libvirt of its own: one thread each.
     desk = ChannelDesk(DomainLimits(), gateway_uid=config.gateway_uid)
     asyncio.run(_serve(config, enforcer, desk))

@@ -5,6 +5,8 @@ from pathlib import Path
 from hypervigil.hypervisor.adapters.ebpf.dataplane import remove_all
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainGoneError, DomainLimits
 from hypervigil.hypervisor.adapters.nftables.guard import Guard, GuardError
+from hypervigil.hypervisor.adapters.nftables.routed import RoutedGuard
+from hypervigil.hypervisor.adapters.routes import RouteTable
 from hypervigil.hypervisor.enforcer import state as states
 
 
@@ -24,10 +26,15 @@ def undo_all(run_dir: Path, state_dir: Path, pin_dir: Path) -> list[str]:
             left.append(original)
             done.append(f"could NOT put back {original.kind} of {original.vm}: {error}")
     try:
-        if Guard().remove():
+        if any([Guard().remove(), RoutedGuard().remove()]):
             done.append("removed the guard")
     except GuardError as error:
         done.append(f"could NOT remove the guard: {error}")
+    try:
+        if RouteTable().remove():
+            done.append("removed routes to VMs")
+    except OSError as error:
+        done.append(f"could NOT remove routes to VMs: {error}")
     if remove_all(pin_dir):
         done.append(f"removed programs, maps and {len(state.ports)} bindings")
     for name in ("enforcer.sock", "maps.sock", "channels.sock"):

@@ -19,7 +19,7 @@ from hypervigil.model.ids import PerimeterId
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.services import NEIGHBOUR, canonical
 from hypervigil.model.traffic import Direction
-from hypervigil.network.compile import OUTSIDE
+from hypervigil.network.compile import OUTSIDE, is_gateway
 
 _TICK_SHIFT = 30
 _WORD = 0xFFFF_FFFF
@@ -60,6 +60,8 @@ class Way:
     """Straight there; 0: the bridge decides."""
     slot: int = 0
     """Whose device that is."""
+    elsewhere: bool = True
+    """It is for nobody on the host itself, as it would be if that is the gateway."""
 
 
 _BRIDGE = Way()
@@ -123,7 +125,9 @@ class Fabric:
             return Denial.STRANGER
         other, perimeter, device = found
         why = self._decide(here, (here.named, perimeter), (here, other or here), frame, now)
-        return Way(device, other.slot if other is not None else 0) if why is None else why
+        if why is not None:
+            return why
+        return Way(device, other.slot) if other is not None else Way(elsewhere=not is_gateway(perimeter))
 
     def _received(self, here: Seat, frame: Frame, now: int) -> Way | Denial:
         found = self._other_end(here, frame, frame.source_mac, frame.source)
@@ -174,7 +178,7 @@ class Fabric:
         back = self.directory.granted.get((pair[1], pair[0]), NONE)
         service = _service(frame)
         if service in granted:
-            one_way = not back.everything and not frame.multicast and service != NEIGHBOUR
+            one_way = not back.everything and not frame.multicast and service != NEIGHBOUR and not frame.unproven
             if one_way and _answer_to(frame) not in back:
                 begun = conversation(frame, sender.generation, answers=False)
                 if begun is not None and not self._remembers(here, sender, begun, now):

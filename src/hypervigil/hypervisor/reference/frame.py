@@ -42,10 +42,14 @@ class Frame:
     multicast: bool = False
     source_mac: bytes = bytes(6)
     destination_mac: bytes = bytes(6)
+    gso_size: int = 0
+    """What it will be cut into, octets; 0: it is one packet."""
     vlan: bool = False
     """Whether it came with a VLAN tag, which the kernel has taken off."""
     ingress: int = 0
     """The device that it came from; 0: it began at this host."""
+    unproven: bool = False
+    """Its source has to prove its address first, so no conversation is begun by it."""
 
     def load(self, at: int, count: int) -> bytes | None:
         """So many bytes, or ``None`` where the frame is shorter."""
@@ -62,7 +66,7 @@ class Frame:
 
 def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False, ingress: int = 0) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, vlan=vlan, ingress=ingress)
+    frame = Frame(data, length, gso_size=gso_size, vlan=vlan, ingress=ingress)
     frame.readable = _read(frame, gso_size)
     return frame
 

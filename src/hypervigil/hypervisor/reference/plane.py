@@ -153,6 +153,10 @@ class ReferencePlane:
         slot = self._slot(port)
         slot.gate, slot.gate_end_ns = gate, end_ns if gate is not Gate.OPEN else 0
 
+    def set_proof(self, port: PortId, end_ns: int) -> None:
+        """Until then who begins a TCP connection to the port has to prove its address; 0 ends it."""
+        self._slot(port).proof_end_ns = end_ns
+
     def set_peer(self, port: PortId, address: str, packets_per_s: float, end_ns: int) -> None:
         """Limit what one source may send to the port; 0 packets/s blocks it."""
         sources, key = self._slot(port).sources, _address(address)
@@ -179,6 +183,10 @@ class ReferencePlane:
     def gate(self, port: PortId) -> Gate:
         """Whether the port is open."""
         return self._slot(port).gate
+
+    def proof(self, port: PortId) -> int:
+        """Until when sources have to prove their address; 0: they need not."""
+        return self._slot(port).proof_end_ns
 
     def peers(self, port: PortId) -> dict[str, float]:
         """Limited sources and their packets per second."""

@@ -12,6 +12,7 @@ from hypervigil.hypervisor.reference.fabric import Denial, Fabric
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity
 from hypervigil.hypervisor.reference.peers import Peers, remember
+from hypervigil.hypervisor.reference.proof import Asked, asked
 from hypervigil.model.traffic import Direction, TrafficClass
 
 WINDOW_NS = 100_000_000
@@ -40,6 +41,7 @@ class Slot:
     new_destinations: Rate = NO_RATE
     gate: Gate = Gate.OPEN
     gate_end_ns: int = 0
+    proof_end_ns: int = 0
     buckets: dict[Place, Bucket] = field(default_factory=dict)
     fresh_bucket: Bucket = field(default_factory=Bucket)
     tripwires: dict[Place, int] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Slot:
     @property
     def limited(self) -> bool:
         """Whether there is any limit, in force or not."""
-        limits = self.rates or self.sources or self.gate is not Gate.OPEN
+        limits = self.rates or self.sources or self.gate is not Gate.OPEN or self.proof_end_ns
         return bool(limits) or self.new_destinations is not NO_RATE
 
     def __post_init__(self) -> None:
@@ -61,7 +63,7 @@ class Slot:
     def clear(self) -> None:
         """No limit, no tripwire, no limited source."""
         self.rates.clear()
-        self.new_destinations, self.gate, self.gate_end_ns = NO_RATE, Gate.OPEN, 0
+        self.new_destinations, self.gate, self.gate_end_ns, self.proof_end_ns = NO_RATE, Gate.OPEN, 0, 0
         self.tripwires.clear()
         self.sources.clear()
 
@@ -75,6 +77,15 @@ class Handover(Enum):
     """It has decided and counted."""
 
 
+class Told(Enum):
+    """What the host's firewall is told of a frame that goes on by way of the bridge or the host."""
+
+    NOTHING = 0
+    PASSED = 1
+    ELSEWHERE = 2
+    """It passed, and is for nobody on the host itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fate:
     """What becomes of a frame."""
@@ -83,6 +94,7 @@ class Fate:
     device: int = 0
     """It goes straight to this one; 0: on to the bridge."""
     handover: Handover = Handover.NOTHING
+    told: Told = Told.NOTHING
 
 
 _PASSES, _DROPPED = Fate(passes=True), Fate(passes=False)
@@ -157,6 +169,10 @@ class Port:
                 slot.counters.forged[kind] += 1
                 if self.enforce:
                     return _DROPPED
+        proof = Asked.NOTHING
+        if direction is Direction.IN and slot.proof_end_ns > now:
+            proof = asked(self.identity, frame)
+            frame.unproven = proof is not Asked.NOTHING
         stranger = self.memory.note(slot, direction, frame, now) if frame.readable else False
         if slot.limited and self._limited(direction, frame, now, stranger=stranger):
             slot.cells[direction][frame.traffic].limited += frame.packets
@@ -167,18 +183,29 @@ class Port:
             peer = self.memory.peers.find((slot.number, Direction.OUT, frame.destination))
             if peer is not None:
                 peer.admitted = 1
-        return fate
+        return _DROPPED if frame.unproven and fate.passes and self._withheld(frame, proof) else fate
+
+    def _withheld(self, frame: Frame, proof: Asked) -> bool:
+        """Whether a frame is kept from its port since its source has not proven its address; it is counted."""
+        self.slot.cells[Direction.IN][frame.traffic].limited += frame.packets
+        if self.enforce and proof is Asked.ANSWER:
+            self.slot.counters.answered += 1
+        return self.enforce
 
     def _cross(self, direction: Direction, frame: Frame, now: int) -> Fate:
         """Whether the network policy lets it pass, and past the bridge."""
         number, fabric = self.slot.number, self.memory.fabric
         way = fabric.cross(number, direction, frame, now, self.identity)
-        if not self.enforce:
-            return _PASSES
-        if isinstance(way, Denial):
+        if self.enforce and isinstance(way, Denial):
             return _DROPPED
-        if direction is Direction.IN or not way.device or fabric.directory.seats[number].routed:
+        seat = fabric.directory.seats.get(number)
+        if direction is Direction.IN or seat is None:
             return _PASSES
+        if isinstance(way, Denial) or not self.enforce or seat.perimeter is None:
+            return Fate(passes=True, told=Told.PASSED if seat.routed else Told.NOTHING)
+        if not way.device or seat.routed:
+            told = Told.ELSEWHERE if way.elsewhere else Told.PASSED if seat.routed else Told.NOTHING
+            return Fate(passes=True, told=told)
         fabric.crossings[number].straight += frame.packets
         receiver = self.memory.slots[way.slot]
         if receiver.limited:

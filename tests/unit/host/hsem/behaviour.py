@@ -221,13 +221,13 @@ def floods_by_data(attacker: str, target: str, per_s: float) -> Behaviour:
     return behave
 
 
-def floods_from_many(sources: int, target: str, per_s: float) -> Behaviour:
-    """SYNs from so many (forged) addresses outside; the answers go nowhere."""
+def floods_from_many(sources: int, target: str, per_s: float, *, network: str = "198.18") -> Behaviour:
+    """SYNs from so many (forged) addresses outside; the answers go nowhere, or where others refuse them."""
     pace, turn = Pace(per_s), [0]
 
     def behave(scene: Scene, s: float) -> None:
         for _ in range(pace(s)):
-            source = f"198.18.{turn[0] // 250 % 250}.{turn[0] % 250 + 1}"
+            source = f"{network}.{turn[0] // 250 % 250}.{turn[0] % 250 + 1}"
             turn[0] = (turn[0] + 1) % sources
             scene.send(target, source, SYNACK, scene.send(source, target, SYN, 1))
 

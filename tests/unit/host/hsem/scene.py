@@ -26,6 +26,8 @@ SWEEP_S = 0.2
 TOP_PEERS, MAX_PEERS = 16, 32
 OUT, IN = Direction.OUT, Direction.IN
 ASKING = frozenset({TrafficClass.SYN, TrafficClass.FRAGMENT, TrafficClass.MULTICAST, TrafficClass.OTHER})
+INVENTED = "198.18."
+"""Addresses that floods invent: nobody there ever answers."""
 ALL_BLOCKED = frozenset({LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
 
 Behaviour = Callable[["Scene", float], None]
@@ -79,6 +81,7 @@ class Scene:
         self._tokens: dict[LimitId, float] = {}
         self._owed: dict[tuple[LimitId, str], float] = defaultdict(float)
         self._wanted: dict[tuple[str, Direction, TrafficClass], int] = defaultdict(int)
+        self._proven: set[str] = set()
         self._wanted_before: dict[tuple[str, Direction, TrafficClass], int] = {}
         self.cpu: dict[str, float] = {}
         self.unseen: set[str] = set()
@@ -313,7 +316,13 @@ class Scene:
         for limit in self.limits(name):
             of_class = limit.kind is LimitKind.PACKETS and limit.direction is way and traffic in limit.classes
             of_peer = limit.kind is LimitKind.PEER and way is IN and limit.peer == self.address(other)
-            if limit.kind in ALL_BLOCKED:
+            of_proof = limit.kind is LimitKind.SOURCE_PROOF and way is IN and traffic is TrafficClass.SYN
+            if of_proof and other.startswith(INVENTED):
+                left = 0
+            elif of_proof and other not in self._proven:
+                self._proven.add(other)
+                left = max(0, left - 1)
+            elif limit.kind in ALL_BLOCKED:
                 left = 0
             elif of_class or of_peer:
                 # Everybody loses the same share, by what was wanted in the interval before.

@@ -40,13 +40,28 @@ def test_a_flood_from_one_outside_is_limited_at_the_victims_port_by_its_source(s
     assert scene.suspected() == {"web"}, "its clients are not"
 
 
-def test_a_flood_from_many_outside_is_limited_by_class(scene: Scene) -> None:
-    scene.begin(floods_from_many(500, "web", 1000)).run(5)
+def test_a_syn_flood_from_many_outside_has_its_sources_prove_themselves(scene: Scene) -> None:
+    scene.begin(floods_from_many(500, "web", 1000)).run(15)
     assert (scene.verdict("web").role, scene.verdict("web").target) == (Role.VICTIM, "outside")
     (limit,) = scene.limits("web")
-    assert (limit.kind, limit.direction, limit.classes) == (LimitKind.PACKETS, Direction.IN, frozenset({SYN}))
+    assert (limit.kind, limit.direction, limit.value) == (LimitKind.SOURCE_PROOF, Direction.IN, None)
+    assert not limit.classes, "honest clients begin as many connections as they like"
+    assert {one.kind for one in scene.ordered("web")} == {LimitKind.SOURCE_PROOF}, "from the first look on"
     assert scene.blamed() == set()
     assert not [limit for limit in scene.ordered("web") if limit.kind is LimitKind.PEER], "its clients are not limited"
+
+
+def test_where_the_sources_prove_themselves_and_flood_all_the_same_the_class_is_limited_too(scene: Scene) -> None:
+    """Whoever has many real addresses, or forges those of hosts that refuse what they did not ask for."""
+    scene.begin(floods_from_many(500, "web", 1000, network="100.64")).run(4)
+    assert {one.kind for one in scene.ordered("web")} == {LimitKind.SOURCE_PROOF}
+    scene.run(10)
+    held = {(one.kind, one.direction, one.classes) for one in scene.limits("web")}
+    assert held == {
+        (LimitKind.SOURCE_PROOF, Direction.IN, frozenset()),
+        (LimitKind.PACKETS, Direction.IN, frozenset({SYN})),
+    }
+    assert scene.blamed() == set()
 
 
 @pytest.mark.parametrize("for_s", [0.2, 5.0])

@@ -10,7 +10,7 @@ from hypervigil.host.inventory.claims import link_local
 from hypervigil.model.ids import OUTSIDE, PortId, VmId
 from hypervigil.model.network import AddressPair, Budget, Floor, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric
+from hypervigil.model.port_policy import Fabric, HostRoutes
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 
@@ -149,6 +149,19 @@ def test_a_routed_networks_addresses_are_bound_to_nics_without_a_bridge() -> Non
     assert compiled.ports[0].network == "far"
     assert compiled.ports[0].addresses == ("10.62.0.5", link_local(MAC_A))
     assert compiled.notes == ()
+
+
+def test_the_host_routes_to_what_no_bridge_carries() -> None:
+    far = NetworkPolicy("far", None, "10.63.0.0/24", forwarding=Forwarding.ROUTED, gateways=("10.63.0.1", "fd63::1"))
+    two = (Nic(MAC_A, "vnet5", 5, None), Nic(MAC_B, "vnet6", 6, None), Nic(PortId("52:54:00:00:00:0c"), "v7", 7, "br0"))
+    policy = Policy(networks=(NET, far), vms=(VmPolicy("a", addresses=("10.63.0.11", "10.60.0.3", "FD63::11")),))
+    ports = compile_ports(Inventory((Vm(A, "a", 1, 1024, two),)), policy).ports
+    gateways = ("10.63.0.1", "fd63::1")
+    assert [port.routes for port in ports] == [
+        HostRoutes(("10.63.0.11", "fd63::11"), gateways),
+        HostRoutes((), gateways),  # an address of two NICs leads to the first
+        None,
+    ]
 
 
 def test_the_book_names_the_other_end() -> None:

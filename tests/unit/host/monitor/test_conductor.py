@@ -14,7 +14,7 @@ from hypervigil.host.monitor.records import Withheld
 from hypervigil.model.guest import GuestMetric, SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
-from hypervigil.model.network import Between
+from hypervigil.model.network import Between, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.port_policy import FabricChange
 from hypervigil.model.report import EnterLevel2, LiftLimit, OrderLimit
@@ -277,6 +277,23 @@ def test_an_old_report_says_nothing_of_the_level(conductor: Conductor) -> None:
     fake.sent.clear()
     conductor.heard(said(T0 + 2, 900), Instant(T0 + 2))
     assert fake.sent == []
+
+
+def test_what_is_guarded_is_what_the_policys_networks_are_on(conductor: Conductor, host: FakeHost) -> None:
+    near = NetworkPolicy("n", "br0", uplinks=("eth1",))
+    far = NetworkPolicy("f", None, "10.63.0.0/24", uplinks=("tun0",), forwarding=Forwarding.ROUTED)
+    for networks, guarding in (
+        ((near,), wire.Guarding(("br0",), ("eth1",))),
+        ((near, far), wire.Guarding(("br0",), ("eth1", "tun0"), routed=True)),
+        ((far,), wire.Guarding((), ("tun0",), routed=True)),
+        ((), None),
+    ):
+        conductor.policy = Policy(mode=Mode.ENFORCE, networks=networks)
+        conductor.bind(T0)
+        assert host.sent(wire.BindPorts)[-1].guarding == guarding
+    conductor.policy = Policy(mode=Mode.MONITOR, networks=(near, far))
+    conductor.bind(T0)
+    assert host.sent(wire.BindPorts)[-1].guarding is None
 
 
 def test_who_may_reach_whom_is_sent_as_a_change_and_whole_where_nothing_is_known(

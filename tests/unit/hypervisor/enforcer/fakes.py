@@ -1,7 +1,7 @@
 """A kernel and a libvirt in memory, and limits and ports to put there."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
@@ -34,6 +34,7 @@ class Kernel:
         self.rate: dict[tuple, RateInForce] = {}
         self.source: dict[tuple[PortId, str], tuple[float, int]] = {}
         self.gates: dict[PortId, Gate] = {}
+        self.proofs: dict[PortId, int] = {}
         self.wires: dict[PortId, list[tuple]] = {}
         self.gone: set[PortId] = set()
         self.fabric = Fabric()
@@ -67,6 +68,7 @@ class Kernel:
         self.rate = {key: rate for key, rate in self.rate.items() if key[0] != port}
         self.source = {key: rate for key, rate in self.source.items() if key[0] != port}
         self.gates.pop(port, None)
+        self.proofs.pop(port, None)
 
     def ports(self):
         return {port: slot for slot, port in enumerate(self.bound)}
@@ -98,6 +100,13 @@ class Kernel:
     def set_gate(self, port, gate, end_ns):
         if self._do("set_gate", port):
             self.gates[port] = gate
+
+    def set_proof(self, port, end_ns):
+        if self._do("set_proof", port):
+            self.proofs[port] = end_ns
+
+    def proof(self, port):
+        return self.proofs.get(port, 0)
 
     def gate(self, port):
         return self.gates.get(port, Gate.OPEN)
@@ -146,6 +155,31 @@ class Gatekeeper:
     def remove(self) -> bool:
         was, self.passing = self.passing, None
         return was is not None
+
+
+class RoutedKeeper(Gatekeeper):
+    """A `hypervigil.hypervisor.enforcer.ports.RoutedKeeper`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: frozenset[str] | None = None
+
+
+class Roads:
+    """A `hypervigil.hypervisor.enforcer.ports.Roads`: which ports are routed to, and one that cannot be."""
+
+    def __init__(self) -> None:
+        self.routed: set[PortId] = set()
+        self.refused: PortId | None = None
+        self.deaf = False
+
+    def settle(self, ports: Collection[PortPolicy]) -> list[tuple[str, bool, str]]:
+        if self.deaf:
+            raise OSError("no answer")
+        wanted = {policy.port for policy in ports if policy.routes is not None}
+        found = [(port, port != self.refused, "was gone") for port in sorted(wanted - self.routed)]
+        self.routed = wanted - {self.refused}
+        return [(str(port), ok, what) for port, ok, what in found]
 
 
 class Libvirt:

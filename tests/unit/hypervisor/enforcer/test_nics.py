@@ -81,6 +81,7 @@ def test_the_kernel_lets_go_by_itself_a_while_after_the_end(rig):
         limit(LimitKind.OCTETS, 5000),
         limit(LimitKind.NEW_DESTINATIONS, 5),
         limit(LimitKind.PEER, 5, direction=Direction.IN, peer="10.0.0.1"),
+        limit(LimitKind.SOURCE_PROOF, direction=Direction.IN),
         limit(LimitKind.ISOLATE),
         limit(LimitKind.QUARANTINE),
     ],
@@ -96,6 +97,7 @@ def test_what_cannot_be_read_back_is_not_in_force(rig, one):
     rig.lift(one)
     assert rig.kernel.rate == rig.kernel.source == {}
     assert rig.kernel.gate(RED1.port) is Gate.OPEN
+    assert rig.kernel.proof(RED1.port) == 0
 
 
 def test_what_was_done_before_a_failure_is_undone(rig):
@@ -124,6 +126,7 @@ def test_limits_are_found_again_and_what_nobody_knows_is_cleared(rig):
         limit(LimitKind.PACKETS, 7),
         limit(LimitKind.NEW_DESTINATIONS, 5),
         limit(LimitKind.ISOLATE),
+        limit(LimitKind.SOURCE_PROOF, direction=Direction.IN),
         limit(LimitKind.PEER, 5, direction=Direction.IN, peer="10.0.0.1"),
     ]
     rig.put(kept, *unknown)
@@ -132,6 +135,7 @@ def test_limits_are_found_again_and_what_nobody_knows_is_cleared(rig):
     assert rig.again() == []
     assert list(rig.kernel.rate) == [(p.port, Direction.OUT, TrafficClass.UDP) for p in (RED1, RED2)]
     assert rig.kernel.gate(RED1.port) is Gate.OPEN
+    assert rig.kernel.proof(RED1.port) == 0
     assert rig.kernel.source == {}
 
 
@@ -169,7 +173,7 @@ def test_drift_is_repaired_and_told_also_where_it_could_not(rig):
 
 
 def guarded(rig: Rig, *bridges: str, exempt: tuple[str, ...] = ()) -> None:
-    rig.state.guarding = Guarding(bridges, exempt)
+    rig.state.guarding = Guarding(bridges or None, exempt)
     rig.nics.guard(rig.state.guarding, rig.state.ports.values())
 
 
@@ -182,6 +186,8 @@ def test_the_guard_passes_bound_ports_exempt_ones_and_those_of_other_bridges(rig
     assert rig.guard.passing == BOUND | {LO}
     guarded(rig, "tenants")
     assert rig.guard.passing == BOUND | {5002}
+    rig.nics.guard(Guarding(bridges=()), rig.state.ports.values())
+    assert rig.guard.passing == BOUND | {5001, 5002}, "where no network of the policy has a bridge, none is guarded"
     rig.nics.guard(None, rig.state.ports.values())
     assert rig.guard.passing is None
 

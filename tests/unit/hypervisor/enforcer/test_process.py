@@ -13,6 +13,7 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift
 from hypervigil.hypervisor.enforcer import process
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S
 from hypervigil.hypervisor.enforcer.process import GRACE_S, Enforcer, EnforcerConfig
+from hypervigil.hypervisor.enforcer.routed import RoutedLayer
 from hypervigil.hypervisor.enforcer.signing import HeadSigner
 from hypervigil.model.ids import Instant, PerimeterId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
@@ -39,7 +40,7 @@ from hypervigil.wire.messages import (
     ToEnforcer,
     Tripwire,
 )
-from tests.unit.hypervisor.enforcer.fakes import RED, Gatekeeper, Kernel, Libvirt, limit, port
+from tests.unit.hypervisor.enforcer.fakes import RED, Gatekeeper, Kernel, Libvirt, Roads, RoutedKeeper, limit, port
 
 RED1 = port(RED)
 MINUTE = 60.0
@@ -56,6 +57,7 @@ class Rig:
     def __init__(self, directory: Path) -> None:
         self.at = 1000.0
         self.kernel, self.guard, self.libvirt = Kernel(), Gatekeeper(), Libvirt()
+        self.routed_guard, self.roads = RoutedKeeper(), Roads()
         self._directory = directory
         self._signer = HeadSigner(directory / "head.key", directory / "heads.jsonl", directory / "head.pub")
         self.heard: list[FromEnforcer] = []
@@ -64,7 +66,8 @@ class Rig:
     def again(self) -> None:
         """Another process takes over."""
         config = EnforcerConfig(self._directory, self._directory, self._directory, 4711, 4712, 4713)
-        self.enforcer = Enforcer(config, self.kernel, self.guard, self.libvirt, self._signer)
+        routed = RoutedLayer(self.routed_guard, self.roads)
+        self.enforcer = Enforcer(config, self.kernel, self.guard, self.libvirt, self._signer, routed=routed)
 
     async def comes(self) -> None:
         ours, its = socket.socketpair()

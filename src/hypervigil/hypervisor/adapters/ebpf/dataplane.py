@@ -255,6 +255,10 @@ class DataPlane:
 
         self._change(port, change)
 
+    def set_proof(self, port: PortId, end_ns: int) -> None:
+        """Until then who begins a TCP connection to the port has to prove its address; 0 ends it."""
+        self._change(port, lambda limits: setattr(limits, "proof_end_ns", end_ns))
+
     def set_peer(self, port: PortId, address: str, packets_per_s: float, end_ns: int) -> None:
         """Limit what one source may send to the port; 0 packets/s blocks it."""
         source = layout.Source(rate=_rate(packets_per_s, 0, end_ns))
@@ -297,6 +301,10 @@ class DataPlane:
     def gate(self, port: PortId) -> Gate:
         """Whether the port is open, by the kernel's word."""
         return Gate(self._read_limits(port).gate)
+
+    def proof(self, port: PortId) -> int:
+        """Until when sources have to prove their address, by the kernel's word; 0: they need not."""
+        return int(self._read_limits(port).proof_end_ns)
 
     def peers(self, port: PortId) -> dict[str, float]:
         """Limited sources and their packets per second, by the kernel's word."""

@@ -18,12 +18,13 @@ from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import Budget
 from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
 from hypervigil.model.services import ANYTHING, COMPANIONS, NEIGHBOUR, NOTHING, Services
-from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed
+from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed, is_gateway
 
 _OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
 _EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
 _ANYTHING, _ONE_WAY, _BACK, _UNUSED = 1, 0x10000, 0x20000, 0xFFFFFFFF
 _ROUTED, _BUDGET = 1, 2
+_IS_GATEWAY = 0x40000000
 _V4 = 96
 
 Names = tuple[PerimeterId, PerimeterId]
@@ -103,7 +104,8 @@ class _Bank:
             found[network.prefixlen + (_V4 if network.version == 4 else 0), packed] = entry.perimeter
         for (length, packed), perimeter in found.items():
             key = layout.RangeKey(32 + length, self.index, layout.Address.from_buffer_copy(packed))
-            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(perimeter)))
+            kind = _IS_GATEWAY if is_gateway(perimeter) else 0
+            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(perimeter) | kind))
             self.ranges.append(key)
 
     def clear(self) -> None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import ForgedKind, TrafficClass
 
-ABI = 3
+ABI = 4
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -65,6 +65,8 @@ class Counters(ctypes.Structure):
         ("failures", c_uint64),
         ("peers_created", c_uint64),
         ("events_lost", c_uint64),
+        ("answered", c_uint64),
+        ("proven", c_uint64),
     ]
 
 
@@ -81,6 +83,7 @@ class Limits(ctypes.Structure):
         ("rate", (Rate * BUCKETS) * 2),
         ("new_destinations", Rate),
         ("gate_end_ns", c_uint64),
+        ("proof_end_ns", c_uint64),
         ("gate", c_uint32),
         ("armed", c_uint32),
     ]
@@ -138,6 +141,18 @@ class Source(ctypes.Structure):
     """``struct hv_source``."""
 
     _fields_ = [("lock", c_uint32), ("pad", c_uint32), ("rate", Rate), ("bucket", Bucket)]
+
+
+class Proven(ctypes.Structure):
+    """``struct hv_proven``; user space never writes it."""
+
+    _fields_ = [("at_ns", c_uint64)]
+
+
+class Secret(ctypes.Structure):
+    """``struct hv_secret``."""
+
+    _fields_ = [("key", c_uint64 * 2)]
 
 
 class Tripwires(ctypes.Structure):
@@ -273,6 +288,8 @@ VALUES: dict[str, type[ctypes.Structure]] = {
     "hv_peer": Peer,
     "hv_source_key": SourceKey,
     "hv_source": Source,
+    "hv_proven": Proven,
+    "hv_secret": Secret,
     "hv_tripwires": Tripwires,
     "hv_windows": Windows,
     "hv_event": Event,

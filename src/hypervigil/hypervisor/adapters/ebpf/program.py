@@ -12,6 +12,7 @@ ENTRIES = {
     **dict.fromkeys(("hv_ports", "hv_counters", "hv_limits", "hv_buckets", "hv_tripwires", "hv_windows"), 1),
     "hv_peers": 64,
     "hv_sources": 4,
+    "hv_proven": 64,
     "hv_copies": 2,
     "hv_places": 1,
     "hv_allowances": 1,
@@ -21,7 +22,7 @@ ENTRIES = {
     "hv_flows": layout.FLOW_SETS,
 }
 """Maps that grow with the ports, and how many entries they have for each."""
-ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services", "hv_near")
+ALONE = ("hv_events", "hv_scratch", "hv_epoch", "hv_ranges", "hv_grants", "hv_services", "hv_near", "hv_secret")
 MAPS = (*ENTRIES, *ALONE)
 
 
@@ -73,6 +74,8 @@ def _load(libbpf: ctypes.CDLL, handle: int, pin_dir: Path, max_ports: int) -> No
     status = libbpf.bpf_object__load(handle)
     if status:
         raise DataPlaneError(f"the kernel refused the data plane ({os.strerror(-status)}): it needs 6.6 or newer")
+    secret = libbpf.bpf_map__fd(libbpf.bpf_object__find_map_by_name(handle, b"hv_secret"))
+    kernel.update(secret, ctypes.c_uint32(0), layout.Secret.from_buffer_copy(os.urandom(ctypes.sizeof(layout.Secret))))
     made: list[Path] = []
     try:
         pin_dir.mkdir(parents=True, exist_ok=True)

@@ -42,48 +42,58 @@ class GuardError(Exception):
 class Guard:
     """One table of the bridge family; every change is one transaction."""
 
+    family = "bridge"
+
     def __init__(self, table: str = TABLE) -> None:
         self._table = table
 
     def put(self, bound: Iterable[int]) -> None:
         """Put the whole guard in force, with exactly these interface indices bound."""
-        indices = sorted(set(bound))
-        elements = f"elements = {{ {', '.join(map(str, indices))} }};" if indices else ""
         # PRIVILEGED: nftables is root's.
-        _nft("-f", "-", script=_RULES.format(table=self._table, elements=elements))
+        _nft("-f", "-", script=self._script(elements(map(str, sorted(set(bound))))))
+
+    def _script(self, bound: str) -> str:
+        return _RULES.format(table=self._table, elements=bound)
+
+    def _whole(self, rules: int, sets: dict[str, list[object]]) -> bool:
+        return rules == 2 and sets.keys() == {"bound"}
 
     def change(self, *, add: Iterable[int] = (), remove: Iterable[int] = ()) -> None:
         """Bind and unbind indices in one transaction."""
-        lines = [f"add element bridge {self._table} bound {{ {index} }}" for index in add]
-        lines += [f"delete element bridge {self._table} bound {{ {index} }}" for index in remove]
+        lines = [f"add element {self.family} {self._table} bound {{ {index} }}" for index in add]
+        lines += [f"delete element {self.family} {self._table} bound {{ {index} }}" for index in remove]
         if lines:
             _nft("-f", "-", script="\n".join(lines) + "\n")
 
     def bound(self) -> frozenset[int] | None:
         """The indices that the kernel holds as bound; ``None`` where the guard is not in force as a whole."""
         try:
-            listed = json.loads(_nft("-j", "list", "table", "bridge", self._table))["nftables"]
+            listed = json.loads(_nft("-j", "list", "table", self.family, self._table))["nftables"]
         except GuardError:
             return None
         rules = sum("rule" in item for item in listed)
-        sets = [item["set"] for item in listed if "set" in item]
-        if rules != 2 or len(sets) != 1:
-            return None
-        return frozenset(_index(element) for element in sets[0].get("elem", []))
+        sets = {item["set"]["name"]: item["set"].get("elem", []) for item in listed if "set" in item}
+        return frozenset(map(_index, sets["bound"])) if self._whole(rules, sets) else None
 
     def remove(self) -> bool:
         """Take the guard away; whether it was there."""
         if self.bound() is None and not self._there():
             return False
-        _nft("delete", "table", "bridge", self._table)
+        _nft("delete", "table", self.family, self._table)
         return True
 
     def _there(self) -> bool:
         try:
-            _nft("list", "table", "bridge", self._table)
+            _nft("list", "table", self.family, self._table)
         except GuardError:
             return False
         return True
+
+
+def elements(of: Iterable[str]) -> str:
+    """What a set holds, as nft is told it."""
+    listed = ", ".join(of)
+    return f"elements = {{ {listed} }};" if listed else ""
 
 
 def bridged_taps() -> dict[int, str]:

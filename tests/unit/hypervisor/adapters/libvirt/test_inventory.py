@@ -51,6 +51,15 @@ def test_a_domain_with_everything() -> None:
     assert domain == Domain(VmId(UUID), "web-1", 3, 24576, (nic,))
 
 
+def test_a_nic_that_no_bridge_carries() -> None:
+    nic = f"<interface type='ethernet'><mac address='{MAC}'/><target dev='vnet7' managed='yes'/></interface>"
+    domain = parse_domain(xml(nic, head=metadata("10.0.0.3")))
+    assert domain.nics == (DomainNic(PortId(MAC), "ethernet", "vnet7", None, ("10.0.0.3",)),)
+    vm, missing = place(domain, {"vnet7": Link(9, "vnet7", None)}, paused=False)
+    assert vm.nics == (Nic(PortId(MAC), "vnet7", 9, None, ("10.0.0.3",)),)
+    assert missing == ()
+
+
 def test_metadata_of_another_nic_binds_nothing_here() -> None:
     ours = metadata("10.0.0.3", mac="52:54:00:99:00:02")
     assert parse_domain(xml(interface(), head=ours)).nics[0].addresses == ()
