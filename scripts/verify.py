@@ -28,6 +28,7 @@ BUDGET_S = 85 * 60.0
 LAB = ("src", "lab", "requirements.lock")
 """What a slice in the lab runs."""
 CODE = (*LAB, "bench", "tests", "scripts", "Makefile", "pyproject.toml")
+MASS = "tests/integration/test_mass.py"
 TAIL_LINES = 25
 QUIET_PARTS, QUIET_VM_DAYS = 5, 600
 """The long quiet, 3,000 VM-days, in parts that an interruption does not cost."""
@@ -87,7 +88,8 @@ def slices() -> tuple[Slice, ...]:
     pytest = (sys.executable, "-m", "pytest", "--complete", "-m", "long")
     long = (
         Slice("long-fuzz", 80, (*pytest, "tests/fuzz"), code=CODE),
-        Slice("long", 80, (*pytest, "--ignore=tests/fuzz", "tests"), code=CODE),
+        Slice("long-mass", 80, (*pytest, MASS), code=CODE),
+        Slice("long", 80, (*pytest, "--ignore=tests/fuzz", f"--ignore={MASS}", "tests"), code=CODE),
     )
     benches = tuple(
         Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"), code=(*LAB, "bench"))
