@@ -79,11 +79,6 @@ static __always_inline int holds(__u32 grant, __u32 service)
 	return set->range[at].first <= service && service <= set->range[at].last;
 }
 
-static __always_inline int link_local(const struct hv_address *a)
-{
-	return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
-}
-
 static __always_inline __u32 perimeter_of(const struct hv_place *place, __u32 bank)
 {
 	__u32 perimeter = place->perimeter[bank & 1];
@@ -118,7 +113,7 @@ static __always_inline int find_other(struct __sk_buff *skb, struct scratch *s, 
 		o->perimeter = perimeter_of(o->place, bank);
 		return 1;
 	}
-	if (f->ethertype == ETH_IPV6 && link_local(address)) {
+	if (f->ethertype == ETH_IPV6 && is_local(address)) {
 		o->perimeter = here->gateway[bank & 1];
 		return 1;
 	}

@@ -183,6 +183,8 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, _
 		f->l4 = 0;
 		return 1;
 	}
+	if (f->fragment && f->l4 + 8 > ETH_HLEN + bpf_ntohs(ip->length))
+		return 0;	/* what lies behind a fragment's end is no part of what its receiver puts together */
 	return read_transport(skb, s, header_end);
 }
 
@@ -190,7 +192,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 {
 	struct frame *f = &s->frame;
 	struct ipv6 *ip = &s->raw.ipv6;
-	__u32 at = ETH_HLEN + sizeof(*ip);
+	__u32 at = ETH_HLEN + sizeof(*ip), end;
 	__u8 next, *b = s->raw.bytes;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
@@ -200,6 +202,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	__builtin_memcpy(f->source.bytes, ip->source, 16);
 	__builtin_memcpy(f->destination.bytes, ip->destination, 16);
 	next = ip->next;
+	end = at + bpf_ntohs(ip->length);
 #pragma unroll
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		if (next != 0 && next != 43 && next != 60 && next != 44 && next != 51)
@@ -223,6 +226,8 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	}
 	if (next == 0 || next == 43 || next == 60 || next == 44 || next == 51)
 		return 0;	/* more extension headers than anybody honest sends */
+	if (f->fragment && at + 8 > end)
+		return 0;	/* see read_ipv4 */
 	f->protocol = next;
 	f->l4 = at;
 	*header_end = at;
@@ -376,6 +381,20 @@ static __always_inline int bound(const struct hv_port *port, const struct frame 
 	return !port->addresses || among(port->address, port->addresses, address) || (port->pairs && paired(port, f, address));
 }
 
+static __always_inline int is_local(const struct hv_address *a)
+{
+	return a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80;
+}
+
+/* A link-local address made of a MAC (RFC 4291, modified EUI-64) that is not the frame's. */
+static __always_inline int local_of_another(const struct hv_address *a, const struct frame *f)
+{
+	const __u8 *b = a->bytes, *mac = f->source_mac;
+
+	return b[11] == 0xff && b[12] == 0xfe && ((b[8] ^ 2) != mac[0] || b[9] != mac[1] || b[10] != mac[2] ||
+						  b[13] != mac[3] || b[14] != mac[4] || b[15] != mac[5]);
+}
+
 static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
@@ -405,11 +424,12 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 		return port->flags & HV_MAY_ADVERTISE_ROUTES ? HV_FORGED_KINDS : HV_F_ROUTER_ADVERTISEMENT;
 	if (!CHECKED(HV_F_ND))
 		return HV_FORGED_KINDS;
-	if (f->icmp_type == 136) {
+	/* Who asks whether an address is free (RFC 4862) takes it as much as who speaks from it. */
+	if (f->icmp_type == 136 || (f->icmp_type == 135 && is_zero(&f->source, 0))) {
 		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
 			return HV_F_UNREADABLE;
-		if (!(target->bytes[0] == 0xfe && (target->bytes[1] & 0xc0) == 0x80) && !bound(port, f, target))
-			return HV_F_ND;
+		if (is_local(target) ? local_of_another(target, f) : !bound(port, f, target))
+			return f->icmp_type == 136 ? HV_F_ND : HV_F_IPV6;
 	}
 	if (f->icmp_type == 135 || f->icmp_type == 136) {
 		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
@@ -425,7 +445,8 @@ static __always_inline int plainly_honest(struct __sk_buff *skb, const struct fr
 {
 	if (skb->vlan_present || (f->protocol != 6 && f->protocol != 17) || !f->l4 || !same_mac(f->source_mac, port->mac))
 		return 0;
-	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547))
+	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547 || f->destination_port == 68 ||
+				  f->destination_port == 546))
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
 	       (port->addresses > 1 && same_address(&port->address[1], &f->source));
@@ -452,7 +473,9 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 		} else if (!bound(port, f, &f->source) && CHECKED(HV_F_IPV4)) {
 			return HV_F_IPV4;
 		}
-		if (f->protocol == 17 && f->l4 && f->source_port == 67 && !(port->flags & HV_MAY_SERVE_DHCP))
+		/* Clients listen to whatever comes to their port, from whatever port it comes. */
+		if (f->protocol == 17 && f->l4 && (f->source_port == 67 || f->destination_port == 68) &&
+		    !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
 		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
 			return HV_F_ROUTER_ADVERTISEMENT;
@@ -463,12 +486,13 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 			if (kind != HV_FORGED_KINDS)
 				return kind;
 		}
-		if (f->protocol == 17 && f->l4 && f->source_port == 547 && !(port->flags & HV_MAY_SERVE_DHCP))
+		if (f->protocol == 17 && f->l4 && (f->source_port == 547 || f->destination_port == 546) &&
+		    !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
 		if (is_zero(&f->source, 0))
 			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
-		if (f->source.bytes[0] == 0xfe && (f->source.bytes[1] & 0xc0) == 0x80)
-			return HV_FORGED_KINDS;
+		if (is_local(&f->source))
+			return local_of_another(&f->source, f) && CHECKED(HV_F_IPV6) ? HV_F_IPV6 : HV_FORGED_KINDS;
 		return bound(port, f, &f->source) || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
 	}
 	return CHECKED(HV_F_ETHERTYPE) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;

@@ -8,7 +8,8 @@ from hypervigil.model.traffic import ForgedKind
 _ROUTER_ADVERTISEMENT, _SOLICITATION, _ADVERTISEMENT, _REDIRECT = 134, 135, 136, 137
 _TAGGED = frozenset({0x8100, 0x88A8})
 _ETHERNET_ARP = bytes.fromhex("00010800")
-_DHCP, _DHCPV6 = 67, 547
+_DHCP, _DHCPV6 = (67, 68), (547, 546)
+"""A server's port and a client's: who sends from the one or to the other serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,14 @@ class Identity:
     def _foreign(self, address: bytes) -> bool:
         return bool(self.addresses) and address not in self.addresses
 
+    def _another(self, address: bytes, frame: Frame) -> bool:
+        """Whether an IPv6 address is somebody else's: not bound, or link-local and made of another MAC (RFC 4291)."""
+        if not (address[0] == 0xFE and address[1] & 0xC0 == 0x80):
+            return self._foreign(address)
+        mac = frame.source_mac
+        mine = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+        return address[11:13] == b"\xff\xfe" and address[8:] != mine
+
     def _arp(self, frame: Frame) -> ForgedKind | None:
         arp = frame.load(ETH_HLEN, 28)
         if arp is None:
@@ -52,11 +61,11 @@ class Identity:
     def _ipv4(self, frame: Frame) -> ForgedKind | None:
         datagram = frame.protocol == UDP and bool(frame.l4)
         if not any(frame.source[12:]):
-            if not (datagram and frame.source_port == 68 and frame.destination_port == _DHCP):
+            if not (datagram and frame.source_port == 68 and frame.destination_port == _DHCP[0]):
                 return ForgedKind.IPV4
         elif self._foreign(frame.source):
             return ForgedKind.IPV4
-        if datagram and frame.source_port == _DHCP and not self.may_serve_dhcp:
+        if datagram and _serves(frame, _DHCP) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if frame.protocol == ICMP and frame.l4 and frame.icmp_type == 5 and not self.may_advertise_routes:
             return ForgedKind.ROUTER_ADVERTISEMENT
@@ -67,23 +76,21 @@ class Identity:
             kind = self._discovery(frame)
             if kind is not None:
                 return kind
-        if frame.protocol == UDP and frame.l4 and frame.source_port == _DHCPV6 and not self.may_serve_dhcp:
+        if frame.protocol == UDP and frame.l4 and _serves(frame, _DHCPV6) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if not any(frame.source):
             return None if frame.protocol == ICMPV6 else ForgedKind.IPV6
-        if not _link_local(frame.source) and self._foreign(frame.source):
-            return ForgedKind.IPV6
-        return None
+        return ForgedKind.IPV6 if self._another(frame.source, frame) else None
 
     def _discovery(self, frame: Frame) -> ForgedKind | None:
         if frame.icmp_type in (_ROUTER_ADVERTISEMENT, _REDIRECT):
             return None if self.may_advertise_routes else ForgedKind.ROUTER_ADVERTISEMENT
-        if frame.icmp_type == _ADVERTISEMENT:
+        if frame.icmp_type == _ADVERTISEMENT or (frame.icmp_type == _SOLICITATION and not any(frame.source)):
             target = frame.load(frame.l4 + 8, 16)
             if target is None:
                 return ForgedKind.UNREADABLE
-            if not _link_local(target) and self._foreign(target):
-                return ForgedKind.ND
+            if self._another(target, frame):
+                return ForgedKind.ND if frame.icmp_type == _ADVERTISEMENT else ForgedKind.IPV6
         if frame.icmp_type in (_SOLICITATION, _ADVERTISEMENT):
             option = frame.load(frame.l4 + 24, 8)
             if option is not None and option[0] in (1, 2) and option[2:] != self.mac:
@@ -91,5 +98,5 @@ class Identity:
         return None
 
 
-def _link_local(address: bytes) -> bool:
-    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+def _serves(frame: Frame, ports: tuple[int, int]) -> bool:
+    return frame.source_port == ports[0] or frame.destination_port == ports[1]
