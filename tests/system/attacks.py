@@ -19,6 +19,8 @@ EVERYBODY = "ff:ff:ff:ff:ff:ff"
 SERVICE = 7000
 """The port at which every guest and the gateway answer, and which paths allow."""
 FORBIDDEN = 22
+ASKS = 40000
+"""Where nobody answers: two echo services that were made to talk to each other would never end."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,16 @@ def fragment6(following: int, offset: int, more: int, payload: bytes, number: in
     return struct.pack("!BBHI", following, 0, offset | more, number) + payload
 
 
+def numbered(packet: bytes, number: int) -> bytes:
+    """An IPv4 packet with another identification, by which its fragments belong together."""
+    head = bytearray(packet[:20])
+    head[4:6], head[10:12] = number.to_bytes(2), b"\0\0"
+    total = sum(struct.unpack("!10H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    head[10:12] = (~((total & 0xFFFF) + (total >> 16)) & 0xFFFF).to_bytes(2)
+    return bytes(head) + packet[20:]
+
+
 def offer(six: bool) -> bytes:
     """As a DHCP server's answer begins."""
     return b"\x02" + bytes(31) if six else b"\x02\x01\x06\x00" + bytes(232) + b"\x63\x82\x53\x63\x35\x01\x02\xff"
@@ -211,10 +223,10 @@ def _senders(made: Catalogue) -> None:
     a1, a2, b1, gw = made.cast.a1, made.cast.a2, made.cast.b1, made.cast.gateway
 
     def four(source: str, mac: str, to: Host) -> Callable[[bytes], bytes]:
-        return lambda tag: ethernet(mac, to.mac, 0x0800, ipv4(source, to.four, 17, udp(SERVICE, SERVICE, tag)))
+        return lambda tag: ethernet(mac, to.mac, 0x0800, ipv4(source, to.four, 17, udp(ASKS, SERVICE, tag)))
 
     def six(source: str, mac: str, to: Host) -> Callable[[bytes], bytes]:
-        return lambda tag: ethernet(mac, to.mac, 0x86DD, ipv6(source, to.six, 17, udp(SERVICE, SERVICE, tag)))
+        return lambda tag: ethernet(mac, to.mac, 0x86DD, ipv6(source, to.six, 17, udp(ASKS, SERVICE, tag)))
 
     made.add("b1's IPv4 address", "4", a2, ForgedKind.IPV4, four(b1.four, a1.mac, a2))
     made.add("b1's IPv6 address", "6", a2, ForgedKind.IPV6, six(b1.six, a1.mac, a2))
@@ -225,9 +237,9 @@ def _senders(made: Catalogue) -> None:
         made.add("a2's IPv4 address", "4", to, ForgedKind.IPV4, four(a2.four, a1.mac, to))
         made.add("a2's IPv6 address", "6", to, ForgedKind.IPV6, six(a2.six, a1.mac, to))
     for to in (b1, gw):  # last: from now on the bridge looks for a2 where the attacker is
-        made.add("a2's MAC", "4", to, ForgedKind.MAC, four(a1.four, a2.mac, to))
-        made.add("a2's MAC and IPv4 address", "4", to, ForgedKind.MAC, four(a2.four, a2.mac, to))
-        made.add("a2's MAC", "6", to, ForgedKind.MAC, six(a1.six, a2.mac, to))
+        made.add("a2's MAC", "4", to, ForgedKind.MAC, four(a1.four, a2.mac, to), batch=3)
+        made.add("a2's MAC and IPv4 address", "4", to, ForgedKind.MAC, four(a2.four, a2.mac, to), batch=3)
+        made.add("a2's MAC", "6", to, ForgedKind.MAC, six(a1.six, a2.mac, to), batch=3)
 
 
 def _roles(made: Catalogue) -> None:
@@ -270,7 +282,7 @@ def _wrapped(made: Catalogue) -> None:
     a1, a2, b1 = made.cast.a1, made.cast.a2, made.cast.b1
 
     def plain(tag: bytes) -> bytes:
-        return struct.pack("!H", 0x0800) + ipv4(a2.four, b1.four, 17, udp(SERVICE, FORBIDDEN, tag))
+        return struct.pack("!H", 0x0800) + ipv4(a2.four, b1.four, 17, udp(ASKS, FORBIDDEN, tag))
 
     tagged = {"0x8100": [0x8100], "0x88a8": [0x88A8], "0x88a8 and 0x8100": [0x88A8, 0x8100]}
     for name, types in tagged.items():
@@ -297,11 +309,11 @@ def _bypasses(made: Catalogue) -> None:
     def six(destination: str, following: int, payload: bytes, *, mac: str = b1.mac, tag: bytes = b"") -> bytes:
         return ethernet(a1.mac, mac, 0x86DD, ipv6(a1.six, destination, following, payload), tag)
 
-    def four(payload: bytes, offset: int, more: int, tag: bytes = b"", source: str = a1.four) -> bytes:
+    def four(payload: bytes, offset: int, more: int, tag: bytes, source: str = a1.four) -> bytes:
         packet = ipv4(source, b1.four, 17, payload, fragment=(more << 13) | offset // 8)
-        return ethernet(a1.mac, b1.mac, 0x0800, packet, tag)
+        return ethernet(a1.mac, b1.mac, 0x0800, numbered(packet, 1000 + tag[-1]), tag if tag[0] else b"")
 
-    forbidden, allowed = udp(SERVICE, FORBIDDEN, bytes(16)), udp(SERVICE, SERVICE, bytes(16))
+    forbidden, allowed = udp(ASKS, FORBIDDEN, bytes(16)), udp(ASKS, SERVICE, bytes(16))
     made.add("a forbidden port", "4", b1, None, lambda tag: four(forbidden + tag, 0, 0))
     made.add(
         "a forbidden port, by way of the gateway", "4", b1, None,
@@ -313,7 +325,8 @@ def _bypasses(made: Catalogue) -> None:
     )  # fmt: skip
     made.add(
         "an allowed first fragment, overwritten with a forbidden port", "4", b1, (None, None, None),
-        lambda _: four(allowed, 0, 1), lambda tag: four(forbidden, 0, 1, tag), lambda _: four(bytes(16), 24, 0),
+        lambda tag: four(allowed, 0, 1, b"\0" + tag[-1:]), lambda tag: four(forbidden, 0, 1, tag),
+        lambda tag: four(bytes(16), 24, 0, b"\0" + tag[-1:]),
     )  # fmt: skip
     made.add(
         "fragments under a2's address", "4", b1, ForgedKind.IPV4,

