@@ -314,7 +314,7 @@ def _bypasses(made: Catalogue) -> None:
         return ethernet(a1.mac, b1.mac, 0x0800, numbered(packet, 1000 + tag[-1]), tag if tag[0] else b"")
 
     forbidden, allowed = udp(ASKS, FORBIDDEN, bytes(16)), udp(ASKS, SERVICE, bytes(16))
-    made.add("a forbidden port", "4", b1, None, lambda tag: four(forbidden + tag, 0, 0))
+    made.add("a forbidden port", "4", b1, None, lambda tag: four(forbidden, 0, 0, tag))
     made.add(
         "a forbidden port, by way of the gateway", "4", b1, None,
         lambda tag: ethernet(a1.mac, gw.mac, 0x0800, ipv4(a1.four, b1.four, 17, forbidden + tag)),

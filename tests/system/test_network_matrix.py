@@ -145,8 +145,10 @@ def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, con
 
     pin_dir = product.places.pin_dir
     before = dropped(pin_dir)
-    claims = frames.Test(28, 4, frozenset({int.from_bytes(bytes(map(int, a1.address.split("."))))}), among=False)
-    view = frames.View("a1", frames.Heading.FROM_PLACE, [[frames.Test(12, 2, frozenset({0x0806})), claims]])
+    # The first frame of all that is not the attacker's to send is an IPv4 fragment in a2's name.
+    own = int.from_bytes(bytes(map(int, a1.address.split("."))))
+    forgery = [frames.Test(12, 2, frozenset({0x0800})), frames.Test(26, 4, frozenset({own}), among=False)]
+    view = frames.View("a1", frames.Heading.FROM_PLACE, [forgery])
     with Capture() as capture, ThreadPoolExecutor(2) as pool:
         onset = capture.count(a1.interface, view)
         honest = [
@@ -187,7 +189,7 @@ def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, con
     assert onset.first_at_s is not None
     late_s = case.opened_at - (onset.first_at_s + wall)
     print(f"evidence {late_s:.3f} s after the first forged frame; {sum(one.asked for one in came)} conversations")
-    assert late_s <= EVIDENCE_WITHIN_S
+    assert 0 <= late_s <= EVIDENCE_WITHIN_S
     judged = wait_for("a verdict", lambda: [c for c in product.cases() if c.attack == "spoof"], within_s=20)
     assert {(c.name, c.role) for c in judged} == {(a1.domain, "attacker")}
     accused = {c.name for c in product.cases() if c.role == "attacker"}
