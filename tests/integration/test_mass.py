@@ -10,7 +10,7 @@ import pytest
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
-from hypervigil.hypervisor.reference import conversations, directory, fabric, identity, neighbours, peers, port
+from hypervigil.hypervisor.reference import conversations, directory, fabric, frame, identity, neighbours, peers, port
 from hypervigil.hypervisor.reference.port import Handover
 from tests.integration import mass
 from tests.integration.mass_policies import devices
@@ -89,7 +89,7 @@ _enter = conversations.Table.enter
 WRONG: dict[str, tuple[object, str, object]] = {
     "an answer needs no question": (conversations.Table, "knows", _always),
     "flooded frames are everybody's": (identity.Identity, "none_of_its_business", _never),
-    "anybody may serve DHCP": (identity, "_DHCP", 1),
+    "anybody may serve DHCP": (identity, "_DHCP", (1, 1)),
     "a MAC of a pair is nobody's": (identity.Identity, "_paired", _never),
     "no address is link-local": (fabric, "link_local", _never),
     "a table has all its ways whatever the budget": (conversations.Table, "enter", _all_ways),
@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[object, str, object]] = {
     "a port may hold one address more": (layout, "LOCALS", layout.LOCALS + 1),
     "no router is heeded": (neighbours.Neighbours, "heed_router", _never),
     "frames to groups have no bound": (fabric.Fabric, "_beyond_broadcasts", _never),
+    "a fragment may end before its header": (frame, "_within", lambda one, _: frame._transport(one)),
     "nothing is a failure": (port, "_unreachable", _never),
     "nobody begins anything": (peers, "opens", _never),
 }

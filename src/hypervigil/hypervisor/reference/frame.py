@@ -138,7 +138,7 @@ def _read_ipv4(frame: Frame) -> int | None:
     if offset & 0x1FFF:
         header_end, frame.l4 = frame.l4, 0
         return header_end
-    return _transport(frame)
+    return _within(frame, ETH_HLEN + (ip[2] << 8 | ip[3]))
 
 
 def _read_ipv6(frame: Frame) -> int | None:
@@ -169,7 +169,13 @@ def _read_ipv6(frame: Frame) -> int | None:
         return None
     frame.protocol = following
     frame.l4 = at
-    return _transport(frame)
+    return _within(frame, ETH_HLEN + 40 + (ip[4] << 8 | ip[5]))
+
+
+def _within(frame: Frame, end: int) -> int | None:
+    """What lies behind a fragment's ``end`` is no part of what its receiver puts together."""
+    needed = {6: 14, UDP: 8, ICMP: 4, ICMPV6: 4}.get(frame.protocol, 0)
+    return None if frame.fragment and frame.l4 + needed > end else _transport(frame)
 
 
 def _transport(frame: Frame) -> int | None:

@@ -9,7 +9,8 @@ from hypervigil.model.traffic import ForgedKind
 _ROUTER_SOLICITATION, _ROUTER_ADVERTISEMENT, _SOLICITATION, _ADVERTISEMENT, _REDIRECT = 133, 134, 135, 136, 137
 _TAGGED = frozenset({0x8100, 0x88A8})
 _ETHERNET_ARP = bytes.fromhex("00010800")
-_DHCP, _DHCPV6 = 67, 547
+_DHCP, _DHCPV6 = (67, 68), (547, 546)
+"""A server's port and a client's: who sends from the one or to the other serves."""
 
 Owns = Callable[[bytes], bool]
 Others = Callable[[bytes], bool]
@@ -113,12 +114,12 @@ class Identity:
     def _ipv4(self, frame: Frame) -> ForgedKind | None:
         datagram = frame.protocol == UDP and bool(frame.l4)
         if not any(frame.source[12:]):
-            asks = datagram and frame.source_port == 68 and frame.destination_port == _DHCP
+            asks = datagram and frame.source_port == 68 and frame.destination_port == _DHCP[0]
             if not asks and ForgedKind.IPV4 not in self.unchecked:
                 return ForgedKind.IPV4
         elif self._foreign(frame, frame.source) and ForgedKind.IPV4 not in self.unchecked:
             return ForgedKind.IPV4
-        if datagram and frame.source_port == _DHCP and not self.may_serve_dhcp:
+        if datagram and _serves(frame, _DHCP) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if frame.protocol == ICMP and frame.l4 and frame.icmp_type == 5 and not self.may_advertise_routes:
             return ForgedKind.ROUTER_ADVERTISEMENT
@@ -129,7 +130,7 @@ class Identity:
             kind = self._discovery(frame, owns)
             if kind is not None:
                 return kind
-        if frame.protocol == UDP and frame.l4 and frame.source_port == _DHCPV6 and not self.may_serve_dhcp:
+        if frame.protocol == UDP and frame.l4 and _serves(frame, _DHCPV6) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if not any(frame.source):
             return None if frame.protocol == ICMPV6 or ForgedKind.IPV6 in self.unchecked else ForgedKind.IPV6
@@ -142,16 +143,15 @@ class Identity:
             return None if self.may_advertise_routes else ForgedKind.ROUTER_ADVERTISEMENT
         if ForgedKind.ND in self.unchecked:
             return None
-        if frame.icmp_type == _ADVERTISEMENT:
+        # Who asks whether an address is free (RFC 4862) takes it as much as who speaks from it.
+        takes = frame.icmp_type == _SOLICITATION and not any(frame.source)
+        if takes or frame.icmp_type == _ADVERTISEMENT:
             target = frame.load(frame.l4 + 8, 16)
             if target is None:
                 return ForgedKind.UNREADABLE
-            if self._foreign_v6(frame, target, owns):
-                return ForgedKind.ND
-        if frame.icmp_type == _SOLICITATION and not any(frame.source):
-            target = frame.load(frame.l4 + 8, 16)
-            if target is not None and link_local(target):
-                self._foreign_v6(frame, target, owns)  # it is about to be used
+            kind = ForgedKind.IPV6 if takes else ForgedKind.ND
+            if self._foreign_v6(frame, target, owns) and (not takes or kind not in self.unchecked):
+                return kind
         if frame.icmp_type in (_SOLICITATION, _ADVERTISEMENT):
             option = frame.load(frame.l4 + 24, 8)
             if option is not None and option[0] in (1, 2) and self._foreign_mac(frame, option[2:]):
@@ -167,3 +167,7 @@ def link_local(address: bytes) -> bool:
 def _of_mac(mac: bytes) -> bytes:
     """The link-local address that follows from a MAC (RFC 4291, modified EUI-64)."""
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def _serves(frame: Frame, ports: tuple[int, int]) -> bool:
+    return frame.source_port == ports[0] or frame.destination_port == ports[1]
