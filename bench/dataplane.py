@@ -11,8 +11,8 @@ of one port, in interleaved pairs again, and ``state_bytes_per_vm`` what all our
 ``veth`` and ``tap``.
 
 Real guests under emulation send and take some ten thousand packets a second, a small part of what a bridge carries,
-and their emulators do nearly all the work: 100 ns more for a packet are a thousandth of its time. Their ratios show that
-real drivers, offloads and queues are served, and what costs many microseconds; no target is judged by them.
+and their emulators do nearly all the work: 100 ns more for a packet are a thousandth of its time. Their ratios show
+that real drivers, offloads and queues are served, and what costs many microseconds; no target is judged by them.
 """
 
 import argparse
@@ -63,6 +63,7 @@ FEW = {
 """The same with real guests, where a row takes minutes."""
 MAX_PORTS = (1024, 8192)
 """Sizes of data plane whose memory is told; the larger one is measured."""
+_Domains = tuple[LabGuest, LabGuest] | None
 _KEY = ("setup", "link", "guests", "ports", "active_limit", "network_policy")
 
 
@@ -117,7 +118,7 @@ class Run:
         self.pairs = pairs
         self.seconds = seconds
 
-    def measured(self, segment: Segment, setup: str, ports: int, domains: tuple[LabGuest, LabGuest] | None) -> Figures:
+    def measured(self, segment: Segment, setup: str, ports: int, domains: _Domains = None) -> Figures:
         """One setup at one scale."""
         figures: Figures = {
             "setup": setup.removesuffix("-limited").removesuffix("-unruled"),
@@ -167,7 +168,7 @@ class Run:
         segment: Segment,
         setup: str,
         ports: int,
-        domains: tuple[LabGuest, LabGuest] | None,
+        domains: _Domains,
         stack: contextlib.ExitStack,
     ) -> Way:
         match setup:
@@ -192,13 +193,13 @@ class Run:
         if self.link == "guests":
             with lab_guests() as (segment, domains):
                 for setup, ports in wanted:
-                    yield self._timed(lambda s=setup, p=ports: self.measured(segment, s, p, domains))  # type: ignore[misc]
+                    yield self._timed(functools.partial(self.measured, segment, setup, ports, domains))
             return
         make = veths if self.link == "veth" else taps
         for setup, ports in wanted:
             with namespace(), make() as segment:
                 segment.traffic.packets_per_s(0.3)
-                yield self._timed(lambda s=setup, p=ports, g=segment: self.measured(g, s, p, None))  # type: ignore[misc]
+                yield self._timed(functools.partial(self.measured, segment, setup, ports))
 
     @staticmethod
     def _timed(do: Callable[[], Figures]) -> Figures:
