@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -49,11 +50,13 @@ def namespace() -> Iterator[None]:
 class Tap:
     """A tap device; we are the guest behind it."""
 
-    def __init__(self, name: str, mac: str) -> None:
+    def __init__(self, name: str, mac: str, *, fd: int | None = None) -> None:
         self.name = name
         self.mac = mac
-        self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        fcntl.ioctl(self.fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0002 | 0x1000))
+        if fd is None:
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x0002 | 0x1000))
+        self.fd = fd
         run("ip", "link", "set", name, "up")
         self.ifindex = socket.if_nametoindex(name)
 
@@ -67,7 +70,7 @@ class Tap:
         deadline = time.monotonic() + wait_s
         while True:
             try:
-                frames.append(os.read(self.fd, 65536))
+                frames.append(os.read(self.fd, 1 << 17))
             except BlockingIOError:
                 left = deadline - time.monotonic()
                 if left <= 0 or not select.select([self.fd], [], [], left)[0]:
@@ -76,6 +79,9 @@ class Tap:
     def close(self) -> None:
         """The device goes."""
         os.close(self.fd)
+
+
+T = TypeVar("T", bound=Tap)
 
 
 class Segment:
@@ -89,7 +95,11 @@ class Segment:
 
     def tap(self, name: str, mac: str) -> Tap:
         """A new tap on the bridge."""
-        tap = Tap(name, mac)
+        return self.join(Tap(name, mac))
+
+    def join(self, tap: T) -> T:
+        """Put a tap on the bridge."""
+        name = tap.name
         run("ip", "link", "set", name, "master", self.bridge)
         deadline = time.monotonic() + 5
         while "state forwarding" not in run("bridge", "-d", "link", "show", "dev", name):

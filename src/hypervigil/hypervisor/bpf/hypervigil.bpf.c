@@ -482,16 +482,18 @@ static __always_inline int in_force(const struct hv_rate *rate, __u64 now)
 /*
  * Tokens may go into debt by one frame, so that a frame larger than the burst (GSO) can pass and the mean stays right.
  * Burst: of packets a tenth of a second's worth; of octets a quarter, since with less TCP keeps losing whole windows and
- * gets two thirds of what it may have.
+ * gets two thirds of what it may have. The clock was read before the lock was had: another CPU's later look may have been
+ * reckoned with already, and time never passes twice.
  */
 static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *rate, __u64 now)
 {
-	__u64 elapsed = now - b->last_ns;
+	__u64 elapsed = now > b->last_ns ? now - b->last_ns : 0;
 	__s64 burst;
 
 	if (elapsed > SECOND_NS)
 		elapsed = SECOND_NS;
-	b->last_ns = now;
+	if (elapsed)
+		b->last_ns = now;
 	burst = rate->packets_per_s_x1000 * 100;
 	if (burst < 1000000)
 		burst = 1000000;
@@ -503,7 +505,7 @@ static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *ra
 	if (burst < 1600000)
 		burst = 1600000;
 	if (rate->octets_per_s)
-		b->octets += rate->octets_per_s * (elapsed / 1000) / 1000;
+		b->octets += rate->octets_per_s * (elapsed / 1000) / 1000 + rate->octets_per_s * (elapsed % 1000) / 1000000;
 	if (b->octets > burst)
 		b->octets = burst;
 }

@@ -31,13 +31,15 @@ class Bucket:
 
     def refill(self, rate: Rate, now: int) -> None:
         """What has come in since the last time, up to the burst."""
-        elapsed = min(_unsigned(now - self.last_ns), SECOND_NS)
-        self.last_ns = now
+        elapsed = min(max(now - self.last_ns, 0), SECOND_NS)
+        self.last_ns = max(now, self.last_ns)
         burst = max(_signed(rate.packets_per_s_x1000 * 100), _LEAST_PACKETS)
         self.packets = _signed(self.packets + _unsigned(rate.packets_per_s_x1000 * elapsed) // 1_000_000)
         self.packets = min(self.packets, burst)
         burst = max(_signed(rate.octets_per_s * 250), _LEAST_OCTETS)
-        self.octets = _signed(self.octets + _unsigned(rate.octets_per_s * (elapsed // 1000)) // 1000)
+        whole, rest = divmod(elapsed, 1000)
+        octets = _unsigned(rate.octets_per_s * whole) // 1000 + _unsigned(rate.octets_per_s * rest) // 1_000_000
+        self.octets = _signed(self.octets + octets)
         self.octets = min(self.octets, burst)
 
     def covers(self, rate: Rate) -> bool:
