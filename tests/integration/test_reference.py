@@ -37,6 +37,8 @@ CAST = Cast(
 BOUND = (CAST.v4[0], CAST.v6[0])
 PASSES, DROPS = -1, 2
 HOUR_NS = 3600 * 10**9
+BEHIND_NS = 100_000_000
+"""So far behind the programs' time may be, which is of the kernel's last tick."""
 TAGS = (b"\x81\x00", b"\x88\xa8")
 CPUS = os.cpu_count() or 1
 PLACES = [(direction, traffic) for direction in Direction for traffic in (*TrafficClass, None)]
@@ -125,11 +127,8 @@ class Pair:
         stamps = [trip.at_ns for trip in self.trips[-1:]] + ([peer.last_ns] if peer else [])
         stamps += [source.bucket.last_ns] if source is not None else []
         stamps += [buckets.bucket[direction][t if t is not None else layout.ALL].last_ns for t in (traffic, None)]
-        for stamp in stamps:
-            if began <= stamp <= ended:
-                return int(stamp)
-        window = self._windows().window[direction][traffic] * 100_000_000
-        return window if began <= window <= ended else began
+        stamps += [self._windows().window[direction][traffic] * 100_000_000]
+        return int(max((stamp for stamp in stamps if began - BEHIND_NS <= stamp <= ended), default=began))
 
     def _bucket_difference(self, direction: Direction, traffic: TrafficClass, source: bytes) -> str | None:
         buckets = self._buckets()
@@ -204,7 +203,7 @@ def settings(pair: Pair, maker: Maker) -> None:
         may_serve_dhcp=dice.random() < 0.3,
         may_advertise_routes=dice.random() < 0.3,
     )
-    soon, ago = now_ns() + HOUR_NS, now_ns() - 1
+    soon, ago = now_ns() + HOUR_NS, now_ns() - BEHIND_NS
     for direction, traffic in PLACES:
         if dice.random() < 0.3:
             packets, octets = dice.choice(((0.001, 0), (20, 0), (3000, 0), (0, 50), (0, 200_000), (500, 1_000_000)))
