@@ -61,7 +61,7 @@ class VirtioTap(Tap):
         fcntl.ioctl(fd, _TUNSETOFFLOAD, _CHECKSUM | _TSO4 | _TSO6)
         super().__init__(name, mac, fd=fd)
 
-    def send(self, frame: bytes, header: Header = Header()) -> None:  # noqa: B008 - it is frozen
+    def send(self, frame: bytes, header: Header = Header()) -> None:
         """The guest sends a frame."""
         os.write(self.fd, header.packed() + frame)
 
