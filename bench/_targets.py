@@ -32,7 +32,7 @@ def judge(results: Iterable[Figures]) -> list[Judged]:
     found = []
     for link in JUDGED:
         here = [one for one in rows if one["link"] == link and not one.get("guests") and one.get("network_policy")]
-        paired = [one for one in here if one.get("pairs", 0) >= LEAST_PAIRS]
+        paired = [*filter(_paired, here)]
         plain = [one for one in paired if not one["active_limit"]]
         limited = [one for one in paired if one["active_limit"]]
         far = [one for one in here if one["ports"] >= MOST_PORTS and not one["active_limit"]]
@@ -40,11 +40,20 @@ def judge(results: Iterable[Figures]) -> list[Judged]:
             _least(f"{link}: packets/s at Level 1, of the bridge's", 1.0, "pps_ratio_low", plain),
             _least(f"{link}: packets/s with an active limit", 0.97, "pps_ratio_low", limited),
             _least(f"{link}: TCP, of the bridge's", 0.98, "tcp_ratio_low", [*plain, *limited]),
-            _most(f"{link}: more ns per packet at {MOST_PORTS} ports than at 1", 10.0, "program_ns_more_high", far),
+            _most(
+                f"{link}: more ns per packet at {MOST_PORTS} ports than at 1",
+                10.0,
+                "program_ns_more_high",
+                [*filter(_paired, far)],
+            ),
             _most(f"{link}: change of one VM's policy at {MOST_PORTS} ports, ms", 5.0, "change_ms", far),
             _most(f"{link}: attach at {MOST_PORTS} ports, ms", 20.0, "attach_ms", far),
         ]
     return found
+
+
+def _paired(row: Figures) -> bool:
+    return bool(row.get("pairs", 0) >= LEAST_PAIRS)
 
 
 def _least(target: str, bound: float, name: str, rows: Sequence[Figures]) -> Judged:
