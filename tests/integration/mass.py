@@ -9,10 +9,8 @@ is lived through again, closer and closer, until the one frame is found.
 
 import contextlib
 import ctypes
-import json
 import os
 import random
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +21,6 @@ from hypervigil.host.inventory import compile_ports
 from hypervigil.hypervisor.adapters.ebpf import fabric as fabric_maps
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, DataPlaneError, Gate
-from hypervigil.hypervisor.adapters.ebpf.program import OBJECT
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader, Records
 from hypervigil.hypervisor.reference.bucket import Bucket
 from hypervigil.hypervisor.reference.conversations import Way
@@ -39,7 +36,7 @@ from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.network.compile import difference
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
-from tests.integration.testrun import Runner
+from tests.integration.testrun import Clock, Runner
 
 WORLD, TURN = 20_000, 400
 """Frames of a world, and of one policy."""
@@ -96,17 +93,7 @@ class Scene:
         self.cpus = os.cpu_count() or 1
         self.runners = tuple(Runner(plane._programs[name]) for name in ("hv_from_vm", "hv_to_vm"))
         self._used: set[int] = set()
-        done = subprocess.run(["bpftool", "-j", "btf", "dump", "file", str(OBJECT)], check=True, capture_output=True)
-        [scratch] = [one for one in json.loads(done.stdout)["types"] if one.get("name") == "scratch"]
-        self._scratch = (ctypes.c_uint8 * (scratch["size"] * self.cpus))()
-        [now] = [one["bits_offset"] // 8 for one in scratch["members"] if one["name"] == "now"]
-        places = (now + cpu * scratch["size"] for cpu in range(self.cpus))
-        self._moments = [ctypes.c_uint64.from_buffer(self._scratch, place) for place in places]
-
-    def moment(self) -> int:
-        """The time that the program went by when it ran last."""
-        kernel.lookup(self.maps["hv_scratch"], ctypes.c_uint32(0), self._scratch)  # type: ignore[arg-type]
-        return max(moment.value for moment in self._moments)
+        self.clock = Clock(self.maps)
 
     def clear(self) -> None:
         """Nothing bound, counted or remembered."""
@@ -240,7 +227,7 @@ class World:
     def _limit(self, port: str) -> None:
         """Other limits on one port. Half the time it has none, so that frames can go straight to it."""
         dice, now = self.dice, _now()
-        ends = (now + HOUR_NS, now + HOUR_NS, now + HOUR_NS, now - 1)
+        ends = (now + HOUR_NS, now + HOUR_NS, now + HOUR_NS, now - SECOND_NS)
         held = self.scene.plane.rates(port)
         for rate in held:
             if rate.direction is None:
@@ -269,7 +256,7 @@ class World:
             self.both("set_new_destinations", port, dice.choice((0.001, 4e6)), dice.choice(ends))
         if dice.random() < 0.3:
             self.both("set_gate", port, dice.choice(tuple(Gate)), dice.choice(ends))
-        if dice.random() < 0.3:
+        if dice.random() < 0.6:
             self.both("set_proof", port, dice.choice(ends))
         addresses = [address for d in self.scene.devices for address in (d.v4, d.v6, d.mac)]
         for address in dice.sample(addresses, dice.randrange(4)):
@@ -319,7 +306,7 @@ class World:
         returned, self._mark = self.scene.runners[shot.direction].run(
             shot.frame, shot.ifindex, shot.gso_size, shot.ingress, shot.mark
         )
-        now = self.scene.moment()
+        now = self.scene.clock.now()
         frame = read(shot.frame, len(shot.frame), gso_size=shot.gso_size, ingress=shot.ingress)
         fate = self.model.take(shot.ifindex, shot.direction, frame, now, handover)
         if shot.direction is Direction.IN and returned == REDIRECT:

@@ -1,9 +1,14 @@
 """Runs a loaded program on one frame by bpf(2)'s BPF_PROG_TEST_RUN: no device carries it, but the maps are real."""
 
 import ctypes
+import json
+import os
 import struct
+import subprocess
+from collections.abc import Mapping
 
 from hypervigil.hypervisor.adapters.ebpf import kernel
+from hypervigil.hypervisor.adapters.ebpf.program import OBJECT
 
 _TEST_RUN = 10
 _CONTEXT = 192
@@ -53,6 +58,24 @@ def run_program(program_fd: int, frame: bytes, ifindex: int, gso_size: int = 0) 
     )
     kernel._bpf(_TEST_RUN, attributes)
     return ctypes.c_int32(attributes.retval).value
+
+
+class Clock:
+    """The time by which the programs go, where all runs on the one CPU that this thread is bound to."""
+
+    def __init__(self, maps: Mapping[str, int]) -> None:
+        [cpu] = os.sched_getaffinity(0)
+        done = subprocess.run(["bpftool", "-j", "btf", "dump", "file", str(OBJECT)], check=True, capture_output=True)
+        [scratch] = [one for one in json.loads(done.stdout)["types"] if one.get("name") == "scratch"]
+        [at] = [member["bits_offset"] // 8 for member in scratch["members"] if member["name"] == "now"]
+        self._map = maps["hv_scratch"]
+        self._all = (ctypes.c_uint8 * (scratch["size"] * (os.cpu_count() or 1)))()
+        self._now = ctypes.c_uint64.from_buffer(self._all, cpu * scratch["size"] + at)
+
+    def now(self) -> int:
+        """What a program took for now when it ran last, ns since boot."""
+        kernel.lookup(self._map, ctypes.c_uint32(0), self._all)  # type: ignore[arg-type]
+        return self._now.value
 
 
 class Runner:

@@ -34,8 +34,10 @@ class Bucket:
 
     def refill(self, rate: Rate, now: int) -> None:
         """What has come in since the last time, up to the burst."""
-        elapsed = min(max(now - self.last_ns, 0), SECOND_NS)
-        self.last_ns = max(now, self.last_ns)
+        if now <= self.last_ns:
+            return
+        elapsed = min(now - self.last_ns, SECOND_NS)
+        self.last_ns = now
         burst = max(_signed(rate.packets_per_s_x1000 * 100), _LEAST_PACKETS)
         self.packets = _signed(self.packets + _unsigned(rate.packets_per_s_x1000 * elapsed) // 1_000_000)
         self.packets = min(self.packets, burst)
