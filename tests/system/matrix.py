@@ -125,11 +125,14 @@ def staged(spec: NetworkSpec) -> Iterator[Stage]:
         stack.callback(gateway.end)
         for guest in guests.values():
             guest.spawn(f"hv-wire serve {SERVICE}")
+        listens = f"ss -ltn | grep -q :{SERVICE}"
+        for name, guest in guests.items():
+            wait_for(f"the services of {name}", lambda guest=guest: guest.run(listens).exit == 0, within_s=60)
         yield Stage(network, guests, gateway)
 
 
 def attacked(stage: Stage) -> Column:
-    """Try everything once."""
+    """Try everything once. Everybody has met before: who is just being forgotten loses honest frames too."""
     column = Column(sent=list(attacks(stage.cast)))
     watchers = {name: Watcher(stage.guests[name]) for name in ("a1", "a2", "b1")}
     works(["ip", "link", "set", stage.network.bridge, "type", "bridge", "fdb_flush"])
@@ -161,7 +164,6 @@ def attacked(stage: Stage) -> Column:
 
 def _tables_and_frames(stage: Stage, column: Column) -> None:
     macs = {a: host.mac for host in stage.hosts.values() for a in (host.four, host.six, host.local)}
-    stage.meet()
     for batch in range(4):
         tried = [attack for attack in column.sent if attack.batch == batch]
         stage.play(tried)

@@ -70,15 +70,16 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def control(stage: Stage) -> Column:
-    """The stock network, before there is a product."""
-    return attacked(stage)
-
-
-@pytest.fixture(scope="module")
 def free(stage: Stage) -> dict[tuple[str, str, str], bool]:
     """Who reaches whom before there is a product."""
     return reached(stage)
+
+
+@pytest.fixture(scope="module")
+def control(stage: Stage, free: dict[tuple[str, str, str], bool]) -> Column:
+    """The stock network, before there is a product; tables that were poisoned stay so, thus after who reaches whom."""
+    stage.meet()
+    return attacked(stage)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,7 @@ def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, con
     own = int.from_bytes(bytes(map(int, a1.address.split("."))))
     forgery = [frames.Test(12, 2, frozenset({0x0800})), frames.Test(26, 4, frozenset({own}), among=False)]
     view = frames.View("a1", frames.Heading.FROM_PLACE, [forgery])
+    stage.meet()
     with Capture() as capture, ThreadPoolExecutor(2) as pool:
         onset = capture.count(a1.interface, view)
         honest = [
