@@ -44,13 +44,32 @@ class Ranges:
         self._metrics = metrics
         one, both = (metrics,), (_PARTS, metrics)
         self._table = Table(
-            samples=one, last=one, middle=one, least=one, most=one, low=both, high=both, deviation=both, outside=(1,)
+            samples=one,
+            last=one,
+            middle=one,
+            least=one,
+            most=one,
+            low=both,
+            high=both,
+            deviation=both,
+            outside=(1,),
+            usual=(1,),
         )
 
     @property
     def vms(self) -> tuple[VmId, ...]:
         """Who has ranges."""
         return self._table.vms
+
+    def samples(self, vm: VmId) -> int:
+        """How often the most seen of a VM's metrics taught."""
+        row = self._table.row(vm)
+        return int(self._table["samples"][row].max())
+
+    def usual(self, vm: VmId) -> float:
+        """How far it is outside on average, of late, while it teaches."""
+        row = self._table.row(vm)
+        return float(self._table["usual"][row, 0])
 
     def keep(self, vms: Iterable[VmId]) -> None:
         """Forget all others."""
@@ -81,7 +100,12 @@ class Ranges:
         outside: Matrix = self._table["outside"][rows, 0]
         outside = np.where(seen.any(axis=1), outside + np.float32(SMOOTH) * (now - outside), outside)
         self._table["outside"][rows, 0] = outside
-        self._learn(rows, both, seen if learn is None else seen & learn[:, None])
+        learns = seen if learn is None else seen & learn[:, None]
+        self._learn(rows, both, learns)
+        usual = self._table["usual"][rows, 0]
+        self._table["usual"][rows, 0] = np.where(
+            learns.any(axis=1), usual + DEVIATION_FOLLOWS * (outside - usual), usual
+        )
         self._table["last"][rows] = np.where(seen, x, last)
         return outside
 

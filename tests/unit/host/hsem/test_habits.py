@@ -137,7 +137,7 @@ def test_metrics_that_agree_weigh_more_than_one_of_them():
     machines = [many(2000) for _ in range(4)]
     for one, metrics in zip(machines, (0, 1, 5, 20), strict=True):
         one[1900:1920, :metrics] += 200.0
-    found = outside(*machines, frozen_from={n: 1900 for n in range(4)}.items())
+    found = outside(*machines, frozen_from=dict.fromkeys(range(4), 1900).items())
     calm, *peaks = (one[1000:].max() for one in found)
     assert calm < peaks[0] < peaks[1] < peaks[2]
 
