@@ -131,7 +131,18 @@ def test_with_labels_each_half_is_scored_by_the_others_threshold(tmp_path, monke
     assert told["windows"] == 4
     assert told["held_out"] == pytest.approx(100.0)
     assert [half["score_on_the_others"] for half in told["halves"]] == [pytest.approx(100.0)] * 2
+    assert told["by_chance"] == {"splits": nab.SPLITS, "p5": 100.0, "p50": 100.0, "p95": 100.0}
     assert told["missed"] == []
+
+
+def test_with_a_single_labelled_series_the_official_score_is_told_alone(tmp_path, monkeypatch):
+    times = _series(tmp_path / "one.csv", spike=500)
+    windows = {"one.csv": [[times[500], times[540]]], "gone.csv": []}
+    (tmp_path / "windows.json").write_text(json.dumps(windows), encoding="utf-8")
+    assert _run(monkeypatch, "--data", tmp_path, "--json", tmp_path / "nab.json") == 0
+    told = json.loads((tmp_path / "nab.json").read_bytes())
+    assert told["official"]["standard"]["score"] == pytest.approx(100.0)
+    assert "held_out" not in told
 
 
 def test_a_score_is_of_the_past_alone(tmp_path):
