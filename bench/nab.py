@@ -182,7 +182,7 @@ def figures(known: Sequence[tuple[str, Scored]]) -> dict[str, Any]:
 def _by_chance(every: Sequence[Scored]) -> dict[str, float]:
     """Standard scores of one half by the other's threshold, for many halves."""
     random = np.random.default_rng(SEED)
-    reached = []
+    reached: list[float] = []
     while len(reached) < SPLITS:
         fixing, scoring = ([every[n] for n in part] for part in np.array_split(random.permutation(len(every)), 2))
         if counted(fixing) and counted(scoring):  # so it is in the halves by name, and sooner or later by chance
