@@ -67,8 +67,8 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 bench-agent: root setup ## what the agent costs a guest, beside Debian's other agents
 	@$(PYTHON) -m bench.agent
 
-bench-dataplane: root setup ## what protection costs between two VMs, beside a plain bridge and other ways
-	@$(PYTHON) -m bench.dataplane
+bench-dataplane: lab ## what protection costs between two VMs, beside other ways; LINK=veth|tap|guests measures one
+	@$(PYTHON) -m bench.dataplane $(if $(LINK),--link $(LINK))
 
 agent: ## pack the agent for guests, with what starts it, into build/agent
 	@scripts/build-agent build/agent

@@ -159,6 +159,19 @@ class Guest:
         """See `lab.place.Place.work_read`."""
         return self._reached().work_read()
 
+    def save_and_restore(self, on_created: Callable[["Guest"], None] | None = None) -> None:
+        """Save it to disk as it runs and let it go on from there, as a host does around its own restart.
+
+        What runs in it goes on, on another tap; ``on_created`` is called while it is still paused.
+        """
+        self._reached().close()
+        self._runner = self._interface = None
+        domain = connection().lookupByName(self.domain)
+        domain.managedSave()
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        self._go(domain, on_created)
+        self._greet(_RESTORE_S)
+
     def destroy(self) -> None:
         """Power off and undefine; nothing of it stays but the saved RAM in the cache. Works in any state."""
         if self._runner is not None:

@@ -47,7 +47,8 @@ class NetworkSpec:
 class Network:
     """One bridge, on which the host has the first address and forwards for the guests.
 
-    ``bridge`` is its device's name, ``gateway`` the host's address, ``mac`` its MAC, ``prefix`` the prefix length.
+    ``bridge`` is its device's name, ``gateway`` the host's address, ``mac`` its MAC, ``prefix`` the prefix length; with
+    IPv6 ``gateway6`` and ``prefix6``.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
@@ -63,9 +64,15 @@ class Network:
         self.spec = spec
         self.gateway = str(self._range[1])
         self.prefix = self._range.prefixlen
+        self.gateway6 = str(self._range6[1]) if self._range6 else None
         self.prefix6 = self._range6.prefixlen if self._range6 else None
         self.bridge = _bridge_name(spec.name)
         self.mac = "52:54:01:" + hashlib.sha256(self.bridge.encode()).digest()[:3].hex(":")
+
+    @property
+    def place(self) -> str:
+        """Where it is, as the policy file says it."""
+        return f'bridge = "{self.bridge}"'
 
     def address(self, index: int) -> str:
         """The IPv4 address of the guest numbered ``index`` from 0 on: the host is .1, the guests begin at .2."""
@@ -91,7 +98,7 @@ class Network:
             f"link set {self.bridge} up",
         ]
         if self._range6:
-            lines.append(f"addr add {self._range6[1]}/{self.prefix6} dev {self.bridge} nodad")
+            lines.append(f"addr add {self.gateway6}/{self.prefix6} dev {self.bridge} nodad")
         call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
 
     def down(self) -> None:

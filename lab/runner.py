@@ -12,7 +12,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.place import CommandResult, JobId, WorkSample
 
-_GREETING_EVERY_S = 0.3
+_GREETING_S, _GREETING_MOST_S = 0.3, 2.0
 _SLACK_S = 20.0  # a flooded guest under emulation takes its time
 _LINE_BYTES = 4 << 20
 _OFFSETS_KEPT = 16
@@ -42,10 +42,13 @@ class Runner:
     def greet(self, timeout_s: float) -> None:
         """Wait until the runner answers."""
         end = time.monotonic() + timeout_s
+        patience_s = _GREETING_S
         while True:
             try:
-                self.call("hello", _GREETING_EVERY_S)
+                self.call("hello", patience_s)
             except UnansweredError:
+                # Nobody reads until the guest is up: some eighty greetings fill the socket, and it would be given up.
+                patience_s = min(2 * patience_s, _GREETING_MOST_S)
                 if time.monotonic() >= end:
                     message = f"{self._name} did not come up within {timeout_s:.0f} s"
                     raise UnansweredError(message) from None

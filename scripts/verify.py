@@ -28,6 +28,7 @@ BUDGET_S = 85 * 60.0
 LAB = ("src", "lab", "requirements.lock")
 """What a slice in the lab runs."""
 CODE = (*LAB, "bench", "tests", "scripts", "Makefile", "pyproject.toml")
+MASS = "tests/integration/test_mass.py"
 TAIL_LINES = 25
 QUIET_PARTS, QUIET_VM_DAYS = 5, 600
 """The long quiet, 3,000 VM-days, in parts that an interruption does not cost."""
@@ -35,6 +36,8 @@ GUEST_PARTS = 3
 """Each tries every cell of the scoreboard once."""
 _SCORED = {"quiet", "captures"}
 """Benchmarks that are parts of the scoreboard."""
+_BENCH_PARTS = {"dataplane": (("veth",), ("tap",), ("guests",))}
+"""Benchmarks that take too long for one slice, and the links that are measured in each of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,14 @@ def slices() -> tuple[Slice, ...]:
     pytest = (sys.executable, "-m", "pytest", "--complete", "-m", "long")
     long = (
         Slice("long-fuzz", 80, (*pytest, "tests/fuzz"), code=CODE),
-        Slice("long", 80, (*pytest, "--ignore=tests/fuzz", "tests"), code=CODE),
+        Slice("long-mass", 80, (*pytest, MASS), code=CODE),
+        Slice("long", 80, (*pytest, "--ignore=tests/fuzz", f"--ignore={MASS}", "tests"), code=CODE),
     )
     benches = tuple(
-        Slice(f"bench-{path.stem}", 30, (sys.executable, "-m", f"bench.{path.stem}"), code=(*LAB, "bench"))
+        Slice(f"bench-{'-'.join((path.stem, *part))}", 30, _bench(path.stem, *part), code=(*LAB, "bench"))
         for path in sorted((ROOT / "bench").glob("[!_]*.py"))
         if path.stem not in _SCORED
+        for part in _BENCH_PARTS.get(path.stem, ((),))
     )
     return (*pulses, *trials, *scoreboard(), *scenarios, *controls, *long, *benches)
 
@@ -122,6 +127,10 @@ def scoreboard() -> tuple[Slice, ...]:
         for part in range(1, GUEST_PARTS + 1)
     )
     return (*quiet, captures, *guests)
+
+
+def _bench(name: str, *part: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", f"bench.{name}", *(("--link", *part) if part else ()))
 
 
 def _scenario(kind: str, path: Path, *options: str) -> Slice:

@@ -16,7 +16,7 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, DataPlaneEr
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
-from hypervigil.model.port_policy import PortPolicy
+from hypervigil.model.port_policy import PortPolicy, link_local
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, ipv4, ipv6, namespace, run, tcp, udp
 
@@ -103,6 +103,10 @@ def nd(kind: int, target: str, option: int, mac: str) -> bytes:
 
 
 OTHER_MAC = "52:54:00:aa:00:77"
+CLAIM = b"\x87" + bytes(7) + ip_address("fd77::99").packed
+"""Who looks whether an address is free."""
+HIDDEN = b"\x3c\0\0\1\0\0\0\1" + b"\x11\1\1\x0c" + bytes(4)
+"""A first fragment that ends within its options, of which eight bytes are to come."""
 VARIANTS = {
     "IPv4 none but not DHCP": (ForgedKind.IPV4, to_b(ipv4("0.0.0.0", B, 6, tcp(1000, 80, 2)))),
     "IPv4 in a fragment": (ForgedKind.IPV4, to_b(ipv4(ELSE, B, 17, b"x" * 24, fragment=0x2001))),
@@ -124,6 +128,25 @@ VARIANTS = {
         ForgedKind.UNREADABLE,
         to_b(ipv6(A6, B6, 44, b"\x3c\0\0\1\0\0\0\1" + OPTIONS), 0x86DD)[:70],
     ),
+    "UDP behind a fragment's end": (
+        ForgedKind.UNREADABLE,
+        to_b(ipv6(A6, B6, 44, HIDDEN) + bytes(8) + udp(1000, 2000), 0x86DD),
+    ),
+    "UDP behind an IPv4 fragment's end": (
+        ForgedKind.UNREADABLE,
+        to_b(ipv4(A, B, 17, b"", fragment=0x2000) + udp(1000, 2000)),
+    ),
+    "another's link-local address": (
+        ForgedKind.IPV6,
+        to_b(ipv6(link_local(B_MAC), B6, 17, udp(1000, 2000)), 0x86DD),
+    ),
+    "ND advertisement of another's link-local address": (
+        ForgedKind.ND,
+        to_b(ipv6(A6, B6, 58, nd(136, link_local(B_MAC), 2, A_MAC)), 0x86DD),
+    ),
+    "ND that takes an address": (ForgedKind.IPV6, to_b(ipv6("::", "ff02::1", 58, CLAIM), 0x86DD)),
+    "DHCP server at another port": (ForgedKind.DHCP_SERVER, to_b(ipv4(A, B, 17, udp(1067, 68)))),
+    "DHCPv6 server at another port": (ForgedKind.DHCP_SERVER, to_b(ipv6(A6, B6, 17, udp(1547, 546)), 0x86DD)),
     "IPv6 redirect": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv6("fe80::1", B6, 58, nd(137, A6, 2, A_MAC)), 0x86DD)),
     "IPv4 redirect": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv4(A, B, 1, icmp(5)))),
     "VLAN of a provider": (ForgedKind.VLAN, to_b(b"\0\5\x08\0" + ipv4(A, B, 17, udp(1000, 2000)), 0x88A8)),
@@ -182,6 +205,13 @@ def test_honest_frames_pass_and_are_counted_by_class_at_both_ends(rig: Rig, traf
     for packets in (sent, got):
         assert packets[traffic] == 1
         assert packets.sum() == 1
+
+
+@pytest.mark.parametrize("source", [link_local(A_MAC), "fe80::1:2:3:4"])
+def test_its_own_link_local_addresses_pass_however_it_made_them(rig: Rig, source: str) -> None:
+    rig.bind()
+    assert rig.delivered(to_b(ipv6(source, B6, 17, udp(1000, 2000)), 0x86DD))
+    assert rig.delivered(to_b(ipv6(source, B6, 58, nd(136, source, 2, A_MAC)), 0x86DD))
 
 
 def test_only_the_mac_is_bound_where_no_address_is_known(rig: Rig) -> None:

@@ -219,14 +219,23 @@ def test_an_address_that_the_policy_names_and_a_named_exception(rig: Rig) -> Non
 
 
 def test_who_asks_whether_an_address_is_free_has_it_if_it_is(rig: Rig) -> None:
-    """Duplicate address detection: passes always, so that who has the address can say so."""
-    rig.bind()
+    """Duplicate address detection takes an address as much as speaking from it does: another's cannot be asked for."""
     taken, free = fresh(), fresh()
-    assert rig.speaks("one", taken)
-    for address in (taken, free):
+
+    def asks(address: str) -> bool:
         probe = ipv6("::", "ff02::1:ff00:1", 58, nd(135, address, 14, MACS["two"]))
-        assert rig.arrives(rig.taps["two"], rig.taps["one"], probe, solicited(address))
-    assert rig.says_it_has("one", taken), "its answer"
+        return rig.arrives(rig.taps["two"], rig.taps["one"], probe, solicited(address))
+
+    rig.bind(Mode.MONITOR)
+    assert rig.speaks("one", taken)
+    assert asks(taken), "the control: who is about to take its address is told off it"
+    rig.bind()
+    before = rig.forged("two", ForgedKind.IPV6)
+    assert rig.speaks("one", taken)
+    assert asks(free)
+    assert not asks(taken)
+    assert rig.forged("two", ForgedKind.IPV6) == before + 1
+    assert rig.says_it_has("one", taken)
     assert not rig.speaks("two", taken)
     assert not rig.says_it_has("one", free)
     assert rig.speaks("two", free)

@@ -66,6 +66,14 @@ def test_every_attack_has_a_control(verify: ModuleType, monkeypatch: pytest.Monk
     assert len([name for name in names if name.startswith("control-")]) >= 12
 
 
+def test_a_long_benchmark_is_measured_in_parts(verify: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "ROOT", ROOT)
+    parts = {part.name: part.argv[1:] for part in verify.slices()}
+    assert parts["bench-dataplane-veth"] == ("-m", "bench.dataplane", "--link", "veth")
+    assert {"bench-dataplane-tap", "bench-dataplane-guests", "bench-agent"} <= parts.keys()
+    assert "bench-dataplane" not in parts
+
+
 def test_the_report_has_results_failures_and_what_is_missing(verify: ModuleType, tmp_path: Path) -> None:
     good = verify.Slice("good", 0.1, python("import sys; open(sys.argv[1], 'w').write('{\"p50_s\": 0.41}')"), seed=7)
     good = verify.Slice("good", 0.1, (*good.argv, "{json}"), 7)

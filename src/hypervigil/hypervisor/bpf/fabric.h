@@ -125,6 +125,10 @@ static __always_inline int find_other(struct __sk_buff *skb, struct scratch *s, 
 		o->gateway = 1;
 		return 1;
 	}
+	if (f->ethertype != ETH_IPV4 && f->ethertype != ETH_IPV6 && f->ethertype != ETH_ARP) {
+		o->perimeter = HV_OUTSIDE;	/* it has no address, and its MAC might look like one */
+		return 1;
+	}
 	found = bpf_map_lookup_elem(&hv_homes, address);
 	if (found) {
 		o->slot = *found;
@@ -425,11 +429,11 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 				return DENY(HV_D_BUDGET);
 		}
 	} else {
-		/* An answer: its receiver began, and may still begin, that very conversation. */
+		/* An answer: its receiver began, and may still begin, that very conversation. ARP answers none. */
 		if (direction == HV_OUT && o.ifindex && !o.place)
 			o.place = bpf_map_lookup_elem(&hv_places, &o.slot);
 		owner = direction == HV_OUT && o.place ? o.slot : slot;
-		if (f->multicast || !flow_key(skb, s, 1, direction == HV_OUT && o.place ? o.place->generation : here->generation))
+		if (f->multicast || service == NEIGHBOUR || !flow_key(skb, s, 1, direction == HV_OUT && o.place ? o.place->generation : here->generation))
 			return DENY(HV_D_PATH);
 		backward = granted(bank, destination, source);
 		service = f->protocol << 16 | (f->protocol == 1 ? 8 : f->protocol == 58 ? 128 : f->source_port);

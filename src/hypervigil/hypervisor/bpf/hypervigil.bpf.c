@@ -73,6 +73,7 @@ struct scratch {
 	__u32 slot, direction, octets, ticket, to;
 	__u32 proof;		/* enum proof: whether this frame is kept from its port */
 	__u32 elsewhere;	/* whether the frame is for nobody on the host itself */
+	__u64 tick, moment;	/* of the kernel's tick that this CPU is in: what the clock said first in it */
 	__u64 window, window_end, second, second_end;	/* of this CPU's last look at the clock: a division costs ten times as much */
 	union { struct ipv4 ipv4; struct ipv6 ipv6; struct arp arp; __u8 bytes[40]; struct hv_address address; } raw;
 };
@@ -167,6 +168,12 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct scratch 
 	return 1;
 }
 
+/* What of a transport header must lie within a first fragment; of what is not read further, nothing. */
+static __always_inline __u32 transport_length(__u8 protocol)
+{
+	return protocol == 6 ? 14 : protocol == 17 ? 8 : protocol == 1 || protocol == 58 ? 4 : 0;
+}
+
 static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, __u32 *header_end)
 {
 	struct frame *f = &s->frame;
@@ -187,6 +194,8 @@ static __always_inline int read_ipv4(struct __sk_buff *skb, struct scratch *s, _
 		f->l4 = 0;
 		return 1;
 	}
+	if (f->fragment && f->l4 + transport_length(f->protocol) > ETH_HLEN + bpf_ntohs(ip->length))
+		return 0;	/* what lies behind a fragment's end is no part of what its receiver puts together */
 	return read_transport(skb, s, header_end);
 }
 
@@ -194,7 +203,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 {
 	struct frame *f = &s->frame;
 	struct ipv6 *ip = &s->raw.ipv6;
-	__u32 at = ETH_HLEN + sizeof(*ip);
+	__u32 at = ETH_HLEN + sizeof(*ip), end;
 	__u8 next, *b = s->raw.bytes;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, ip, sizeof(*ip)))
@@ -204,6 +213,7 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	__builtin_memcpy(f->source.bytes, ip->source, 16);
 	__builtin_memcpy(f->destination.bytes, ip->destination, 16);
 	next = ip->next;
+	end = at + bpf_ntohs(ip->length);
 #pragma unroll
 	for (int i = 0; i < MAX_EXTENSIONS; i++) {
 		if (next != 0 && next != 43 && next != 60 && next != 44 && next != 51)
@@ -227,6 +237,8 @@ static __always_inline int read_ipv6(struct __sk_buff *skb, struct scratch *s, _
 	}
 	if (next == 0 || next == 43 || next == 60 || next == 44 || next == 51)
 		return 0;	/* more extension headers than anybody honest sends */
+	if (f->fragment && at + transport_length(next) > end)
+		return 0;	/* see read_ipv4 */
 	f->protocol = next;
 	f->l4 = at;
 	*header_end = at;
@@ -423,16 +435,13 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 		return port->flags & HV_MAY_ADVERTISE_ROUTES ? HV_FORGED_KINDS : HV_F_ROUTER_ADVERTISEMENT;
 	if (!CHECKED(HV_F_ND))
 		return HV_FORGED_KINDS;
-	if (f->icmp_type == 136) {
+	/* Who asks whether an address is free (RFC 4862) takes it as much as who speaks from it. */
+	if (f->icmp_type == 136 || (f->icmp_type == 135 && is_zero(&f->source, 0))) {
 		if (bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)))
 			return HV_F_UNREADABLE;
-		if (!bound_ipv6(s, port, target))
-			return HV_F_ND;
+		if (!bound_ipv6(s, port, target) && (f->icmp_type == 136 || CHECKED(HV_F_IPV6)))
+			return f->icmp_type == 136 ? HV_F_ND : HV_F_IPV6;
 	}
-	/* Who asks whether an address is free is about to use it; if it is not, whoever has it says so. */
-	if (f->icmp_type == 135 && is_zero(&f->source, 0) && !bpf_skb_load_bytes(skb, f->l4 + 8, target, sizeof(*target)) &&
-	    link_local(target))
-		bound_ipv6(s, port, target);
 	if (f->icmp_type == 135 || f->icmp_type == 136) {
 		if (!bpf_skb_load_bytes(skb, f->l4 + 24, option, 8) &&
 		    (option[0] == 1 || option[0] == 2) && !same_mac(option + 2, port->mac) &&
@@ -447,7 +456,8 @@ static __always_inline int plainly_honest(struct __sk_buff *skb, const struct fr
 {
 	if (skb->vlan_present || (f->protocol != 6 && f->protocol != 17) || !f->l4 || !same_mac(f->source_mac, port->mac))
 		return 0;
-	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547))
+	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547 || f->destination_port == 68 ||
+				  f->destination_port == 546))
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
 	       (port->addresses > 1 && same_address(&port->address[1], &f->source));
@@ -474,7 +484,9 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 		} else if (!bound(port, f, &f->source) && CHECKED(HV_F_IPV4)) {
 			return HV_F_IPV4;
 		}
-		if (f->protocol == 17 && f->l4 && f->source_port == 67 && !(port->flags & HV_MAY_SERVE_DHCP))
+		/* Clients listen to whatever comes to their port, from whatever port it comes. */
+		if (f->protocol == 17 && f->l4 && (f->source_port == 67 || f->destination_port == 68) &&
+		    !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
 		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
 			return HV_F_ROUTER_ADVERTISEMENT;
@@ -485,7 +497,8 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 			if (kind != HV_FORGED_KINDS)
 				return kind;
 		}
-		if (f->protocol == 17 && f->l4 && f->source_port == 547 && !(port->flags & HV_MAY_SERVE_DHCP))
+		if (f->protocol == 17 && f->l4 && (f->source_port == 547 || f->destination_port == 546) &&
+		    !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
 		if (is_zero(&f->source, 0))
 			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
@@ -510,10 +523,11 @@ static __always_inline void refill(struct hv_bucket *b, const struct hv_rate *ra
 	__u64 elapsed = now > b->last_ns ? now - b->last_ns : 0;
 	__s64 burst;
 
+	if (!elapsed)
+		return;
 	if (elapsed > SECOND_NS)
 		elapsed = SECOND_NS;
-	if (elapsed)
-		b->last_ns = now;
+	b->last_ns = now;
 	burst = rate->packets_per_s_x1000 * 100;
 	if (burst < 1000000)
 		burst = 1000000;
@@ -616,6 +630,21 @@ static __always_inline int gated(const struct hv_limits *limits, const struct hv
 	return !among(port->allow, port->allows, direction == HV_OUT ? &f->destination : &f->source);
 }
 
+/*
+ * Now, as it was when this CPU first asked in the kernel's tick of 1 to 10 ms: the clock is a third of what a frame costs.
+ * It is never ahead; CPUs differ by a tick at most, so whoever shares a place with others never lets time go back there.
+ */
+static __always_inline __u64 moment(struct scratch *s)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (s->tick != tick) {
+		s->tick = tick;
+		s->moment = bpf_ktime_get_boot_ns();
+	}
+	return s->moment;
+}
+
 static __always_inline __u64 window_of(struct scratch *s, __u64 now)
 {
 	if (now >= s->window_end || now < s->window_end - WINDOW_NS) {
@@ -665,7 +694,7 @@ static __always_inline void trip(__u32 slot, __u32 direction, struct scratch *s,
 	if (!windows)
 		return;
 	window = window_of(s, now);
-	if (windows->window[direction][traffic] != window) {
+	if (windows->window[direction][traffic] < window) {
 		windows->window[direction][traffic] = window;
 		windows->count[direction][traffic] = 0;
 	}
@@ -751,7 +780,7 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 		__sync_fetch_and_add(&peer->openings, f->packets);
 	if (f->traffic == HV_RST)
 		__sync_fetch_and_add(&peer->resets, f->packets);
-	if (peer->second != second) {
+	if ((__s32)(second - peer->second) > 0) {
 		peer->ports_before = peer->second + 1 == second ? peer->ports_now : 0;
 		peer->ports_now = 0;
 		peer->second = second;
@@ -858,7 +887,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		now = s->now;
 		readable = 1;
 	} else {
-		now = bpf_ktime_get_boot_ns();
+		now = moment(s);
 		readable = read_frame(skb, s);
 	}
 	octets = skb->len + f->repeated;

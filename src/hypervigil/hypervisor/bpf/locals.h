@@ -36,7 +36,7 @@ static __always_inline int a_routers(struct scratch *s, const struct hv_port *po
 	if (port->flags & HV_MAY_ADVERTISE_ROUTES)
 		return 0;
 	at = bpf_map_lookup_elem(&hv_routers, &s->local);
-	return at && s->now - *at < ROUTER_NS;
+	return at && (s->now < *at || s->now - *at < ROUTER_NS);	/* another CPU's clock may be a tick ahead */
 }
 
 static __always_inline __u32 holding_tick(const struct scratch *s)
@@ -60,6 +60,7 @@ static __always_inline int claim(struct scratch *s, __u32 slot)
 		old->address = locals->address[i];
 		holder = bpf_map_lookup_elem(&hv_holders, old);
 		its = holder && holder->slot == slot && holder->tick ? mine.tick - holder->tick : 0x7fffffff;
+		its = (__s32)its < 0 ? 0 : its;
 		if (its > age || !i) {
 			age = its;
 			oldest = i;

@@ -94,7 +94,7 @@ static __always_inline int answerable(struct __sk_buff *skb, const struct frame 
 {
 	const __u8 *a = f->source.bytes;
 
-	if (skb->gso_size || f->source_mac[0] & 1 || same_address(&f->source, &f->destination))
+	if (skb->gso_size || f->source_mac[0] & 1 || same_address(&f->source, &f->destination) || skb->len < f->l4 + 20)
 		return 0;
 	if (f->ethertype == ETH_IPV4)
 		return f->l4 == IPV4_END && a[12] && a[12] != 127 && a[12] < 224;
@@ -119,7 +119,7 @@ static __noinline __u32 asked_of(struct __sk_buff *skb, struct scratch *s, const
 	/* A fragment may be too short for the flags, and padding lie in their place; no client begins with one. */
 	if (f->traffic == HV_SYN || f->fragment) {
 		proven = bpf_map_lookup_elem(&hv_proven, &key);
-		if (proven && s->now - proven->at_ns < PROVEN_NS)
+		if (proven && (s->now < proven->at_ns || s->now - proven->at_ns < PROVEN_NS))	/* see a_routers */
 			return HV_FREE;
 		return !f->fragment && answerable(skb, f) ? HV_ASK : HV_HOLD;
 	}

@@ -21,6 +21,9 @@ class Rate:
         return self.end_ns > now and bool(self.packets_per_s_x1000 or self.octets_per_s)
 
 
+NO_RATE = Rate()
+
+
 @dataclass(slots=True)
 class Bucket:
     """Tokens; they may go into debt by one frame."""
@@ -31,8 +34,10 @@ class Bucket:
 
     def refill(self, rate: Rate, now: int) -> None:
         """What has come in since the last time, up to the burst."""
-        elapsed = min(max(now - self.last_ns, 0), SECOND_NS)
-        self.last_ns = max(now, self.last_ns)
+        if now <= self.last_ns:
+            return
+        elapsed = min(now - self.last_ns, SECOND_NS)
+        self.last_ns = now
         burst = max(_signed(rate.packets_per_s_x1000 * 100), _LEAST_PACKETS)
         self.packets = _signed(self.packets + _unsigned(rate.packets_per_s_x1000 * elapsed) // 1_000_000)
         self.packets = min(self.packets, burst)
@@ -41,6 +46,13 @@ class Bucket:
         octets = _unsigned(rate.octets_per_s * whole) // 1000 + _unsigned(rate.octets_per_s * rest) // 1_000_000
         self.octets = _signed(self.octets + octets)
         self.octets = min(self.octets, burst)
+
+    def refill_to_a_second(self, rate: Rate, now: int) -> None:
+        """Likewise of frames to groups, of which a second's worth may come at once."""
+        elapsed = min(max(now - self.last_ns, 0), SECOND_NS)
+        self.last_ns = max(now, self.last_ns)
+        self.packets = _signed(self.packets + _unsigned(rate.packets_per_s_x1000 * elapsed) // 1_000_000)
+        self.packets = min(self.packets, max(rate.packets_per_s_x1000, 1000) * 1000)
 
     def covers(self, rate: Rate) -> bool:
         """Whether a frame may pass."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.traffic import TrafficClass
 
 ETH_HLEN = 14
+ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
 ICMP, UDP, ICMPV6 = 1, 17, 58
 V4_MAPPED = bytes(10) + b"\xff\xff"
 MAX_EXTENSIONS = 6
@@ -39,6 +40,8 @@ class Frame:
     protocol: int = 0
     icmp_type: int = 0
     fragment: bool = False
+    fragment_id: bytes = bytes(4)
+    """As it is in the header; IPv4's two bytes are followed by zeros."""
     multicast: bool = False
     source_mac: bytes = bytes(6)
     destination_mac: bytes = bytes(6)
@@ -46,6 +49,10 @@ class Frame:
     """What it will be cut into, octets; 0: it is one packet."""
     vlan: bool = False
     """Whether it came with a VLAN tag, which the kernel has taken off."""
+    ingress: int = 0
+    """The device that it came from; 0: it began at this host."""
+    unproven: bool = False
+    """Its source has to prove its address first, so no conversation is begun by it."""
 
     def load(self, at: int, count: int) -> bytes | None:
         """So many bytes, or ``None`` where the frame is shorter."""
@@ -62,12 +69,12 @@ class Frame:
     @property
     def advertises_routes(self) -> bool:
         """Whether it is a router's advertisement."""
-        return self.neighbour_discovery and self.icmp_type == _ADVERTISEMENT
+        return self.ethertype == IPV6 and self.neighbour_discovery and self.icmp_type == _ADVERTISEMENT
 
 
-def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False) -> Frame:
+def read(data: bytes, length: int, *, gso_size: int = 0, vlan: bool = False, ingress: int = 0) -> Frame:
     """Read the headers of a frame of ``length`` bytes, of which ``data`` is what was kept."""
-    frame = Frame(data, length, octets=length, gso_size=gso_size, vlan=vlan)
+    frame = Frame(data, length, octets=length, gso_size=gso_size, vlan=vlan, ingress=ingress)
     frame.readable = _read(frame, gso_size)
     return frame
 
@@ -126,11 +133,12 @@ def _read_ipv4(frame: Frame) -> int | None:
     frame.protocol = ip[9]
     offset = ip[6] << 8 | ip[7]
     frame.fragment = bool(offset & 0x3FFF)
+    frame.fragment_id = ip[4:6] + b"\0\0"
     frame.l4 = ETH_HLEN + (ip[0] & 15) * 4
     if offset & 0x1FFF:
         header_end, frame.l4 = frame.l4, 0
         return header_end
-    return _transport(frame)
+    return _within(frame, ETH_HLEN + (ip[2] << 8 | ip[3]))
 
 
 def _read_ipv6(frame: Frame) -> int | None:
@@ -148,6 +156,7 @@ def _read_ipv6(frame: Frame) -> int | None:
             return None
         if following == _FRAGMENT:
             frame.fragment = True
+            frame.fragment_id = frame.load(at + 4, 4) or bytes(4)
             if (head[2] << 8 | head[3]) & 0xFFF8:
                 return at + 8
             at += 8
@@ -160,7 +169,13 @@ def _read_ipv6(frame: Frame) -> int | None:
         return None
     frame.protocol = following
     frame.l4 = at
-    return _transport(frame)
+    return _within(frame, ETH_HLEN + 40 + (ip[4] << 8 | ip[5]))
+
+
+def _within(frame: Frame, end: int) -> int | None:
+    """What lies behind a fragment's ``end`` is no part of what its receiver puts together."""
+    needed = {6: 14, UDP: 8, ICMP: 4, ICMPV6: 4}.get(frame.protocol, 0)
+    return None if frame.fragment and frame.l4 + needed > end else _transport(frame)
 
 
 def _transport(frame: Frame) -> int | None:

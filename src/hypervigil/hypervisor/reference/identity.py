@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hypervigil.hypervisor.reference.frame import ETH_HLEN, ICMP, ICMPV6, UDP, Frame
+from hypervigil.hypervisor.reference.frame import ARP, ETH_HLEN, ICMP, ICMPV6, IPV6, UDP, Frame
 from hypervigil.model.traffic import ForgedKind
 
-_ROUTER_ADVERTISEMENT, _SOLICITATION, _ADVERTISEMENT, _REDIRECT = 134, 135, 136, 137
+_ROUTER_SOLICITATION, _ROUTER_ADVERTISEMENT, _SOLICITATION, _ADVERTISEMENT, _REDIRECT = 133, 134, 135, 136, 137
 _TAGGED = frozenset({0x8100, 0x88A8})
 _ETHERNET_ARP = bytes.fromhex("00010800")
-_DHCP, _DHCPV6 = 67, 547
+_DHCP, _DHCPV6 = (67, 68), (547, 546)
+"""A server's port and a client's: who sends from the one or to the other serves."""
 
 Owns = Callable[[bytes], bool]
+Others = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Identity:
     """Empty where only the MAC is bound."""
     may_serve_dhcp: bool = False
     may_advertise_routes: bool = False
+    unchecked: frozenset[ForgedKind] = frozenset()
+    """Kinds of forgery that the policy makes this port's business."""
+    pairs: tuple[tuple[bytes, bytes], ...] = ()
+    """Addresses that others may have too, each with the MAC that comes with it."""
 
     def forgery(self, frame: Frame, owns: Owns) -> ForgedKind | None:
         """Why the frame is not this port's to send, or ``None`` when it is.
@@ -31,9 +37,10 @@ class Identity:
         """
         if not frame.readable:
             return ForgedKind.UNREADABLE
-        if frame.vlan or frame.ethertype in _TAGGED:
+        if (frame.vlan or frame.ethertype in _TAGGED) and ForgedKind.VLAN not in self.unchecked:
             return ForgedKind.VLAN
-        if frame.source_mac != self.mac:
+        foreign = frame.source_mac != self.mac and not self._paired(frame, frame.source)
+        if foreign and ForgedKind.MAC not in self.unchecked:
             return ForgedKind.MAC
         match frame.ethertype:
             case 0x0806:
@@ -42,32 +49,77 @@ class Identity:
                 return self._ipv4(frame)
             case 0x86DD:
                 return self._ipv6(frame, owns)
-        return ForgedKind.ETHERTYPE
+        return None if ForgedKind.ETHERTYPE in self.unchecked else ForgedKind.ETHERTYPE
 
-    def _foreign(self, address: bytes) -> bool:
-        return bool(self.addresses) and address not in self.addresses
+    def none_of_its_business(self, frame: Frame, others: Others) -> bool:
+        """Whether a frame on its way to the port was flooded by the bridge, or is a question to somebody else.
 
-    def _foreign_v6(self, address: bytes, owns: Owns) -> bool:
-        if link_local(address):
-            return address != _of_mac(self.mac) and address not in self.addresses and not owns(address)
-        return self._foreign(address)
+        ``others`` says whether a link-local address that is not given to the port is known to be somebody else's.
+        """
+        if not frame.multicast:
+            mine = frame.destination_mac == self.mac or any(frame.destination_mac == mac for _, mac in self.pairs)
+            return not mine and ForgedKind.MAC not in self.unchecked
+        if frame.ethertype == IPV6 and frame.neighbour_discovery:
+            if frame.icmp_type == _SOLICITATION:
+                return self._asks_another(frame, others)
+            return frame.icmp_type == _ROUTER_SOLICITATION and not self.may_advertise_routes
+        question = frame.ethertype == ARP and frame.source != frame.destination
+        return question and bool(self.addresses) and frame.destination not in self.addresses and not self.pairs
+
+    def _asks_another(self, frame: Frame, others: Others) -> bool:
+        """Whether a question about an IPv6 address is not this port's to answer."""
+        target = frame.load(frame.l4 + 8, 16)
+        if target is None:
+            return True
+        if self.pairs or target in self.addresses:
+            return False
+        if not link_local(target):
+            return bool(self.addresses)
+        return not self._given(target) and others(target)
+
+    def _paired(self, frame: Frame, address: bytes) -> bool:
+        """Whether the address may come with the frame's MAC, which others may have too."""
+        return any(
+            mac == frame.source_mac and (shared == address or address in self.addresses) for shared, mac in self.pairs
+        )
+
+    def _foreign(self, frame: Frame, address: bytes) -> bool:
+        return bool(self.addresses) and address not in self.addresses and not self._paired(frame, address)
+
+    def _foreign_mac(self, frame: Frame, mac: bytes) -> bool:
+        """The frame's own MAC was checked already: it is the port's, or one that was given to it."""
+        return mac != self.mac and not (self.pairs and mac == frame.source_mac)
+
+    def _foreign_v6(self, frame: Frame, address: bytes, owns: Owns) -> bool:
+        if not link_local(address):
+            return self._foreign(frame, address)
+        return not (self._paired(frame, address) or self._given(address) or owns(address))
+
+    def _given(self, address: bytes) -> bool:
+        """Whether a link-local address is the port's own without its doing."""
+        return address == _of_mac(self.mac) or address in self.addresses
 
     def _arp(self, frame: Frame) -> ForgedKind | None:
         arp = frame.load(ETH_HLEN, 28)
         if arp is None:
             return ForgedKind.UNREADABLE
-        if arp[:4] != _ETHERNET_ARP or arp[8:14] != self.mac:
+        if arp[:4] != _ETHERNET_ARP:
             return ForgedKind.ARP
-        return ForgedKind.ARP if any(frame.source[12:]) and self._foreign(frame.source) else None
+        if ForgedKind.ARP in self.unchecked:
+            return None
+        if self._foreign_mac(frame, arp[8:14]):
+            return ForgedKind.ARP
+        return ForgedKind.ARP if any(frame.source[12:]) and self._foreign(frame, frame.source) else None
 
     def _ipv4(self, frame: Frame) -> ForgedKind | None:
         datagram = frame.protocol == UDP and bool(frame.l4)
         if not any(frame.source[12:]):
-            if not (datagram and frame.source_port == 68 and frame.destination_port == _DHCP):
+            asks = datagram and frame.source_port == 68 and frame.destination_port == _DHCP[0]
+            if not asks and ForgedKind.IPV4 not in self.unchecked:
                 return ForgedKind.IPV4
-        elif self._foreign(frame.source):
+        elif self._foreign(frame, frame.source) and ForgedKind.IPV4 not in self.unchecked:
             return ForgedKind.IPV4
-        if datagram and frame.source_port == _DHCP and not self.may_serve_dhcp:
+        if datagram and _serves(frame, _DHCP) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if frame.protocol == ICMP and frame.l4 and frame.icmp_type == 5 and not self.may_advertise_routes:
             return ForgedKind.ROUTER_ADVERTISEMENT
@@ -78,28 +130,31 @@ class Identity:
             kind = self._discovery(frame, owns)
             if kind is not None:
                 return kind
-        if frame.protocol == UDP and frame.l4 and frame.source_port == _DHCPV6 and not self.may_serve_dhcp:
+        if frame.protocol == UDP and frame.l4 and _serves(frame, _DHCPV6) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
         if not any(frame.source):
-            return None if frame.protocol == ICMPV6 else ForgedKind.IPV6
-        return ForgedKind.IPV6 if self._foreign_v6(frame.source, owns) else None
+            return None if frame.protocol == ICMPV6 or ForgedKind.IPV6 in self.unchecked else ForgedKind.IPV6
+        if ForgedKind.IPV6 in self.unchecked:
+            return None
+        return ForgedKind.IPV6 if self._foreign_v6(frame, frame.source, owns) else None
 
     def _discovery(self, frame: Frame, owns: Owns) -> ForgedKind | None:
         if frame.icmp_type in (_ROUTER_ADVERTISEMENT, _REDIRECT):
             return None if self.may_advertise_routes else ForgedKind.ROUTER_ADVERTISEMENT
-        if frame.icmp_type == _ADVERTISEMENT:
+        if ForgedKind.ND in self.unchecked:
+            return None
+        # Who asks whether an address is free (RFC 4862) takes it as much as who speaks from it.
+        takes = frame.icmp_type == _SOLICITATION and not any(frame.source)
+        if takes or frame.icmp_type == _ADVERTISEMENT:
             target = frame.load(frame.l4 + 8, 16)
             if target is None:
                 return ForgedKind.UNREADABLE
-            if self._foreign_v6(target, owns):
-                return ForgedKind.ND
-        if frame.icmp_type == _SOLICITATION and not any(frame.source):
-            target = frame.load(frame.l4 + 8, 16)
-            if target is not None and link_local(target):
-                self._foreign_v6(target, owns)  # it is about to be used
+            kind = ForgedKind.IPV6 if takes else ForgedKind.ND
+            if self._foreign_v6(frame, target, owns) and (not takes or kind not in self.unchecked):
+                return kind
         if frame.icmp_type in (_SOLICITATION, _ADVERTISEMENT):
             option = frame.load(frame.l4 + 24, 8)
-            if option is not None and option[0] in (1, 2) and option[2:] != self.mac:
+            if option is not None and option[0] in (1, 2) and self._foreign_mac(frame, option[2:]):
                 return ForgedKind.ND
         return None
 
@@ -112,3 +167,7 @@ def link_local(address: bytes) -> bool:
 def _of_mac(mac: bytes) -> bytes:
     """The link-local address that follows from a MAC (RFC 4291, modified EUI-64)."""
     return b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+
+
+def _serves(frame: Frame, ports: tuple[int, int]) -> bool:
+    return frame.source_port == ports[0] or frame.destination_port == ports[1]

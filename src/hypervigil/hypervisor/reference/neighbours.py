@@ -47,6 +47,11 @@ class Neighbours:
             holder.tick = (now >> _TICK_SHIFT) + 1
         return holder.slot == slot
 
+    def others(self, slot: int, place: Place, now: int, *, routes: bool) -> bool:
+        """Whether an address that is not given to a port is known to be somebody else's."""
+        holder = self.holders.get(place)
+        return (not routes and self.a_routers(place, now)) or (holder is not None and holder.slot != slot)
+
     def a_routers(self, place: Place, now: int) -> bool:
         """Whether somebody behind no port advertised routes by it lately."""
         at = self.routers.get(place)

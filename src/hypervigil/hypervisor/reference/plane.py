@@ -13,12 +13,13 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInFor
 from hypervigil.hypervisor.adapters.ebpf.locals import given, segment_of
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, PORTS, Records, Trip
-from hypervigil.hypervisor.reference.bucket import Rate
-from hypervigil.hypervisor.reference.frame import read
+from hypervigil.hypervisor.reference.bucket import NO_RATE, Rate
+from hypervigil.hypervisor.reference.fabric import Fabric
+from hypervigil.hypervisor.reference.frame import Frame, read
 from hypervigil.hypervisor.reference.identity import Identity
 from hypervigil.hypervisor.reference.neighbours import Neighbours
 from hypervigil.hypervisor.reference.peers import Peers
-from hypervigil.hypervisor.reference.port import Port, Slot, Source
+from hypervigil.hypervisor.reference.port import Fate, Handover, Memory, Port, Slot, Source
 from hypervigil.model.ids import PortId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import FabricChange, PortPolicy
@@ -31,16 +32,18 @@ _WORD = 0xFFFF_FFFF_FFFF_FFFF
 class ReferencePlane:
     """Ports, counters, limits of one host."""
 
-    def __init__(self, *, max_ports: int = 1024, max_peers: int | None = None) -> None:
+    def __init__(self, *, max_ports: int = 1024, max_peers: int | None = None, fabric: Fabric | None = None) -> None:
         self._counters = (layout.Counters * max_ports)()
         self._slots = [Slot(number, self._counters[number]) for number in range(max_ports)]
         self._ports: dict[int, Port] = {}
         self._ifindexes: dict[PortId, int] = {}
         self.peer_memory = Peers(max_peers or max_ports * PEERS_PER_PORT)
         self._max_sources = max_ports * SOURCES_PER_PORT
-        self._neighbours = Neighbours()
+        self.neighbours = Neighbours()
         self.events: deque[Trip] = deque()
         """Wires that sprang and were not read yet."""
+        self.fabric = fabric or Fabric()
+        self._memory = Memory(self._slots, self.peer_memory, self.events, self.fabric, self.neighbours)
 
     # --- frames ----
     def handle(
@@ -55,11 +58,22 @@ class ReferencePlane:
         vlan: bool = False,
     ) -> bool:
         """A frame of ``length`` bytes at a device, of which ``data`` was kept: whether it passes."""
-        port = self._ports.get(ifindex)
-        if port is None:
-            return True
         frame = read(data, len(data) if length is None else length, gso_size=gso_size, vlan=vlan)
-        return port.handle(direction, frame, now_ns)
+        return self.take(ifindex, direction, frame, now_ns).passes
+
+    def take(
+        self,
+        ifindex: int,
+        direction: Direction,
+        frame: Frame,
+        now_ns: int,
+        handover: Handover = Handover.NOTHING,
+    ) -> Fate:
+        """A frame at a device, perhaps straight from a sender's port: its fate."""
+        port = self._ports.get(ifindex)
+        if port is None or handover is Handover.DONE:
+            return Fate(passes=True)
+        return port.handle(direction, frame, now_ns, handover)
 
     # --- ports ----
     def attach(self, policy: PortPolicy, slot: int | None = None) -> int:
@@ -69,6 +83,8 @@ class ReferencePlane:
             addresses=_packed(policy.addresses, policy, "addresses"),
             may_serve_dhcp=policy.may_serve_dhcp,
             may_advertise_routes=policy.may_advertise_routes,
+            unchecked=frozenset(policy.unchecked),
+            pairs=_pairs(policy),
         )
         allows = _packed(policy.quarantine_allows, policy, "quarantine addresses")
         old = self._ports.pop(self._ifindexes.get(policy.port, -1), None)
@@ -79,14 +95,14 @@ class ReferencePlane:
         self._ifindexes[policy.port] = policy.ifindex
         segment = segment_of(policy)
         held = {(segment, address): place.number if alone else layout.NOBODY for address, alone in given(policy)}
-        self._neighbours.give(place.number, held, again=old is not None and old.segment == segment)
-        self._ports[policy.ifindex] = Port(
-            place, identity, enforce, allows, self.peer_memory, self.events, self._neighbours, segment
-        )
+        self.neighbours.give(place.number, held, again=old is not None and old.segment == segment)
+        self._ports[policy.ifindex] = Port(place, identity, enforce, allows, segment, self._memory)
+        self.fabric.bind(place.number, policy)
         return place.number
 
     def change_fabric(self, change: FabricChange) -> None:
-        """Who may reach whom is not reckoned here: every port is one that no network policy speaks of."""
+        """Put who may reach whom in force, for all that was attached; without it the bridge alone decides."""
+        self.fabric.change(change)
 
     def detach(self, port: PortId) -> None:
         """Let a port go. Doing it again is no error."""
@@ -94,7 +110,8 @@ class ReferencePlane:
         if ifindex is not None:
             slot = self._ports.pop(ifindex).slot
             slot.clear()
-            self._neighbours.free(slot.number)
+            self.neighbours.free(slot.number)
+            self.fabric.release(slot.number)
 
     def ports(self) -> dict[PortId, int]:
         """Attached ports and their slots."""
@@ -136,7 +153,7 @@ class ReferencePlane:
 
     def clear_new_destinations(self, port: PortId) -> None:
         """End that limit."""
-        self._slot(port).new_destinations = Rate()
+        self._slot(port).new_destinations = NO_RATE
 
     def set_gate(self, port: PortId, gate: Gate, end_ns: int) -> None:
         """Close (or open) a port as a whole."""
@@ -239,6 +256,12 @@ def _packed(addresses: tuple[str, ...], policy: PortPolicy, what: str) -> frozen
     if len(addresses) > layout.ADDRESSES:
         raise DataPlaneError(f"port {policy.port} has {len(addresses)} {what}: at most {layout.ADDRESSES} fit")
     return frozenset(layout.pack_address(address) for address in addresses)
+
+
+def _pairs(policy: PortPolicy) -> tuple[tuple[bytes, bytes], ...]:
+    if len(policy.pairs) > layout.PAIRS:
+        raise DataPlaneError(f"port {policy.port} has {len(policy.pairs)} address pairs: at most {layout.PAIRS} fit")
+    return tuple((layout.pack_address(pair.address), layout.pack_mac(pair.mac or policy.port)) for pair in policy.pairs)
 
 
 def _address(text: str) -> bytes:

@@ -2,11 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
 from hypervigil.hypervisor.adapters.ebpf.reader import Trip
-from hypervigil.hypervisor.reference.bucket import Bucket, Rate
+from hypervigil.hypervisor.reference.bucket import NO_RATE, Bucket, Rate
+from hypervigil.hypervisor.reference.fabric import Denial, Fabric
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity, link_local
 from hypervigil.hypervisor.reference.neighbours import Neighbours
@@ -37,7 +39,7 @@ class Slot:
     number: int
     counters: layout.Counters
     rates: dict[Place, Rate] = field(default_factory=dict)
-    new_destinations: Rate = field(default_factory=Rate)
+    new_destinations: Rate = NO_RATE
     gate: Gate = Gate.OPEN
     gate_end_ns: int = 0
     proof_end_ns: int = 0
@@ -50,90 +52,88 @@ class Slot:
     cells: tuple[tuple[layout.ClassCounters, ...], ...] = ()
     """The counters of each class in each direction."""
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit, in force or not."""
+        limits = self.rates or self.sources or self.gate is not Gate.OPEN or self.proof_end_ns
+        return bool(limits) or self.new_destinations is not NO_RATE
+
     def __post_init__(self) -> None:
         self.cells = tuple(tuple(self.counters.by_class[way][traffic] for traffic in TrafficClass) for way in Direction)
 
     def clear(self) -> None:
         """No limit, no tripwire, no limited source."""
         self.rates.clear()
-        self.new_destinations, self.gate, self.gate_end_ns, self.proof_end_ns = Rate(), Gate.OPEN, 0, 0
+        self.new_destinations, self.gate, self.gate_end_ns, self.proof_end_ns = NO_RATE, Gate.OPEN, 0, 0
         self.tripwires.clear()
         self.sources.clear()
 
 
-@dataclass(slots=True)
-class Port:
-    """A port with its identity and its slot."""
+class Handover(Enum):
+    """What the program at the sender's port has done already for the one at the receiver's."""
 
-    slot: Slot
-    identity: Identity
-    enforce: bool
-    allows: frozenset[bytes]
-    """Who may be talked to in quarantine."""
+    NOTHING = 0
+    DECIDED = 1
+    DONE = 2
+    """It has decided and counted."""
+
+
+class Told(Enum):
+    """What the host's firewall is told of a frame that goes on by way of the bridge or the host."""
+
+    NOTHING = 0
+    PASSED = 1
+    ELSEWHERE = 2
+    """It passed, and is for nobody on the host itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of a frame."""
+
+    passes: bool
+    device: int = 0
+    """It goes straight to this one; 0: on to the bridge."""
+    handover: Handover = Handover.NOTHING
+    told: Told = Told.NOTHING
+
+
+_PASSES, _DROPPED = Fate(passes=True), Fate(passes=False)
+
+
+@dataclass(slots=True)
+class Memory:
+    """What all ports of a host share."""
+
+    slots: list[Slot]
     peers: Peers
     events: deque[Trip]
+    fabric: Fabric
     neighbours: Neighbours
-    segment: int
 
-    def handle(self, direction: Direction, frame: Frame, now: int) -> bool:
-        """Count a frame, and whether it passes."""
-        slot, counters = self.slot, self.slot.counters
+    def count(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> None:
+        """Count a frame, whatever becomes of it."""
         cell = slot.cells[direction][frame.traffic]
         cell.packets += frame.packets
         cell.octets += frame.octets
-        self._trip(direction, frame, now)
-        if direction is Direction.OUT:
-            kind = self.identity.forgery(frame, lambda address: self._owns(address, now))
-            if kind is not None:
-                counters.forged[kind] += 1
-                if self.enforce:
-                    return False
-        elif frame.traffic is TrafficClass.RST or _unreachable(frame):
+        self._trip(slot, direction, frame, now)
+
+    def note(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> bool:
+        """Signs of failure, and who is talked to; whether that is somebody to whom no frame was let through yet."""
+        counters = slot.counters
+        if direction is Direction.IN and (frame.traffic is TrafficClass.RST or _unreachable(frame)):
             counters.failures += 1
-        if direction is Direction.IN and frame.advertises_routes and link_local(frame.source):
-            self.neighbours.heed_router((self.segment, frame.source), now)
-        stranger = self._remember(direction, frame, now) if frame.readable else False
-        if (
-            self._gated(direction, frame, now)
-            or self._beyond_limits(direction, frame, now, stranger=stranger)
-            or (direction is Direction.IN and self._beyond_source(frame, now))
-        ):
-            cell.limited += frame.packets
-            if self.enforce:
-                return False
-        if stranger:
-            peer = self.peers.find((slot.number, Direction.OUT, frame.destination))
-            if peer is not None:
-                peer.admitted = 1
-        return direction is Direction.OUT or not self._withheld(frame, cell, now)
-
-    def _withheld(self, frame: Frame, cell: layout.ClassCounters, now: int) -> bool:
-        """Whether a frame is kept from its port since its source has not proven its address."""
-        found = asked(self.identity, frame) if self.slot.proof_end_ns > now else Asked.NOTHING
-        if found is Asked.NOTHING:
-            return False
-        cell.limited += frame.packets
-        if self.enforce and found is Asked.ANSWER:
-            self.slot.counters.answered += 1
-        return self.enforce
-
-    def _owns(self, address: bytes, now: int) -> bool:
-        routes = self.identity.may_advertise_routes
-        return self.neighbours.owns(self.slot.number, (self.segment, address), now, routes=routes)
-
-    def _remember(self, direction: Direction, frame: Frame, now: int) -> bool:
-        """Whether the frame goes to somebody to whom none was let through yet."""
         if direction is Direction.OUT and frame.multicast and frame.traffic is not TrafficClass.ARP:
             return False
-        fresh, stranger = remember(self.peers, self.slot.number, direction, frame, now)
+        fresh, stranger = remember(self.peers, slot.number, direction, frame, now)
         if fresh:
-            self.slot.counters.peers_created += 1
+            counters.peers_created += 1
             if direction is Direction.OUT:
-                self.slot.counters.new_destinations += 1
+                counters.new_destinations += 1
         return stranger
 
-    def _trip(self, direction: Direction, frame: Frame, now: int) -> None:
-        slot, place = self.slot, (direction, frame.traffic)
+    def _trip(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> None:
+        place = (direction, frame.traffic)
         threshold = slot.tripwires.get(place, 0)
         if not threshold:
             return
@@ -148,6 +148,96 @@ class Port:
             slot.counters.events_lost += 1
             return
         self.events.append(Trip(now, slot.number, direction, frame.traffic, after))
+
+
+@dataclass(slots=True)
+class Port:
+    """A port with its identity and its slot."""
+
+    slot: Slot
+    identity: Identity
+    enforce: bool
+    allows: frozenset[bytes]
+    """Who may be talked to in quarantine."""
+    segment: int
+    """Where its link-local addresses mean it."""
+    memory: Memory
+
+    def handle(self, direction: Direction, frame: Frame, now: int, handover: Handover = Handover.NOTHING) -> Fate:
+        """Count a frame, and what becomes of it."""
+        slot = self.slot
+        self.memory.count(slot, direction, frame, now)
+        if direction is Direction.OUT:
+            kind = self.identity.forgery(frame, lambda address: self._owns(address, now))
+            if kind is not None:
+                slot.counters.forged[kind] += 1
+                if self.enforce:
+                    return _DROPPED
+        elif handover is Handover.NOTHING and frame.advertises_routes and link_local(frame.source):
+            self.memory.neighbours.heed_router((self.segment, frame.source), now)
+        proof = Asked.NOTHING
+        if direction is Direction.IN and slot.proof_end_ns > now:
+            proof = asked(self.identity, frame)
+            frame.unproven = proof is not Asked.NOTHING
+        stranger = self.memory.note(slot, direction, frame, now) if frame.readable else False
+        if slot.limited and self._limited(direction, frame, now, stranger=stranger):
+            slot.cells[direction][frame.traffic].limited += frame.packets
+            if self.enforce:
+                return _DROPPED
+        fate = _PASSES if handover is not Handover.NOTHING else self._cross(direction, frame, now)
+        if stranger and fate.passes:
+            peer = self.memory.peers.find((slot.number, Direction.OUT, frame.destination))
+            if peer is not None:
+                peer.admitted = 1
+        return _DROPPED if frame.unproven and fate.passes and self._withheld(frame, proof) else fate
+
+    def _owns(self, address: bytes, now: int) -> bool:
+        routes = self.identity.may_advertise_routes
+        return self.memory.neighbours.owns(self.slot.number, (self.segment, address), now, routes=routes)
+
+    def _others(self, address: bytes, now: int) -> bool:
+        routes = self.identity.may_advertise_routes
+        return self.memory.neighbours.others(self.slot.number, (self.segment, address), now, routes=routes)
+
+    def _withheld(self, frame: Frame, proof: Asked) -> bool:
+        """Whether a frame is kept from its port since its source has not proven its address; it is counted."""
+        self.slot.cells[Direction.IN][frame.traffic].limited += frame.packets
+        if self.enforce and proof is Asked.ANSWER:
+            self.slot.counters.answered += 1
+        return self.enforce
+
+    def _cross(self, direction: Direction, frame: Frame, now: int) -> Fate:
+        """Whether the network policy lets it pass, and past the bridge."""
+        number, fabric = self.slot.number, self.memory.fabric
+        flooded = direction is Direction.IN and self.identity.none_of_its_business(
+            frame, lambda address: self._others(address, now)
+        )
+        way = fabric.cross(number, direction, frame, now, flooded=flooded)
+        if self.enforce and isinstance(way, Denial):
+            return _DROPPED
+        seat = fabric.directory.seats.get(number)
+        if direction is Direction.IN or seat is None:
+            return _PASSES
+        if isinstance(way, Denial) or not self.enforce or seat.perimeter is None:
+            return Fate(passes=True, told=Told.PASSED if seat.routed else Told.NOTHING)
+        if not way.device or seat.routed:
+            told = Told.ELSEWHERE if way.elsewhere else Told.PASSED if seat.routed else Told.NOTHING
+            return Fate(passes=True, told=told)
+        fabric.crossings[number].straight += frame.packets
+        receiver = self.memory.slots[way.slot]
+        if receiver.limited:
+            return Fate(passes=True, device=way.device, handover=Handover.DECIDED)
+        self.memory.count(receiver, Direction.IN, frame, now)
+        self.memory.note(receiver, Direction.IN, frame, now)
+        return Fate(passes=True, device=way.device, handover=Handover.DONE)
+
+    def _limited(self, direction: Direction, frame: Frame, now: int, *, stranger: bool) -> bool:
+        """Whether a limit on the port, or one on the frame's source, stops it."""
+        return (
+            self._gated(direction, frame, now)
+            or self._beyond_limits(direction, frame, now, stranger=stranger)
+            or (direction is Direction.IN and self._beyond_source(frame, now))
+        )
 
     def _gated(self, direction: Direction, frame: Frame, now: int) -> bool:
         slot = self.slot

@@ -41,13 +41,15 @@ def asked(identity: Identity, frame: Frame) -> Asked:
 def _for_itself(identity: Identity, frame: Frame) -> bool:
     address = frame.destination
     link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
-    known = not identity.addresses or address in identity.addresses or link_local
-    return known and frame.destination_mac == identity.mac
+    shared = any(address == one for one, _ in identity.pairs)
+    known = not identity.addresses or address in identity.addresses or link_local or shared
+    mine = frame.destination_mac == identity.mac or any(frame.destination_mac == mac for _, mac in identity.pairs)
+    return known and mine
 
 
 def _answerable(frame: Frame) -> bool:
     source = frame.source
-    if frame.gso_size or frame.source_mac[0] & 1 or source == frame.destination:
+    if frame.gso_size or frame.source_mac[0] & 1 or source == frame.destination or frame.length < frame.l4 + 20:
         return False
     if frame.ethertype == _IPV4:
         return frame.l4 == ETH_HLEN + 20 and 0 < source[12] < 224 and source[12] != 127

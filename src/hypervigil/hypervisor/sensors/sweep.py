@@ -26,6 +26,8 @@ _DIRECTIONS, _CLASSES, _KINDS, _DENIALS = len(Direction), len(TrafficClass), len
 _BY_CLASS = _DIRECTIONS * _CLASSES * 3
 _ALL_DENIALS = _DIRECTIONS * _DENIALS
 _FAN_NS = 1_000_000_000
+_BEHIND_NS = 100_000_000
+"""So far behind our clock the data plane's may be: it is looked at once in a tick, and ticks may be late."""
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 _DIRECTION = tuple(Direction)
 _AMOUNTS = ("packets", "octets", "openings", "resets")
@@ -172,13 +174,13 @@ def _fans(after: Snapshot) -> dict[tuple[int, int], int]:
 
 
 def _traffic(before: Snapshot, after: Snapshot) -> _Traffic:
-    since = before.at_ns[after.peers["key"]["slot"]]
-    rows: Whole = np.flatnonzero(after.peers["peer"]["last_ns"] > since).astype(np.int64)
+    since, behind = before.at_ns[after.peers["key"]["slot"]], np.uint64(_BEHIND_NS)
+    rows: Whole = np.flatnonzero(after.peers["peer"]["last_ns"] + behind > since).astype(np.int64)
     new = after.peers["peer"][rows]
     at, known = before.by_hash.find(after.peer_hashes[rows])
     old = before.peers["peer"][at] if len(before.peers) else np.zeros(len(rows), new.dtype)
-    fresh = new["first_ns"] > since[rows]
     same = known & (old["first_ns"] == new["first_ns"])
+    fresh = ~same & (new["first_ns"] + behind > since[rows])
     amounts = {name: np.where(same, _grown(old[name], new[name]), new[name]) for name in _AMOUNTS}
     # Of an old entry that the earlier reading missed nothing is known for this interval; the next one will tell.
     keep = (same | fresh) & (amounts["packets"] > 0)

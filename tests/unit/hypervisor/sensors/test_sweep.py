@@ -136,6 +136,21 @@ def test_a_peer_that_an_earlier_reading_missed_makes_no_surge(world: World) -> N
     assert sample.out.packets[TrafficClass.UDP] == 2
 
 
+def test_frames_whose_time_is_of_the_last_tick_are_counted_once(world: World) -> None:
+    """The data plane's clock may be a tick behind ours: what comes just after a reading bears a time from before it."""
+    world.send(0, OUT, "10.0.0.8", 1.0, packets=5)
+    first = world.snapshot(2.0)
+    world.send(0, OUT, "10.0.0.8", 1.996, packets=3)
+    world.send(0, OUT, "10.0.0.9", 1.996, packets=7)
+    second = world.snapshot(2.2)
+    (sample,) = compare(first, second, owners([0]))
+    told = {peer.address: (peer.packets, peer.new) for peer in sample.peers}
+    assert told == {"10.0.0.8": (3, False), "10.0.0.9": (7, True)}
+    world.send(0, OUT, "10.0.0.8", 2.25, packets=1)
+    (sample,) = compare(second, world.snapshot(2.28), owners([0]))
+    assert [(peer.address, peer.packets, peer.new) for peer in sample.peers] == [("10.0.0.8", 1, False)]
+
+
 def test_a_scan_shows_its_whole_fan_and_a_bounded_list(world: World) -> None:
     before = world.snapshot(1.0)
     for host in range(200):

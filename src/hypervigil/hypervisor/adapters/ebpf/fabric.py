@@ -9,7 +9,7 @@ costs the same for one VM as for thousands.
 import ctypes
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -30,6 +30,8 @@ _V4 = 96
 
 Names = tuple[PerimeterId, PerimeterId]
 Numbers = tuple[int, int]
+_Where = tuple[str | None, PerimeterId | None]
+"""A network and a perimeter."""
 _U32 = ctypes.c_uint32
 
 
@@ -86,21 +88,25 @@ class _Bank:
         self.numbers[everybody] = _EVERYBODY
         joined = {(source, everybody): Services.of(dict.fromkeys(ranges)) for source, ranges in found.items() if ranges}
         self.put(joined, joined)
+        self.drop((source, everybody) for source, ranges in found.items() if not ranges)
 
     def drop(self, pairs: Iterable[Names]) -> None:
         """Delete the grants of these pairs."""
         numbers = [(self.number(source), self.number(destination)) for source, destination in pairs]
         self._delete([pair for pair in numbers if self.grants.pop(pair, None) is not None])
 
-    def put_ranges(self, addresses: Iterable[AddressRange]) -> None:
+    def put_ranges(self, addresses: Collection[AddressRange]) -> None:
         """Write which addresses are in which perimeter."""
-        for entry in addresses:
+        # All of IPv4 lies within IPv6 here, but not in a policy's ranges of IPv6.
+        found = {(_V4, layout.pack_address("::ffff:0:0")): OUTSIDE} if addresses else {}
+        for entry in sorted(addresses, key=lambda one: one.perimeter):
             network = ip_network(entry.cidr)
             packed = layout.pack_address(str(network.network_address))
-            length = network.prefixlen + (_V4 if network.version == 4 else 0)
+            found[network.prefixlen + (_V4 if network.version == 4 else 0), packed] = entry.perimeter
+        for (length, packed), perimeter in found.items():
             key = layout.RangeKey(32 + length, self.index, layout.Address.from_buffer_copy(packed))
-            kind = _IS_GATEWAY if is_gateway(entry.perimeter) else 0
-            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(entry.perimeter) | kind))
+            kind = _IS_GATEWAY if is_gateway(perimeter) else 0
+            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(perimeter) | kind))
             self.ranges.append(key)
 
     def clear(self) -> None:
@@ -147,9 +153,13 @@ class FabricMaps:
         self._crowd: Counter[PerimeterId] = Counter()
         """How many ports are in each perimeter."""
         self._members: dict[int, dict[bytes, bytes]] = {}
-        self._homes: dict[int, frozenset[str]] = {}
+        self._sharers: dict[bytes, dict[int, bytes]] = defaultdict(dict)
+        """The slots whose ports use a MAC."""
+        self._found: dict[bytes, bytes] = {}
+        """Of those, what others find."""
+        self._homes: dict[int, tuple[frozenset[str], _Where | None]] = {}
         self._owners: dict[str, set[int]] = defaultdict(set)
-        """The slots whose ports use an address or a MAC."""
+        """The slots whose ports use an address."""
         self._budgets: dict[int, Budget] = {}
         self._epoch = layout.Epoch()
         kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
@@ -182,7 +192,7 @@ class FabricMaps:
         if slot in self._settled:
             self._crowd[self._settled.pop(slot) or OUTSIDE] -= 1
         self._write_members(slot, {})
-        self._write_homes(slot, frozenset())
+        self._write_homes(slot, frozenset(), None)
         self._write_budget(slot, Budget())
         self._places.pop(slot, None)
         kernel.update(self._maps["hv_places"], _U32(slot), layout.Place())
@@ -199,9 +209,7 @@ class FabricMaps:
         moved = [slot for slot in self._touched if self._settled.get(slot) != self._ports[slot].perimeter]
         in_place = not self._fresh and addresses == self._addresses and bool(granted) == bool(self._granted)
         try:
-            if in_place and len(moved) <= 1 and self._apart(change, moved):
-                self._extend(change, granted)
-            else:
+            if not (in_place and len(moved) <= 1 and self._apart(change, moved) and self._extended(change, granted)):
                 self._flip(granted, addresses)
         except OSError as error:
             raise DataPlaneError(
@@ -218,13 +226,21 @@ class FabricMaps:
     def _busy(self, name: PerimeterId, moved: list[int]) -> bool:
         return is_fixed(name) or self._crowd[name] > sum(self._settled.get(slot) == name for slot in moved)
 
+    def _extended(self, change: FabricChange, granted: Mapping[Names, Services]) -> bool:
+        """Whether a change could be made in place: after many, the bank has no numbers left for sets of services."""
+        try:
+            self._extend(change, granted)
+        except DataPlaneError:
+            return False
+        return True
+
     def _extend(self, change: FabricChange, granted: Mapping[Names, Services]) -> None:
         """First what the port will have there, then the port, then nothing of what it had."""
         if change.grants or change.gone:
             pairs = [*((grant.source, grant.destination) for grant in change.grants), *change.gone]
             both = {*pairs, *((other, one) for one, other in pairs)}
             self._bank.put(granted, [pair for pair in both if pair in granted])
-            self._bank.put_everybody(granted, {grant.source for grant in change.grants})
+            self._bank.put_everybody(granted, {source for source, _ in pairs})
         self._settle(self._touched, self._bank, granted)
         self._bank.drop(change.gone)
         self._turn(self._bank)
@@ -257,7 +273,7 @@ class FabricMaps:
             policy = self._ports[slot]
             place = self._place(policy, layout.Place.from_buffer_copy(self._places[slot]), bank)
             self._write_members(slot, _members(policy, slot, place.network) if policy.perimeter else {})
-            self._write_homes(slot, _homes(policy) if granted else frozenset())
+            self._write_homes(slot, _homes(policy) if granted else frozenset(), (policy.network, policy.perimeter))
             self._write_budget(slot, policy.budget)
             if bytes(place) != self._places[slot]:
                 places[slot] = place
@@ -283,31 +299,43 @@ class FabricMaps:
         return place
 
     def _write_members(self, slot: int, wanted: dict[bytes, bytes]) -> None:
+        """A MAC that several have is its owner's, else the lowest slot's; it is there as long as any of them is."""
         there = self._members.get(slot, {})
-        for key, value in wanted.items():
-            if there.get(key) != value:
-                kernel.update(
-                    self._maps["hv_members"],
-                    layout.MemberKey.from_buffer_copy(key),
-                    layout.Member.from_buffer_copy(value),
-                )
-        for key in there.keys() - wanted.keys():
-            if not any(key in others for other, others in self._members.items() if other != slot):
-                kernel.delete(self._maps["hv_members"], layout.MemberKey.from_buffer_copy(key))
         self._members[slot] = wanted
+        for key in there.keys() | wanted.keys():
+            sharers = self._sharers[key]
+            if key in wanted:
+                sharers[slot] = wanted[key]
+            else:
+                del sharers[slot]
+            member = layout.MemberKey.from_buffer_copy(key)
+            if not sharers:
+                del self._sharers[key], self._found[key]
+                kernel.delete(self._maps["hv_members"], member)
+                continue
+            value = min(sharers.items(), key=lambda one: (not layout.Member.from_buffer_copy(one[1]).ifindex, one[0]))[
+                1
+            ]
+            if self._found.get(key) != value:
+                self._found[key] = value
+                kernel.update(self._maps["hv_members"], member, layout.Member.from_buffer_copy(value))
 
-    def _write_homes(self, slot: int, wanted: frozenset[str]) -> None:
-        there = self._homes.get(slot, frozenset())
-        for address in wanted ^ there:
+    def _write_homes(self, slot: int, wanted: frozenset[str], place: _Where | None) -> None:
+        """An address that several have is the lowest slot's if they are in one perimeter, else nobody's."""
+        there, before = self._homes.get(slot, (frozenset(), None))
+        self._homes[slot] = (wanted, place)
+        for address in wanted | there if place != before else wanted ^ there:
             owners = self._owners[address]
-            owners ^= {slot}
+            owners -= {slot}
+            if address in wanted:
+                owners |= {slot}
             key = layout.Home.from_buffer_copy(layout.pack_address(address))
-            places = {(self._ports[one].network, self._ports[one].perimeter) for one in owners if one in self._ports}
-            if len(places) == 1:
+            if len({self._homes[one][1] for one in owners}) == 1:
                 kernel.update(self._maps["hv_homes"], key, _U32(min(owners)))
             else:
                 kernel.delete(self._maps["hv_homes"], key)
-        self._homes[slot] = wanted
+            if not owners:
+                del self._owners[address]
 
     def _write_budget(self, slot: int, wanted: Budget) -> None:
         if self._budgets.get(slot, Budget()) != wanted:
@@ -321,7 +349,6 @@ class FabricMaps:
             return False
         epoch = layout.Epoch()
         kernel.lookup(self._maps["hv_epoch"], _U32(0), epoch)
-        members = {key: value for entries in self._members.values() for key, value in entries.items()}
         grants = {
             bytes(layout.GrantKey(one | self._bank.index << 31, other)): value.to_bytes(4, "little")
             for (one, other), value in self._bank.grants.items()
@@ -329,21 +356,22 @@ class FabricMaps:
         return (
             bytes(epoch) != bytes(self._epoch)
             or any(self._read_place(slot) != raw for slot, raw in self._places.items())
-            or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != members
+            or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != self._found
             or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
         )
 
     def repair(self) -> None:
         """Write all of it anew."""
         self._members.clear()
+        self._sharers.clear()
+        self._found.clear()
         self._bank = _Bank.found(self._bank.index, self._maps)
         _Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
         self._fresh = True
         self.change(FabricChange())
-        ours = {key for entries in self._members.values() for key in entries}
         for found in list(kernel.keys(self._maps["hv_members"], layout.MemberKey)):
-            if bytes(found) not in ours:
+            if bytes(found) not in self._found:
                 kernel.delete(self._maps["hv_members"], found)
 
     def _read_place(self, slot: int) -> bytes:

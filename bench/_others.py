@@ -1,0 +1,337 @@
+"""Other ways to protect two VMs on a bridge: none, nftables, connection tracking, and libvirt's ``clean-traffic``."""
+
+import contextlib
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import libvirt
+
+from bench._segment import Guest
+from tests.integration.wirelab import run
+
+BY_LIBVIRT = 50
+"""Ports whose rules libvirt makes itself; it takes about a second for each, so what is beyond is copied from them."""
+_TABLE = "hvbench"
+_BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_LIBVIRT_WAIT_S = 30.0
+_REPEAT = 10
+
+
+class Way(Protocol):
+    """A way to protect, in force or not."""
+
+    def put(self) -> None:
+        """Put it in force."""
+        ...
+
+    def take(self) -> None:
+        """Leave the plain bridge."""
+        ...
+
+    def change_ms(self) -> float | None:
+        """How long it takes to change what one VM may do, at the median."""
+        ...
+
+    def attach_ms(self) -> float | None:
+        """How long it takes to protect one more VM, at the median."""
+        ...
+
+
+class Bridge:
+    """Nothing: the bridge beside itself tells how far chance alone takes a ratio from 1."""
+
+    def put(self) -> None:
+        """Nothing to do."""
+
+    def take(self) -> None:
+        """Nothing to do."""
+
+    def change_ms(self) -> float | None:
+        """There is nothing to change."""
+        return None
+
+    def attach_ms(self) -> float | None:
+        """There is nothing to attach."""
+        return None
+
+
+def _nft(script: str) -> None:
+    subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True)
+
+
+def _timed(turns: int, do: Callable[[int], None]) -> float:
+    took = []
+    for turn in range(turns):
+        began = time.perf_counter()
+        do(turn)
+        took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
+
+
+# --- nftables ---------------------------------------------------------------------------------------------------------
+def _address(number: int) -> str:
+    return f"10.{number // 62500}.{number // 250 % 250}.{number % 250}"
+
+
+def _mac(number: int) -> str:
+    return f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}"
+
+
+def pipeline(ports: int, guests: tuple[Guest, Guest]) -> str:
+    """A bridge table of the same policy: who may send from where, and who may talk to whom, by sets and maps.
+
+    Only the guests' frames are ever dropped by it, since a host may have other VMs.
+    """
+    theirs = f'iifname {{ "{guests[0].device}", "{guests[1].device}" }}'
+    bound = [f'"{guest.device}" . {guest.mac} . {guest.address}' for guest in guests]
+    fake = [f'"fake{n}" . {_mac(n)} . {_address(n)}' for n in range(2, ports)]
+    pairs = [f'"{one.device}" . "{other.device}" : accept' for one, other in (guests, guests[::-1])]
+    pairs += [f'"fake{n}" . "fake{n + 1}" : accept' for n in range(2, ports - 1)]
+    return f"""
+table bridge {_TABLE} {{
+  set bound {{ type ifname . ether_addr . ipv4_addr; elements = {{ {", ".join(bound + fake)} }} }}
+  map paths {{ type ifname . ifname : verdict; elements = {{ {", ".join(pairs)} }} }}
+  chain prerouting {{
+    type filter hook prerouting priority -300; policy accept;
+    ether type arp accept
+    ether type ip iifname . ether saddr . ip saddr != @bound {theirs} drop
+    ip protocol udp udp sport 67 {theirs} drop
+  }}
+  chain forward {{
+    type filter hook forward priority 0; policy accept;
+    ether type arp accept
+    iifname . oifname vmap @paths
+    {theirs} drop
+  }}
+}}
+"""
+
+
+class Nftables:
+    """One table, asleep while it is not in force."""
+
+    def __init__(self, ports: int, guests: tuple[Guest, Guest]) -> None:
+        _nft(f"add table bridge {_TABLE}; delete table bridge {_TABLE}\n{pipeline(ports, guests)}")
+
+    def put(self) -> None:
+        """Wake it."""
+        _nft(f"add table bridge {_TABLE}")
+
+    def take(self) -> None:
+        """Put it to sleep: its chains leave their hooks."""
+        _nft(f"add table bridge {_TABLE} {{ flags dormant; }}")
+
+    def change_ms(self) -> float | None:
+        """One VM's path is replaced, in one transaction."""
+        _nft(f'add element bridge {_TABLE} paths {{ "moved0" . "web" : accept }}')
+
+        def move(turn: int) -> None:
+            _nft(
+                f'delete element bridge {_TABLE} paths {{ "moved{turn}" . "web" }}\n'
+                f'add element bridge {_TABLE} paths {{ "moved{turn + 1}" . "web" : accept }}'
+            )
+
+        return _timed(_REPEAT, move)
+
+    def attach_ms(self) -> float | None:
+        """One more VM's addresses and path, in one transaction."""
+
+        def attach(turn: int) -> None:
+            _nft(
+                f'add element bridge {_TABLE} bound {{ "more{turn}" . 52:54:00:fe:00:{turn:02x} . 10.9.9.{turn} }}\n'
+                f'add element bridge {_TABLE} paths {{ "more{turn}" . "web" : accept }}'
+            )
+
+        return _timed(_REPEAT, attach)
+
+    @staticmethod
+    def remove() -> None:
+        """Nothing of it stays."""
+        _nft(f"add table bridge {_TABLE}; delete table bridge {_TABLE}")
+
+
+class Conntrack:
+    """Connection tracking of bridged frames by br_netfilter, with two rules whatever the number of VMs is."""
+
+    def __init__(self, guests: tuple[Guest, Guest]) -> None:
+        addresses = f"{{ {guests[0].address}, {guests[1].address} }}"
+        _nft(
+            f"""
+add table inet {_TABLE}; delete table inet {_TABLE}
+table inet {_TABLE} {{
+  chain forward {{
+    type filter hook forward priority 0; policy accept;
+    ct state established,related accept
+    ip saddr {addresses} ip daddr {addresses} accept
+  }}
+}}
+"""
+        )
+        if not _BRIDGE_NF.exists():
+            raise RuntimeError("bridged frames are not tracked here: modprobe br_netfilter")
+        self._was = _BRIDGE_NF.read_text(encoding="ascii")
+
+    def put(self) -> None:
+        """Bridged frames go through it."""
+        _nft(f"add table inet {_TABLE}")
+        _BRIDGE_NF.write_text("1", encoding="ascii")
+
+    def take(self) -> None:
+        """They do not, and nothing is tracked."""
+        _BRIDGE_NF.write_text("0", encoding="ascii")
+        _nft(f"add table inet {_TABLE} {{ flags dormant; }}")
+
+    def change_ms(self) -> float | None:
+        """Its rules are not of one VM."""
+        return None
+
+    def attach_ms(self) -> float | None:
+        """Its rules are not of one VM."""
+        return None
+
+    def remove(self) -> None:
+        """Nothing of it stays."""
+        _BRIDGE_NF.write_text(self._was, encoding="ascii")
+        _nft(f"add table inet {_TABLE}; delete table inet {_TABLE}")
+
+
+# --- libvirt's filters ------------------------------------------------------------------------------------------------
+def filterref(address: str) -> str:
+    """What a domain's interface says to have libvirt keep it to its MAC and this address."""
+    return f"<filterref filter='clean-traffic'><parameter name='IP' value='{address}'/></filterref>"
+
+
+def sleep_or_wake(*, awake: bool) -> None:
+    """Take libvirt's table of bridged frames off its hooks, or put it there again."""
+    _nft("add table bridge nat" + ("" if awake else " { flags dormant; }"))
+
+
+@contextlib.contextmanager
+def own_libvirt() -> Iterator[libvirt.virConnect]:
+    """A libvirt of our own in this network namespace, which sees nothing of the host's and leaves nothing there."""
+    Path("/run/libvirt").mkdir(exist_ok=True)
+    script = """
+for place in /run/libvirt /var/lib/libvirt /etc/libvirt/qemu; do [ ! -d $place ] || mount -t tmpfs hvbench $place; done
+exec libvirtd -f /dev/null -p /run/libvirt/bench.pid"""
+    # PRIVILEGED: mounts of its own, and what libvirt needs.
+    daemon = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-ec", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield _connected(daemon)
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+
+
+def _connected(daemon: "subprocess.Popen[bytes]") -> libvirt.virConnect:
+    socket = f"/proc/{daemon.pid}/root/run/libvirt/libvirt-sock"
+    deadline = time.monotonic() + _LIBVIRT_WAIT_S
+    while True:
+        try:
+            return libvirt.open(f"nwfilter+unix:///system?socket={socket}")
+        except libvirt.libvirtError:
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("libvirt does not start: is it installed (scripts/install-lab-packages)?") from None
+            time.sleep(0.05)
+
+
+class Nwfilter:
+    """Libvirt's ``clean-traffic`` on both guests' devices and on so many others, made by libvirt.
+
+    Up to ``BY_LIBVIRT`` ports have a binding each. Libvirt starts dozens of programs for one, a second's work and more
+    as the rules grow, so that hundreds take long: beyond that bound libvirt's own rules are copied under other names.
+    The guests' rules lie in the middle of the lists, where an ordinary VM's are.
+    """
+
+    def __init__(self, connection: libvirt.virConnect, ports: int, guests: tuple[Guest, Guest]) -> None:
+        self._connection = connection
+        self._last = guests[1]
+        others = range(2, min(ports, BY_LIBVIRT))
+        before, after = others[: len(others) // 2], others[len(others) // 2 :]
+        self._took = [self._bind_another(n) for n in before]
+        self._took += [self._bind(guest.device, guest.mac, guest.address) for guest in guests]
+        self._took += [self._bind_another(n) for n in after]
+        if ports > BY_LIBVIRT:
+            self._copy(range(BY_LIBVIRT, ports), guests)
+        self.take()
+
+    def put(self) -> None:
+        """Wake its rules."""
+        sleep_or_wake(awake=True)
+
+    def take(self) -> None:
+        """Put them to sleep."""
+        sleep_or_wake(awake=False)
+
+    def change_ms(self) -> float | None:
+        """One VM's address is another one, for which libvirt takes away all its rules and makes them again."""
+        took = []
+        for address in ("198.51.100.99", self._last.address):
+            began = time.perf_counter()
+            self._connection.nwfilterBindingLookupByPortDev(self._last.device).delete()
+            self._bind(self._last.device, self._last.mac, address)
+            took.append((time.perf_counter() - began) * 1000)
+        return statistics.median(took)
+
+    def attach_ms(self) -> float | None:
+        """One more VM."""
+        return self._bind_another(9999)
+
+    def _bind_another(self, number: int) -> float:
+        device = f"fake{number}"
+        run("ip", "tuntap", "add", device, "mode", "tap")
+        return self._bind(device, _mac(number), _address(number))
+
+    def _bind(self, device: str, mac: str, address: str) -> float:
+        """Milliseconds that it took."""
+        identity = f"5b1f4c1e-62f0-4ad4-9f0c-{mac.replace(':', '')}"
+        xml = (
+            f"<filterbinding><owner><name>{device}</name><uuid>{identity}</uuid></owner><portdev name='{device}'/>"
+            f"<mac address='{mac}'/>{filterref(address)}</filterbinding>"
+        )
+        began = time.perf_counter()
+        self._connection.nwfilterBindingCreateXML(xml)
+        return (time.perf_counter() - began) * 1000
+
+    def _copy(self, numbers: range, guests: tuple[Guest, Guest]) -> None:
+        saved = run("ebtables-save")
+        script = copied(saved, guests[0], [(f"fake{n}", _mac(n), _address(n)) for n in numbers])
+        subprocess.run(["ebtables-restore"], input=script, text=True, check=True)
+
+
+def copied(saved: str, model: Guest, others: list[tuple[str, str, str]]) -> str:
+    """Libvirt's rules, as ``ebtables-save`` tells them, with those of ``model`` again for each (device, MAC, address).
+
+    The jumps of the first half come before all that are there, those of the second half after them.
+    """
+    lines = saved.splitlines()
+    start = lines.index("*nat")
+    end = next((n for n in range(start + 1, len(lines)) if lines[n].startswith("*")), len(lines))
+    table = [line for line in lines[start:end] if line]
+    word = re.compile(rf"(?<![\w]){re.escape(model.device)}(?![\w])")
+    own = [line for line in table if word.search(line)]
+
+    def renamed(line: str, device: str, mac: str, address: str) -> str:
+        return word.sub(device, line).replace(model.mac, mac).replace(model.address, address)
+
+    new = [[renamed(line, *other) for line in own] for other in others]
+    half = len(new) // 2
+    chains = [line for line in table[1:] if line.startswith(":")]
+    rules = [line for line in table[1:] if not line.startswith(":")]
+    return "\n".join(
+        [
+            table[0],
+            *chains,
+            *(line for block in new for line in block if line.startswith(":")),
+            *(line for block in new[:half] for line in block if not line.startswith(":")),
+            *rules,
+            *(line for block in new[half:] for line in block if not line.startswith(":")),
+            "",
+        ]
+    )

@@ -1,0 +1,153 @@
+"""What is to be seen of a network: neighbour tables, the bridge's table, frames that arrive, ports' counters."""
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from hypervigil.hypervisor.adapters.ebpf import kernel, layout
+from hypervigil.model.traffic import Direction, ForgedKind
+from lab.commands import call
+from lab.guests import Guest
+from lab.paths import GUEST_FILES, STATE, make
+
+WIRE = GUEST_FILES / "wire.py"
+_SEEN = "/tmp/seen.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a watcher saw so far: frames by the number of their attack, and unicast frames for others."""
+
+    by_attack: dict[int, int]
+    foreign: int
+
+    def since(self, before: "Seen") -> "Seen":
+        """What came on top."""
+        added = {number: count - before.by_attack.get(number, 0) for number, count in self.by_attack.items()}
+        return Seen({number: count for number, count in added.items() if count}, self.foreign - before.foreign)
+
+
+class Watcher:
+    """Watches in a guest, in promiscuous mode, until it is ended."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._job = guest.spawn(f"hv-wire watch {_SEEN}")
+
+    def seen(self) -> Seen:
+        """What it saw so far; nothing before it began."""
+        return _seen(self._guest.run(f"cat {_SEEN} || true").output)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._guest.stop(self._job)
+        self._guest.run(f"rm -f {_SEEN}")
+
+
+def _seen(text: str) -> Seen:
+    try:
+        told: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return Seen({}, -1)
+    return Seen({int(number): count for number, count in told["seen"].items()}, told["foreign"])
+
+
+class Gateway:
+    """The host as the guests' gateway: answers at a port, and sees what its own hooks let pass to it."""
+
+    def __init__(self, interface: str, port: int) -> None:
+        self.interface = interface
+        self._seen = make(STATE) / "gateway-seen.json"
+        argv = [sys.executable, "-I", "-S", str(WIRE)]
+        self._processes = [
+            subprocess.Popen([*argv, "serve", str(port)]),
+            subprocess.Popen([*argv, "watch", "--kept", "--interface", interface, str(self._seen)]),
+        ]
+
+    def seen(self) -> Seen:
+        """What arrived so far."""
+        return _seen(self._seen.read_text() if self._seen.exists() else "")
+
+    def end(self) -> None:
+        """Answer no more."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._seen.unlink(missing_ok=True)
+
+
+def neighbours(place: Guest | str) -> dict[str, str]:
+    """The MAC that a guest, or the host at an interface, has in its table for each address."""
+    listed = (
+        call(["ip", "-j", "neigh", "show", "dev", place])
+        if isinstance(place, str)
+        else place.run("ip -j neigh show dev eth0").output
+    )
+    return {str(ip_address(entry["dst"])): entry["lladdr"] for entry in json.loads(listed or "[]") if "lladdr" in entry}
+
+
+def learned(bridge: str, prefix: str) -> int:
+    """How many MACs with a prefix a bridge has learned."""
+    return sum(
+        entry["mac"].startswith(prefix) for entry in json.loads(call(["bridge", "-j", "fdb", "show", "br", bridge]))
+    )
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What a port's counters say of frames that were not its to send, by kind, and of those that it may not send."""
+
+    forged: dict[ForgedKind, int]
+    denied: int
+
+    def since(self, before: "Dropped") -> "Dropped":
+        """What was added."""
+        forged = {kind: count - before.forged[kind] for kind, count in self.forged.items()}
+        return Dropped({kind: count for kind, count in forged.items() if count}, self.denied - before.denied)
+
+
+def dropped(pin_dir: Path) -> dict[str, Dropped]:
+    """Of each port, by its MAC: read from the kernel, where no process of the product is asked."""
+    cpus = int(Path("/sys/devices/system/cpu/possible").read_text().split("-")[-1]) + 1
+    found = {}
+    with (
+        _map(pin_dir, "hv_ports") as ports,
+        _map(pin_dir, "hv_counters") as counters,
+        _map(pin_dir, "hv_crossings") as crossings,
+    ):
+        for index in list(kernel.keys(ports, ctypes.c_uint32)):
+            port = layout.Port()
+            counted, crossed = (layout.Counters * cpus)(), (layout.Crossings * cpus)()
+            kernel.lookup(ports, index, port)
+            slot = ctypes.c_uint32(port.slot)
+            kernel.lookup(counters, slot, counted)  # type: ignore[arg-type]
+            kernel.lookup(crossings, slot, crossed)  # type: ignore[arg-type]
+            forged = {kind: sum(cpu.forged[kind] for cpu in counted) for kind in ForgedKind}
+            denied = sum(sum(cpu.denied[Direction.OUT]) for cpu in crossed)
+            found[layout.unpack_mac(bytes(port.mac))] = Dropped(forged, denied)
+    return found
+
+
+def in_force(pin_dir: Path) -> int:
+    """A number that changes when the network policy in the kernel does."""
+    epoch = layout.Epoch()
+    with _map(pin_dir, "hv_epoch") as descriptor:
+        kernel.lookup(descriptor, ctypes.c_uint32(0), epoch)
+    return int(epoch.word)
+
+
+@contextmanager
+def _map(pin_dir: Path, name: str) -> Iterator[int]:
+    descriptor = kernel.pinned(pin_dir / name, read_only=True)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,119 @@
+"""What the data plane's benchmark makes of its looks: ratios, targets, libvirt's rules under other names."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bench._others import copied, pipeline
+from bench._pairs import excess, interleaved, ratio
+from bench._segment import Guest
+from bench._targets import judge
+from hypervigil.model.ids import PortId
+
+GUESTS = (
+    Guest("hvp0", 5, PortId("52:54:00:be:00:01"), "198.51.100.1"),
+    Guest("hvp1", 6, PortId("52:54:00:be:00:02"), "198.51.100.2"),
+)
+
+
+def row(**figures: Any) -> dict[str, Any]:
+    return {
+        "setup": "hypervigil",
+        "link": "veth",
+        "guests": False,
+        "ports": 5000,
+        "active_limit": False,
+        "network_policy": True,
+        "pairs": 16,
+        "pps_ratio": 1.03,
+        "pps_ratio_low": 1.01,
+        "tcp_ratio": 1.0,
+        "tcp_ratio_low": 0.99,
+        "program_ns_more_high": 7.0,
+        "change_ms": 1.1,
+        "attach_ms": 2.0,
+        **figures,
+    }
+
+
+def words(*rows: dict[str, Any]) -> list[str]:
+    """Of the six targets over veth, in their order."""
+    return [judged.word for judged in judge(rows)][:6]
+
+
+def test_a_ratio_is_the_geometric_mean_with_its_lower_bound() -> None:
+    middle, low = ratio([(100, 110), (100, 90), (100, 110), (100, 90)])
+    assert middle == pytest.approx(math.sqrt(1.1 * 0.9))
+    spread = 3.182 * math.log(1.1 / 0.9) / math.sqrt(3) / 2
+    assert low == pytest.approx(middle * math.exp(-spread))
+
+
+def test_the_excess_comes_with_its_upper_bound() -> None:
+    middle, high = excess([(100, 103), (100, 105), (100, 103), (100, 105)])
+    assert middle == 4
+    assert high == pytest.approx(4 + 3.182 * math.sqrt(4 / 3) / 2)
+
+
+def test_a_drift_falls_out_of_mirrored_looks() -> None:
+    now: Iterator[int] = iter(range(100, 1000))
+    states: list[str] = []
+    found = interleaved(lambda: next(now), lambda: states.append("one"), lambda: states.append("other"), 4)
+    assert all(one == other for one, other in found)
+    assert states == [*["one", "other", "other", "one", "other", "one", "one", "other"] * 2, "one"]
+
+
+def test_targets_are_judged_by_the_bound_and_the_worst_row() -> None:
+    limited = row(active_limit=True, pps_ratio_low=0.975)
+    assert words(row(), limited) == ["met"] * 6
+    assert words(row(), row(ports=1, pps_ratio_low=0.999), limited)[0] == "missed"
+    assert words(row(), row(active_limit=True, pps_ratio_low=0.969))[1] == "missed"
+    assert words(row(), row(active_limit=True, tcp_ratio_low=0.979))[2] == "missed"
+    assert words(row(program_ns_more_high=10.2))[3] == "missed"
+    assert words(row(change_ms=5.1))[4] == "missed"
+    assert words(row(attach_ms=20.5))[5] == "missed"
+
+
+@pytest.mark.parametrize(
+    "other", [{"pairs": 8}, {"guests": True, "link": "tap"}, {"network_policy": False}, {"setup": "nftables"}]
+)
+def test_too_few_pairs_emulated_guests_and_others_judge_nothing(other: dict[str, Any]) -> None:
+    assert words(row(**other))[:4] == ["not measured"] * 4
+
+
+def test_a_scale_that_was_not_measured_is_no_success() -> None:
+    assert words(row(ports=500))[3:] == ["not measured"] * 3
+
+
+def test_libvirts_rules_are_copied_under_other_names_around_the_guests() -> None:
+    saved = """
+*filter
+:INPUT ACCEPT
+
+*nat
+:PREROUTING ACCEPT
+:libvirt-I-hvp0 ACCEPT
+:I-hvp0-mac ACCEPT
+:libvirt-I-hvp1 ACCEPT
+-A PREROUTING -i hvp0 -j libvirt-I-hvp0
+-A PREROUTING -i hvp1 -j libvirt-I-hvp1
+-A libvirt-I-hvp0 -j I-hvp0-mac
+-A I-hvp0-mac -s 52:54:00:be:00:01 -j RETURN
+"""
+    text = copied(
+        saved, GUESTS[0], [("fake2", "52:54:00:00:00:02", "10.0.0.2"), ("fake3", "52:54:00:00:00:03", "10.0.0.3")]
+    )
+    lines = text.splitlines()
+    assert lines[0] == "*nat"
+    jumps = [line.split()[3] for line in lines if line.startswith("-A PREROUTING")]
+    assert jumps == ["fake2", "hvp0", "hvp1", "fake3"]
+    assert "-A I-fake3-mac -s 52:54:00:00:00:03 -j RETURN" in lines
+    rules = [n for n, line in enumerate(lines) if line.startswith("-A")]
+    assert all(n < rules[0] for n, line in enumerate(lines) if line.startswith(":"))
+
+
+def test_the_pipeline_drops_nobody_elses_frames() -> None:
+    dropping = [line for line in pipeline(3, GUESTS).splitlines() if line.endswith("drop")]
+    assert len(dropping) == 3
+    assert all('iifname { "hvp0", "hvp1" } drop' in line for line in dropping)
