@@ -16,6 +16,7 @@ from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERD
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
+from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
 from hypervigil.host.hsem.slow import Slow
@@ -27,15 +28,7 @@ from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
-from hypervigil.model.report import (
-    STRAINED,
-    Decide,
-    Decision,
-    EnterLevel2,
-    ForgedCount,
-    HostReport,
-    LeaveLevel2,
-)
+from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, ForgedCount, HostReport, LeaveLevel2
 from hypervigil.model.status import Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind
 from hypervigil.model.vm import Vm
@@ -71,6 +64,7 @@ class Hsem:
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
+        self._outside = Outside()
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -152,6 +146,7 @@ class Hsem:
         self._watch.keep(tuple(running))
         self._turns.keep(running)
         self._slow.keep(running)
+        self._outside.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
         for vm in running:
@@ -198,7 +193,7 @@ class Hsem:
         self._grabs.bounded(bounds)
 
     def told(self, fact: Evidence) -> None:
-        """A fact about a VM's agent: told with its case, and ground for none."""
+        """A fact about a VM or its agent: told with its case, and ground for none."""
         if fact.vm in self._vms:
             self._vms[fact.vm].hear(fact)
 
@@ -259,6 +254,8 @@ class Hsem:
             self._history.learn([report.vms[row] for row in rows], values[rows])
         else:
             self._history.learn(report.vms, values)
+        for fact in self._outside.see(report.vms, values, suspects, now):
+            self.told(fact)
         return decisions
 
     def _notice(self, notice: Evidence, now: Instant) -> list[Decision]:
