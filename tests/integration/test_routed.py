@@ -428,11 +428,11 @@ def test_a_tap_that_nobody_declared_passes_nothing(world: World) -> None:
     with strays() as taps:
         before = world.firewall()
         assert not carried(*taps)
-        assert world.firewall()["unbound_out"] == before["unbound_out"] + 1
+        assert world.firewall()["unbound_out"] > before["unbound_out"]
         world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1"]'))
         before = world.firewall()
         assert not carried(*taps), "to one that nobody declared"
-        assert world.firewall()["unbound_in"] == before["unbound_in"] + 1
+        assert world.firewall()["unbound_in"] > before["unbound_in"], "besides what the host's kernel itself says there"
         world.put(POLICY.replace("uplinks = []", 'uplinks = ["stray1", "stray2"]'))
         awaited("a VPN's, say", lambda: carried(*taps), WITHIN_S)
         world.put(POLICY.replace('mode = "enforce"', 'mode = "monitor"'))
