@@ -190,15 +190,23 @@ class Guest:
         self._reached().call(do, 30.0, **fields)
 
     def _configuration(self) -> dict[str, Any]:
+        routed = self.network.spec.routed
         return {
             "address": self.address,
             "prefix": self.network.prefix,
             "gateway": self.network.gateway,
             "address6": self.network.address6(self.spec.index),
-            "prefix6": self.network.prefix6,
+            "prefix6": 128 if routed else self.network.prefix6,
+            **({"gateway6": self.network.gateway6} if routed else {}),
             "hostname": self.name,
             "wall_s": time.time(),
         }
+
+    def _nic(self) -> str:
+        """Where its NIC goes: to the network's bridge, or nowhere but to the host."""
+        if self.network.spec.routed:
+            return f"<interface type='ethernet'><target dev='{DOMAIN_PREFIX}{self.name}' managed='yes'/>"
+        return f"<interface type='bridge'><source bridge='{self.network.bridge}'/>"
 
     def _boot_config(self, on_boot: str | None) -> str:
         """Kernel options by which the guest configures itself and perhaps acts at once."""
@@ -334,9 +342,8 @@ class Guest:
       <target dev='vdb' bus='virtio'/>
     </disk>
     <controller type='usb' model='none'/>
-    <interface type='bridge'>
+    {self._nic()}
       <mac address='{self.mac}'/>
-      <source bridge='{self.network.bridge}'/>
       <model type='virtio'/>
     </interface>
     <serial type='file'><source path='{self._directory}/console.log'/><target port='0'/></serial>

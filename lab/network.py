@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from lab.commands import call, works
 from lab.errors import LabError
@@ -37,11 +37,15 @@ _INTERFACE_LENGTH = 15
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A virtual network: its name, its IPv4 range (host on the first address) and perhaps an IPv6 range."""
+    """A virtual network: its name, its IPv4 range (host on the first address) and perhaps an IPv6 range.
+
+    ``routed``: there is no bridge, the host routes to each guest (by the product, or by `Network.route` without it).
+    """
 
     name: str
     cidr: str
     cidr6: str | None = None
+    routed: bool = False
 
 
 class Network:
@@ -72,7 +76,30 @@ class Network:
     @property
     def place(self) -> str:
         """Where it is, as the policy file says it."""
-        return f'bridge = "{self.bridge}"'
+        return 'forwarding = "routed"' if self.spec.routed else f'bridge = "{self.bridge}"'
+
+    def route(self, tap: str, index: int) -> None:
+        """Route to one guest of a routed network as a stock host does, without the product."""
+        lines = [
+            f"addr add {self.gateway}/32 dev {tap}",
+            f"link set {tap} up",
+            f"route add {self.address(index)}/32 dev {tap}",
+        ]
+        if self._range6:
+            lines += [
+                f"addr add {self.gateway6}/128 dev {tap} nodad",
+                f"route add {self.address6(index)}/128 dev {tap}",
+            ]
+        call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+        (_PROC / "net/ipv4/conf" / tap / "proxy_arp").write_text("1")
+
+    def unroute(self, tap: str, index: int) -> None:
+        """Undo it."""
+        lines = [f"route del {self.address(index)}/32 dev {tap}", f"addr del {self.gateway}/32 dev {tap}"]
+        if self._range6:
+            lines += [f"route del {self.address6(index)}/128 dev {tap}", f"addr del {self.gateway6}/128 dev {tap}"]
+        call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
+        (_PROC / "net/ipv4/conf" / tap / "proxy_arp").write_text("0")
 
     def address(self, index: int) -> str:
         """The IPv4 address of the guest numbered ``index`` from 0 on: the host is .1, the guests begin at .2."""
@@ -89,7 +116,9 @@ class Network:
         return self._range.overlaps(ipaddress.IPv4Network(other))
 
     def up(self) -> None:
-        """Make the bridge."""
+        """Make the bridge, if it has one."""
+        if self.spec.routed:
+            return
         lines = [
             # A bridge without a MAC of its own takes another one whenever a guest comes or goes.
             f"link add {self.bridge} address {self.mac} type bridge stp_state 0 forward_delay 0",
@@ -191,11 +220,11 @@ def _keep_inside(networks: Sequence[Network]) -> None:
     """Route between the lab's own networks only: answers to invented addresses must not leave by the host's uplink."""
     inside = [*(network.spec.cidr for network in networks), f"{EXT_ADDRESS}/{EXT_PREFIX}"]
     lines = []
-    for device in [*(network.bridge for network in networks), EXT_INTERFACE]:
-        lines += [
-            f"rule add priority {_PASS} iif {device} to {IPv4Network(to, strict=False)} lookup main" for to in inside
-        ]
-        lines.append(f"rule add priority {_DROP} iif {device} blackhole")
+    bridges = [network.bridge for network in networks if not network.spec.routed]
+    routed = [f"from {network.spec.cidr}" for network in networks if network.spec.routed]
+    for origin in [*(f"iif {device}" for device in [*bridges, EXT_INTERFACE]), *routed]:
+        lines += [f"rule add priority {_PASS} {origin} to {IPv4Network(to, strict=False)} lookup main" for to in inside]
+        lines.append(f"rule add priority {_DROP} {origin} blackhole")
     call(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
 
 
@@ -203,11 +232,16 @@ def _remove_rules() -> list[str]:
     removed = []
     for rule in json.loads(call(["ip", "-j", "rule", "show"])):
         device = rule.get("iif", "")
-        if device.startswith(_BRIDGE_PREFIX) and works(
-            ["ip", "rule", "del", "priority", str(rule["priority"]), "iif", device]
-        ):
-            removed.append(f"routing rule for {device}")
+        origin = ["iif", device] if device.startswith(_BRIDGE_PREFIX) else _routed_origin(rule)
+        if origin and works(["ip", "rule", "del", "priority", str(rule["priority"]), *origin]):
+            removed.append(f"routing rule for {origin[1]}")
     return removed
+
+
+def _routed_origin(rule: dict[str, Any]) -> list[str]:
+    """Where a rule of ours for a routed network takes packets from; nothing, if it is none."""
+    ours = rule["priority"] in (_PASS, _DROP) and "iif" not in rule and "srclen" in rule
+    return ["from", f"{rule['src']}/{rule['srclen']}"] if ours else []
 
 
 def _set_and_remember() -> None:

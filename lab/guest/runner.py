@@ -281,7 +281,7 @@ class Runner:
         self._reply(request, now=now())
 
     def configure(self, wanted: Any) -> None:
-        """``address``, ``prefix``, ``gateway``, ``hostname``, ``wall_s``, perhaps ``address6`` and ``prefix6``."""
+        """``address``, ``prefix``, ``gateway``, ``hostname``, ``wall_s``; perhaps IPv6 address, prefix and gateway."""
         time.clock_settime(time.CLOCK_REALTIME, wanted["wall_s"])
         Path("/proc/sys/kernel/hostname").write_text(wanted["hostname"])
         lines = [
@@ -294,6 +294,11 @@ class Runner:
         if wanted.get("address6"):
             Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("0")
             lines.append(f"addr add {wanted['address6']}/{wanted['prefix6']} dev eth0 nodad")
+        if wanted.get("gateway6"):
+            lines += [
+                f"route replace {wanted['gateway6']} dev eth0",
+                f"route replace default via {wanted['gateway6']} dev eth0",
+            ]
         subprocess.run(["ip", "-batch", "-"], input="\n".join(lines).encode() + b"\n", check=True, timeout=30)
         if not Path("/scratch").is_mount():
             subprocess.run(["mount", "-o", "noatime", "/dev/vdb", "/scratch"], check=True, timeout=30)
