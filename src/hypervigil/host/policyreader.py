@@ -74,8 +74,9 @@ class Reader:
             raise Fault(f"{place.called} must be a table: write [{place.called}]")
         self._known(place, given)
         missing = [key.name for key in table.keys if key.needed and key.name not in given]
-        if table.model is NetworkPolicy and given.get("forwarding") != Forwarding.ROUTED and "bridge" not in given:
-            missing.append("bridge")
+        if table.model is NetworkPolicy and "bridge" not in given:
+            where = "cidr" if given.get("forwarding") == Forwarding.ROUTED else "bridge"
+            missing += [where] if where not in given else []
         if missing:
             raise Fault(f"{place.called} has no {missing[0]}: add {missing[0]} = …")
         values = {

@@ -280,7 +280,7 @@ MISTAKES = {
     "x = {" + "a" * 5000 + " = 1}": "unknown key 'x'",
     "a" * 5000 + " = 1": "unknown key",
     NET + '\nforwarding = "switched"': 'forwarding must be "bridged" or "routed", not "switched"',
-    '[[network]]\nname = "n"\nforwarding = "routed"': "without a bridge it must be routed and have a cidr",
+    '[[network]]\nname = "n"\nforwarding = "routed"': "network 'n' has no cidr: add cidr = …",
     NET + "\noutside = 1": "line 4: network 'n': outside must be true or false, not 1",
     NET + '\nbetween = "closed"': 'between must be "open" or "isolated"',
     NET + '\nmembers = "outside"': "line 4: network 'n': members are VMs, groups and tenants, not 'outside'",
