@@ -16,7 +16,9 @@ PORT = 9
 _WHOLE = 1 << 20
 
 
-class _Message(ctypes.Structure):
+class Message(ctypes.Structure):
+    """``struct mmsghdr`` (sendmmsg(2))."""
+
     _fields_ = [
         ("name", ctypes.c_void_p),
         ("name_length", ctypes.c_uint32),
@@ -36,9 +38,7 @@ def send_udp(address: str, seconds: float) -> float:
         sender.connect((address, PORT))
         data = ctypes.create_string_buffer(PACKET, len(PACKET))
         vector = (ctypes.c_size_t * 2)(ctypes.addressof(data), len(PACKET))
-        messages = (_Message * BATCH)(
-            *(_Message(vectors=ctypes.addressof(vector), vector_count=1) for _ in range(BATCH))
-        )
+        messages = (Message * BATCH)(*(Message(vectors=ctypes.addressof(vector), vector_count=1) for _ in range(BATCH)))
         descriptor, began = sender.fileno(), time.perf_counter()
         while time.perf_counter() - began < seconds:
             libc.sendmmsg(descriptor, messages, BATCH, 0)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench._stream import Message
 from tests.integration.wirelab import ethernet, ipv4, ipv6, run, tcp
 
 _CLONE_NEWNET = 0x40000000
@@ -181,19 +182,6 @@ def goodput(at: Guest, address: str, port: int, per_s: float, seconds: float) ->
     return good / seconds
 
 
-class _Message(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint32),
-        ("vectors", ctypes.c_void_p),
-        ("vector_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_uint64),
-        ("sent", ctypes.c_uint64),
-    ]
-
-
 class Flood:
     """SYNs by a guest, each from another address, at a steady rate and no more than so many."""
 
@@ -249,13 +237,13 @@ class Flood:
 
     def _send(self, part: npt.NDArray[np.uint8]) -> None:
         vectors = (ctypes.c_size_t * (2 * len(part)))()
-        messages = (_Message * len(part))()
+        messages = (Message * len(part))()
         for row in range(len(part)):
             vectors[2 * row], vectors[2 * row + 1] = part.ctypes.data + row * part.shape[1], part.shape[1]
             messages[row].vectors, messages[row].vector_count = ctypes.addressof(vectors) + 16 * row, 1
         at = 0
         while at < len(part):
-            here = ctypes.byref(messages, at * ctypes.sizeof(_Message))
+            here = ctypes.byref(messages, at * ctypes.sizeof(Message))
             sent = _libc.sendmmsg(self._socket.fileno(), here, len(part) - at, 0)
             if sent < 0:  # its own device's queue is full
                 time.sleep(0.001)

@@ -3,21 +3,18 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from hypervigil.hypervisor.adapters.ebpf.dataplane import remove_all
 from hypervigil.model.traffic import DenialKind, Direction
 from hypervigil.network.merge import BROADCASTS_PER_S
 from tests.integration.test_dataplane import nd
-from tests.integration.test_fabric import FREE, RULES, VMS, World
-from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, mac_bytes, namespace, udp
+from tests.integration.test_fabric import FREE, OPEN, VMS, World, living
+from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, mac_bytes, udp
 
 pytestmark = pytest.mark.root
 
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
-OPEN = RULES.replace("[[group]]", '[[path]]\nname = "all"\nfrom = "any"\nto = "any"\nservices = "any"\n\n[[group]]')
 OURS = 'name = "blue-1"\n'
 UNBOUNDED = 'budget = { broadcasts_per_s = "unbounded" }\n'
 SECONDS = 2.5
@@ -25,15 +22,8 @@ SECONDS = 2.5
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    pin_dir = Path("/sys/fs/bpf") / f"hvb-{secrets.token_hex(4)}"
-    with namespace():
-        made = World(pin_dir)
-        try:
-            yield made
-        finally:
-            remove_all(pin_dir)
-            for tap in (*made.taps.values(), *made.routers.values()):
-                tap.close()
+    with living() as made:
+        yield made
 
 
 def groups(world: World) -> tuple[Callable[[], bytes], ...]:

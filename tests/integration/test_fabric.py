@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -84,6 +85,7 @@ to = "any"
 services = "tcp/23"
 """
 )
+OPEN = RULES.replace("[[group]]", '[[path]]\nname = "all"\nfrom = "any"\nto = "any"\nservices = "any"\n\n[[group]]')
 WANTED = {
     "tcp/443": (service(6, 443), lambda m: (6, tcp(40000, 443, 2) + m)),
     "tcp/80": (service(6, 80), lambda m: (6, tcp(40000, 80, 2) + m)),
@@ -219,8 +221,9 @@ def addressof(data: object) -> int:
     return ctypes.addressof(data)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
+@contextmanager
+def living() -> Iterator[World]:
+    """A world in a network namespace of its own."""
     pin_dir = Path("/sys/fs/bpf") / f"hvf-{secrets.token_hex(4)}"
     with namespace():
         made = World(pin_dir)
@@ -230,6 +233,12 @@ def world() -> Iterator[World]:
             remove_all(pin_dir)
             for tap in (*made.taps.values(), *made.routers.values()):
                 tap.close()
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    with living() as made:
+        yield made
 
 
 ENDS = [*VMS, "net1", "net2", OUTSIDE4]

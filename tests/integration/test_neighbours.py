@@ -16,7 +16,7 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy, link_local
 from hypervigil.model.traffic import DenialKind, ForgedKind
 from tests.integration.test_dataplane import nd
-from tests.integration.test_fabric import FREE, ROUTER, RULES, VMS, World
+from tests.integration.test_fabric import FREE, OPEN, ROUTER, VMS, World, living
 from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, ipv6, mac_bytes, namespace, udp
 
 pytestmark = pytest.mark.root
@@ -266,18 +266,8 @@ def test_what_is_held_outlives_the_process_and_is_repaired(rig: Rig) -> None:
 # --- questions ---------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    pin_dir = Path("/sys/fs/bpf") / f"hvn-{secrets.token_hex(4)}"
-    with namespace():
-        made = World(pin_dir)
-        try:
-            yield made
-        finally:
-            remove_all(pin_dir)
-            for tap in (*made.taps.values(), *made.routers.values()):
-                tap.close()
-
-
-OPEN = RULES.replace("[[group]]", '[[path]]\nname = "all"\nfrom = "any"\nto = "any"\nservices = "any"\n\n[[group]]')
+    with living() as made:
+        yield made
 
 
 def asked(world: World, source: str, target: str) -> set[str]:

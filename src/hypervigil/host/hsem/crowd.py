@@ -23,7 +23,7 @@ CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.ME
 """HREM's notices of capacity and what they are about."""
 FEW = 4
 MOST_OF_IT = 0.7
-"""If so few sources bring this share, they are the flood; else it is a crowd."""
+"""If so few sources bring this share, they are the flood, and are limited and nobody else; else it is a crowd."""
 _ASKS = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP)
 
 

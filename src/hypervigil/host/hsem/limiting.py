@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
-from hypervigil.host.hsem.crowd import pressed
+from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
 from hypervigil.model.limits import LimitKind
@@ -19,9 +19,6 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 KEPT_OF_UNCLEAR = 0.5
 """An excess that may be honest keeps this share of what it offers."""
-MAX_PEERS = 4
-MOST_OF_IT = 0.7
-"""If so few sources send this share of a flood, they are limited, and nobody else."""
 PROOF_S = 5.0
 """By then proof of source has stopped most of a flood from invented addresses, or never will."""
 
@@ -189,7 +186,7 @@ def _new_destinations(bounds: Bounds) -> Wanted:
 def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
     """By source where few sources send most of it; else SYNs by proof of source, other classes as a whole."""
     total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in facts.busiest(Direction.IN)))
-    sources: list[Peer] = hit(facts, surge)[:MAX_PEERS]
+    sources: list[Peer] = hit(facts, surge)[:FEW]
     if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
         value = size(surge.tail, bounds)
         return [

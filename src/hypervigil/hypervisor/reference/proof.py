@@ -6,7 +6,7 @@ A cookie needs the kernel's secret: the model has none, so every source stays on
 from enum import Enum
 
 from hypervigil.hypervisor.reference.frame import ETH_HLEN, Frame
-from hypervigil.hypervisor.reference.identity import Identity
+from hypervigil.hypervisor.reference.identity import Identity, link_local
 from hypervigil.model.traffic import TrafficClass
 
 _TCP = 6
@@ -40,9 +40,8 @@ def asked(identity: Identity, frame: Frame) -> Asked:
 
 def _for_itself(identity: Identity, frame: Frame) -> bool:
     address = frame.destination
-    link_local = address[0] == 0xFE and address[1] & 0xC0 == 0x80
     shared = any(address == one for one, _ in identity.pairs)
-    known = not identity.addresses or address in identity.addresses or link_local or shared
+    known = not identity.addresses or address in identity.addresses or link_local(address) or shared
     mine = frame.destination_mac == identity.mac or any(frame.destination_mac == mac for _, mac in identity.pairs)
     return known and mine
 

@@ -313,9 +313,8 @@ class FabricMaps:
                 del self._sharers[key], self._found[key]
                 kernel.delete(self._maps["hv_members"], member)
                 continue
-            value = min(sharers.items(), key=lambda one: (not layout.Member.from_buffer_copy(one[1]).ifindex, one[0]))[
-                1
-            ]
+            lowest = min(sharers, key=lambda one: (not layout.Member.from_buffer_copy(sharers[one]).ifindex, one))
+            value = sharers[lowest]
             if self._found.get(key) != value:
                 self._found[key] = value
                 kernel.update(self._maps["hv_members"], member, layout.Member.from_buffer_copy(value))
