@@ -33,15 +33,16 @@ SLOW_S = 0.02
 TIMES = 3.0
 HOST_FULL = 0.95
 """Of the host's memory: what goes beyond is paid for by everybody."""
-EMPTY = 3.0
-"""Packets per connection begun, of one on which nothing is said: the SYN, the acknowledgement, and one to spare."""
+EMPTY = 300.0
+"""Octets per connection begun, of one on which nothing is said: its SYN, its end and two acknowledgements by IPv4 are
+272. A request of some words takes more: packets alone do not tell, since whoever says nothing is at last hung up on."""
 NEAR_BOUND = 0.9
 
 Flags = npt.NDArray[np.bool_]
 Cost = tuple[float, VmId | None]
 """What somebody bears, against what is bearable, and who."""
 Asks = Callable[[VmId], Mapping[VmId, tuple[float, float]]]
-"""Of whom a VM asks something now: how often, and how many packets it sends there in all."""
+"""Of whom a VM asks something now: how often, and how many octets it sends there in all."""
 
 _FLOORS = {
     Resource.CPU: 0.25,
