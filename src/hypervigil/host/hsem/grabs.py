@@ -22,6 +22,8 @@ COST_S = 3.0
 """Others bear it for so long before anybody is blamed."""
 FULL_S = 10.0
 """At its capacity for so long: as HREM has it."""
+EASED = 0.8
+"""What is borne may fall to this part of what is bearable and be borne all the same: who is full is so by fits."""
 PAUSE_S = 3.0
 """A grab that stops for less goes on."""
 ASKED_PAUSE_S = 5.0
@@ -172,7 +174,7 @@ class Grabs:
         beyond = value > BEYOND * self._bounds.get(vm, {}).get(resource, np.inf)
         if resource is Resource.CONNECTIONS and not _empty(asks(vm)):
             cost, sufferer, beyond = 0.0, None, False
-        if cost >= 1 or beyond:
+        if cost >= (1 if run.costs_since is None else EASED) or beyond:
             run.costs_since = run.costs_since or now
             if cost >= run.cost:
                 run.cost, run.sufferer = cost, sufferer
