@@ -66,7 +66,7 @@ def policy(a: Guest, b: Guest) -> str:
             'mode = "enforce"',
             "[grants]",
             f"cpu = {MOST}\nmemory = {MOST}\npackets = {MOST}\nheadroom = 0.02",
-            f'[[network]]\nname = "{a.network.spec.name}"\nbridge = "{a.network.bridge}"\ncidr = "{a.network.spec.cidr}"',
+            f'[[network]]\nname = "test"\nbridge = "{a.network.bridge}"\ncidr = "{a.network.spec.cidr}"',
             *(
                 f'[[vm]]\nname = "{vm.domain}"\ntenant = "{vm.spec.tenant}"\naddresses = ["{vm.address}"]\n{more}'
                 for vm, more in vms
