@@ -1,6 +1,7 @@
 """A running guest is given the agent, asks by it for more, gets it while its load is honest, and loses it when not."""
 
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -91,8 +92,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         domain = libvirtd.connection().lookupByUUIDString(a.uuid)
         domain.setSchedulerParameters({"vcpu_period": PERIOD_US, "vcpu_quota": int(OWN_CPU * PERIOD_US)})
         domain.setMemoryFlags(OWN_MEMORY_KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        product = stack.enter_context(installed(tmp_path_factory.mktemp("grants"), "grants"))
-        path: Path = tmp_path_factory.mktemp("policy") / "policy.toml"
+        product = stack.enter_context(installed(Path("/run"), f"hvg-{secrets.token_hex(3)}"))
+        path = tmp_path_factory.mktemp("policy") / "policy.toml"
         path.write_text(policy(a, b), encoding="utf-8")
         done = product.call("up", "--detach", "--policy", str(path))
         assert done.returncode == 0, done.stderr
