@@ -22,6 +22,19 @@ QEMU_AGENT = "org.qemu.guest_agent.0"
 OWN_CPU, OWN_MEMORY_KIB, OWN_PACKETS = 0.3, 128 * 1024, 300
 MOST = 2
 PERIOD_US = 100_000
+OPENRC = (
+    "exclusive",
+    "starting",
+    "started",
+    "stopping",
+    "inactive",
+    "wasinactive",
+    "failed",
+    "daemons",
+    "options",
+    "tmp",
+)
+"""What OpenRC makes when it boots a system."""
 ASKED_S = 45.0
 """An agent asks after ten seconds near its capacity; the host must see the need, and the guest must have started."""
 BACK_S = 75.0
@@ -111,7 +124,7 @@ def agent(stage: Stage) -> Stage:
 def install(stage: Stage) -> str:
     """What a distribution's guest has at its start, and then the operator's one command."""
     ready = stage.a.run(
-        "mkdir -p /run/openrc /var/run && touch /run/openrc/softlevel && "
+        f"mkdir -p {' '.join(f'/run/openrc/{name}' for name in OPENRC)} && touch /run/openrc/softlevel && "
         f"port=$(basename $(dirname $(grep -lx {QEMU_AGENT} /sys/class/virtio-ports/*/name))) && "
         "{ pgrep -x qemu-ga >/dev/null || qemu-ga -d -m virtio-serial -p /dev/$port; }"
     )
@@ -131,7 +144,7 @@ def test_a_running_guest_is_given_a_port_and_the_agent(stage: Stage) -> None:
     said = install(stage)
     assert "started by OpenRC" in said
     assert stage.a.run("rc-service hypervigil-agent status").exit == 0
-    stage.a.run("kill -9 $(pgrep -f sbin/hypervigil-agent | tail -1)")
+    stage.a.run("kill -9 $(pgrep -f 'sbin/hypervigil-agen[t]' | tail -1)")
     wait_for("its supervisor has started it again", lambda: stage.agent()["hearing"] == "heard", within_s=30)
     assert "has a port" in install(stage), "doing it again is no error"
 
