@@ -119,8 +119,9 @@ class World:
 
     def learn(self) -> None:
         """Let the bridges learn where everybody is, so that nothing is flooded for want of that."""
+        own = {self.taps[name]: VMS[name][1] for name in VMS}
         for tap in (*self.taps.values(), *self.routers.values()):
-            tap.send(ethernet(tap.mac, EVERYBODY, 0x0806, arp(1, tap.mac, "0.0.0.0", "10.99.99.99")))
+            tap.send(ethernet(tap.mac, EVERYBODY, 0x0806, arp(1, tap.mac, "0.0.0.0", own.get(tap, "10.99.99.99"))))
         self.drain()
 
     def put(self, text: str, *, whole: bool = False) -> None:
