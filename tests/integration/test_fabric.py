@@ -24,6 +24,7 @@ from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import difference
 from hypervigil.network.decide import decide
 from hypervigil.network.ends import End, Gateway, Outside, members
+from tests.integration.percpu import summed
 from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, ipv4, ipv6, namespace, run, tcp, udp
 
 pytestmark = pytest.mark.root
@@ -194,32 +195,8 @@ class World:
 
     def crossings(self, name: str) -> layout.Crossings:
         """What a port's counters say, over all CPUs."""
-        cpus = (layout.Crossings * kernel_cpus())()
         slot = self.plane.ports()[PortId(self.taps[name].mac)]
-        element = kernel._Element(
-            self.plane._maps["hv_crossings"], 0, addressof(slot_key := layout.Number(slot)), addressof(cpus), 0
-        )
-        kernel._bpf(kernel.LOOKUP, element)
-        del slot_key
-        total = layout.Crossings()
-        for one in cpus:
-            for direction in range(2):
-                for why in range(layout.DENIALS):
-                    total.denied[direction][why] += one.denied[direction][why]
-            total.straight += one.straight
-            total.flows += one.flows
-            total.evicted += one.evicted
-        return total
-
-
-def kernel_cpus() -> int:
-    return int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1]) + 1
-
-
-def addressof(data: object) -> int:
-    import ctypes
-
-    return ctypes.addressof(data)  # type: ignore[arg-type]
+        return summed(self.plane._maps["hv_crossings"], slot, layout.Crossings)
 
 
 @contextmanager

@@ -176,7 +176,7 @@ def arp(operation: int, sender_mac: str, sender: str, target: str) -> bytes:
 
 def checksum(data: bytes) -> int:
     """The Internet checksum's sum, not yet inverted."""
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
