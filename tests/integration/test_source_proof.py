@@ -158,7 +158,9 @@ def test_answers_are_not_the_ports_own_frames(rig: Rig) -> None:
             time.sleep(0.05)
     after = rig.counters()
     assert at_attacker.packets()["answers"] == 2000, "one each"
-    assert (after["by_class"]["packets"][Direction.OUT] == before["by_class"]["packets"][Direction.OUT]).all()
+    sent = after["by_class"]["packets"][Direction.OUT] - before["by_class"]["packets"][Direction.OUT]
+    sent[TrafficClass.ARP] = 0  # its kernel may be asked where it is meanwhile
+    assert not sent.any()
     assert (after["forged"] == before["forged"]).all()
     assert seen.packets()["marked"] == 0
     assert [one.packets()["marked"] for one in marked] == [0, 0, 0]
