@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 OURS = 'name = "blue-1"\n'
 UNBOUNDED = 'budget = { broadcasts_per_s = "unbounded" }\n'
-SECONDS = 2.5
+SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def flood(world: World, per_s: float, *, probes: bool = False) -> tuple[int, int
 
     ``probes``: questions whether its own address is free, which of all only the router is to hear.
     """
-    time.sleep(1.1)  # the bucket is full
+    time.sleep(1.1)  # a bucket that there was is full again
     world.drain()
     here, there = world.taps["blue-1"], world.routers["net1"] if probes else world.taps["blue-2"]
     frames = [make() for make in groups(world)]

@@ -53,7 +53,7 @@ class Rig:
         """Whether b gets it."""
         self.b.received()
         self.a.send(frame)
-        return frame in [got[: len(frame)] for got in self.b.received(0.05)]
+        return self.b.gets(frame, 0.05)
 
 
 @pytest.fixture(scope="module")

@@ -70,7 +70,7 @@ class Rig:
         destination.received()
         frame = ethernet(source.mac, to or destination.mac, V6, packet)
         source.send(frame)
-        return frame in [got[: len(frame)] for got in destination.received(0.05)]
+        return destination.gets(frame, 0.05)
 
     def speaks(self, name: str, address: str, to: str = "three") -> bool:
         """Whether a datagram from this address crosses."""
@@ -294,7 +294,7 @@ def test_who_asks_for_its_own_address_or_has_none_yet_is_heard(rig: Rig) -> None
     def heard(address: str) -> bool:
         three.received()
         one.send(probe(one, address))
-        return probe(one, address) in three.received(0.05)
+        return three.gets(probe(one, address), 0.05)
 
     bind_fours(rig)
     before = rig.forged("one", ForgedKind.IPV4)

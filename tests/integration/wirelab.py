@@ -84,6 +84,15 @@ class Tap:
                 if left <= 0 or not select.select([self.fd], [], [], left)[0]:
                     return frames
 
+    def gets(self, wanted: bytes, wait_s: float) -> bool:
+        """Whether a frame with these bytes reaches the guest within so long; true as soon as it does."""
+        deadline = time.monotonic() + wait_s
+        while not any(wanted in frame for frame in self.received()):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                return False
+        return True
+
     def close(self) -> None:
         """The device goes."""
         os.close(self.fd)
