@@ -20,7 +20,7 @@ HALF := tests/unit/bench tests/property tests/architecture tests/fuzz
 define meanwhile
 mkdir -p build
 rm -f build/half.log
-{ pytest -q -p no:cacheprovider -m "$(QUICK)" $(HALF) 2>&1; echo "exit $$?"; } >build/half.log & half=$$!
+{ code=0; pytest -q -p no:cacheprovider -m "$(QUICK)" $(HALF) 2>&1 || code=$$?; echo "exit $$code"; } >build/half.log & half=$$!
 trap 'kill $$half 2>/dev/null || true' EXIT
 status=0
 endef
