@@ -156,7 +156,7 @@ def test_a_running_vm_gets_a_port_the_agent_and_what_starts_it() -> None:
 def test_a_warning_beside_a_success_is_not_the_answer_and_beside_a_failure_it_is() -> None:
     """An init may warn of what is none of our business."""
     assert "started by systemd" in install(Connection(Domain()), "web-1", FILES, Guest(warns="* WARNING: x"))[1]
-    with pytest.raises(InstallError, match="ended with 7 .* WARNING: x"):
+    with pytest.raises(InstallError, match=r"ended with 7 .* WARNING: x"):
         install(Connection(Domain()), "web-1", FILES, Guest(warns="* WARNING: x", exits=(0, 7)))
 
 
