@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,16 @@ class Stage:
         limits = self.product.ask("limits", *(["--all"] if ended else []))["limits"]
         return [one for one in limits if one["kind"] == kind and one.get("raised_from") is not None]
 
-    def journal(self) -> str:
-        return self.product.call("journal", "show", "--limit", "1000").stdout
+    def until(self, what: str, look: Callable[[], object], *, within_s: float) -> None:
+        """Wait for it; where it never comes, say what is on record instead."""
+        try:
+            wait_for(what, look, within_s=within_s)
+        except AssertionError as error:
+            records = self.product.ask("journal", "show", "--last", "300")["records"]
+            told = [one["body"].get("text") or one["body"] for one in records if one["kind"] in {"guest", "case"}]
+            raise AssertionError(
+                f"{error}; cases: {self.product.cases_of(self.a.domain)}; told: {told[-12:]}"
+            ) from None
 
     def agent(self) -> dict[str, Any]:
         """What is heard of the agent in ``a``."""
@@ -152,37 +160,37 @@ def test_a_running_guest_is_given_a_port_and_the_agent(stage: Stage) -> None:
 def test_honest_load_gets_cpu_and_gives_it_back(agent: Stage) -> None:
     assert agent.quota() == pytest.approx(OWN_CPU)
     job = agent.a.spawn("stress-ng --cpu 1 --timeout 300")
-    wait_for("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=ASKED_S)
+    agent.until("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=ASKED_S)
     grant = agent.grants("cpu")[0]
     assert grant["raised_from"] == pytest.approx(OWN_CPU)
     assert OWN_CPU < grant["value"] <= MOST * OWN_CPU + 1e-3
     assert "asks for more and uses" in grant["reason"]
     agent.a.stop(job)
-    wait_for("its quota is its own again", lambda: agent.quota() == pytest.approx(OWN_CPU), within_s=BACK_S)
+    agent.until("its quota is its own again", lambda: agent.quota() == pytest.approx(OWN_CPU), within_s=BACK_S)
 
 
 def test_honest_load_gets_memory_up_to_its_cap(agent: Stage) -> None:
     assert agent.balloon_kib() == pytest.approx(OWN_MEMORY_KIB, rel=0.1)
     job = agent.a.spawn("stress-ng --vm 1 --vm-bytes 93% --vm-keep --timeout 300")
-    wait_for("its balloon is larger", lambda: agent.balloon_kib() > 1.15 * OWN_MEMORY_KIB, within_s=ASKED_S)
+    agent.until("its balloon is larger", lambda: agent.balloon_kib() > 1.15 * OWN_MEMORY_KIB, within_s=ASKED_S)
     assert agent.grants("memory")[0]["value"] <= MOST * OWN_MEMORY_KIB
     agent.a.stop(job)
-    wait_for("its balloon is its own again", lambda: agent.balloon_kib() <= 1.1 * OWN_MEMORY_KIB, within_s=BACK_S)
+    agent.until("its balloon is its own again", lambda: agent.balloon_kib() <= 1.1 * OWN_MEMORY_KIB, within_s=BACK_S)
 
 
 def test_honest_load_gets_packets_and_an_attacker_loses_all(agent: Stage) -> None:
     """By what its NIC attempts, without a word of the agent; then it floods, while it asks for CPU as well."""
     agent.a.spawn("stress-ng --cpu 1 --timeout 300")
     job = agent.a.spawn(f"hv-load --rate 60 --seconds 300 http://{agent.b.address}/")
-    wait_for("its budget is raised", lambda: agent.grants("packets"), within_s=ASKED_S)
-    wait_for("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=2 * ASKED_S)
+    agent.until("its budget is raised", lambda: agent.grants("packets"), within_s=ASKED_S)
+    agent.until("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=2 * ASKED_S)
     flood = agent.a.spawn(f"timeout 60 hping3 -q --flood -S -p 81 {agent.b.address}")
-    wait_for(
+    agent.until(
         "it is an attacker",
         lambda: any(case["role"] == "attacker" for case in agent.product.cases_of(agent.a.domain)),
         within_s=30,
     )
-    wait_for("all grants are gone", lambda: not agent.grants("packets") + agent.grants("cpu"), within_s=5)
+    agent.until("all grants are gone", lambda: not agent.grants("packets") + agent.grants("cpu"), within_s=5)
     assert agent.quota() <= OWN_CPU + 1e-3
     agent.a.stop(flood)
     agent.a.stop(job)
