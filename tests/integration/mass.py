@@ -12,7 +12,7 @@ import ctypes
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, DataPlaneEr
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader, Records
 from hypervigil.hypervisor.reference.bucket import Bucket
 from hypervigil.hypervisor.reference.conversations import Way
+from hypervigil.hypervisor.reference.dialogues import Key
 from hypervigil.hypervisor.reference.fabric import Crossings, Fabric
 from hypervigil.hypervisor.reference.frame import read
 from hypervigil.hypervisor.reference.neighbours import Holder, Place
@@ -44,7 +45,7 @@ PASS, DROP, REDIRECT = -1, 2, 7
 DECIDED, TICKET, DONE, PASSED = 0x4856_0000, 0xFFFF, 0x4857_0000, 0x4858_0000
 HOUR_NS, SECOND_NS = 3600 * 10**9, 10**9
 PORTS = 1024
-EXACT_PEER = ("packets", "octets", "openings", "resets", "mac", "admitted")
+EXACT_PEER = ("packets", "octets", "openings", "resets", "mac", "admitted", "silent")
 """What of a peer does not depend on the clock."""
 
 
@@ -76,6 +77,8 @@ class Tally:
     classes: np.ndarray = field(default_factory=lambda: np.zeros((2, layout.CLASSES), np.int64))
     limited: int = 0
     answered: int = 0
+    dialogues: int = 0
+    concluded: int = 0
     flows: int = 0
     evicted: int = 0
     handovers: dict[Handover, int] = field(default_factory=dict)
@@ -111,6 +114,9 @@ class Scene:
             )
         keys = list(kernel.keys(self.maps["hv_peers"], layout.PeerKey))
         kernel.write_batch(self.maps["hv_peers"], (layout.PeerKey * len(keys))(*keys), None)
+        for name, shape in (("hv_dialogues", layout.DialogueKey), ("hv_greeters", layout.GreeterKey)):
+            for key in list(kernel.keys(self.maps[name], shape)):
+                kernel.delete(self.maps[name], key)
         for router in list(kernel.keys(self.maps["hv_routers"], layout.LocalKey)):
             kernel.delete(self.maps["hv_routers"], router)
         self._used.clear()
@@ -355,12 +361,20 @@ class World:
             places = sorted(place for place in held.keys() | wanted_.keys() if held.get(place) != wanted_.get(place))
             segment, address = places[0]
             return f"{address.hex()} in {segment}: kernel {held.get(places[0])}, model {wanted_.get(places[0])}"
-        return (self._peers_differ() or self._flows_differ()) if whole else None
+        return (self._peers_differ() or self._dialogues_differ() or self._flows_differ()) if whole else None
 
     def _peers_differ(self) -> str | None:
         theirs, mine = (exact_peers(one.peers()) for one in (self.scene.reader, ReferenceReader(self.model)))
         odd = sorted(set(theirs) ^ set(mine))
         return f"peers: {[one.hex() for one in odd[:4]]}" if odd else None
+
+    def _dialogues_differ(self) -> str | None:
+        theirs, mine = (
+            exact_dialogues(held_dialogues(self.scene.maps), self.scene.reader.greeters()),
+            exact_dialogues(self.model.dialogues.held, ReferenceReader(self.model).greeters()),
+        )
+        odd = sorted(theirs ^ mine)
+        return f"dialogues: {odd[:4]}" if odd else None
 
     def _flows_differ(self) -> str | None:
         for slot in self.scene.used:
@@ -399,6 +413,8 @@ class World:
         tally.forged += counters["forged"].sum(axis=0).astype(np.int64)
         tally.classes += counters["by_class"]["packets"].sum(axis=0).astype(np.int64)
         tally.limited += int(counters["by_class"]["limited"].sum())
+        tally.dialogues += int(counters["dialogues"].sum())
+        tally.concluded += int(counters["concluded"].sum())
         tally.answered += int(counters["answered"].sum())
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)
@@ -462,6 +478,28 @@ def _now() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
+def held_dialogues(maps: Mapping[str, int]) -> dict[Key, layout.Dialogue]:
+    """The kernel's dialogues under way, as the model holds its own."""
+    found = {}
+    for key in kernel.keys(maps["hv_dialogues"], layout.DialogueKey):
+        there = layout.Dialogue()
+        kernel.lookup(maps["hv_dialogues"], key, there)
+        found[key.slot, key.own_port, key.other_port, bytes(key.address)] = there
+    return found
+
+
+def exact_dialogues(held: Mapping[Key, layout.Dialogue], greeters: Records) -> set[str]:
+    """Each dialogue and each service that greets, without what depends on the clock."""
+    under_way = {
+        f"{slot} {own} {other} {address.hex()}: {bytes(one)[8:].hex()}"
+        for (slot, own, other, address), one in held.items()
+    }
+    names = ("ended", "curt", "alike", "varied", "asked", "answered")
+    return under_way | {
+        f"{one['key'].tobytes().hex()}: {[int(one['greeter'][name]) for name in names]}" for one in greeters
+    }
+
+
 def exact_peers(records: Records) -> list[bytes]:
     """Each peer with what does not depend on the clock."""
     parts = [records["key"].tobytes(), *(np.ascontiguousarray(records["peer"][name]).tobytes() for name in EXACT_PEER)]
@@ -483,5 +521,6 @@ def unlike(theirs: bytes, mine: layout.Counters) -> list[str]:
     ]
     counts += [(f"forged {kind.name}", there.forged[kind], mine.forged[kind]) for kind in ForgedKind]
     names = ("new_destinations", "failures", "peers_created", "events_lost", "answered", "proven")
+    names += ("dialogues", "concluded", "greeters")
     counts += [(name, getattr(there, name), getattr(mine, name)) for name in names]
     return [f"{what}: {one}, {other}" for what, one, other in counts if one != other]

@@ -57,6 +57,7 @@ def agree(scene: mass.Scene, part: int, frames: int) -> None:
     assert 0 < tally.swaps < tally.turns, "banks are swapped, and changed in place"
     assert tally.limited
     assert tally.answered, "proof of source"
+    assert tally.dialogues > tally.concluded > 0
     assert tally.flows
     assert tally.evicted
 
