@@ -7,9 +7,10 @@ import numpy as np
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, Guessed, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
+from hypervigil.host.hsem.guesses import Guesses
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
@@ -61,6 +62,7 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._slow = Slow()
+        self._guesses = Guesses()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
@@ -146,6 +148,7 @@ class Hsem:
         self._watch.keep(tuple(running))
         self._turns.keep(running)
         self._slow.keep(running)
+        self._guesses.keep(running)
         self._outside.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
@@ -348,6 +351,22 @@ class Hsem:
                 evidence = explain.vain(dossier.facts(now, record.repetition))
                 decisions += self._open(record, dossier, tuple(evidence), now)
                 decisions += self._consider(record, now)
+        for guessed in self._guesses.see(report.dialogues, now):
+            decisions += self._guess(self._record(guessed.vm), guessed, now)
+        return decisions
+
+    def _guess(self, record: Watched, guessed: Guessed, now: Instant) -> list[Decision]:
+        """A VM guesses passwords, or is guessed at from outside: open a case if need be, and judge."""
+        decisions: list[Decision] = []
+        record.stirred_at = now
+        if record.dossier is None:
+            dossier = self._file(record.vm, now)
+            dossier.guessed = guessed
+            decisions += self._open(record, dossier, tuple(explain.guessed(dossier.facts(now, record.repetition))), now)
+        elif record.state is not State.ATTACKER:
+            record.dossier.guessed = guessed
+        decisions += self._consider(record, now)
+        self._guesses.forget(record.vm)  # what goes on is counted anew
         return decisions
 
     def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
@@ -457,9 +476,11 @@ class Hsem:
         if record.dossier is None:
             dossier = self._file(target, now)
             dossier.accusations[accusation.attacker] = accusation
+            dossier.guessed = self._guesses.by(target, accusation.attacker, now)
             evidence = explain.accused(dossier.facts(now, record.repetition))
             return self._open(record, dossier, tuple(evidence), now)
         record.dossier.accusations[accusation.attacker] = accusation
+        record.dossier.guessed = self._guesses.by(target, accusation.attacker, now)
         record.stirred_at = now
         return []
 
@@ -484,6 +505,7 @@ class Hsem:
         record.targets = frozenset()
         self._watch.calm(record.vm)
         self._slow.forget(record.vm)
+        self._guesses.forget(record.vm)
         return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
 
     # --- memory ----
