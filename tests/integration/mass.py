@@ -79,6 +79,7 @@ class Tally:
     answered: int = 0
     dialogues: int = 0
     concluded: int = 0
+    greeters: int = 0
     flows: int = 0
     evicted: int = 0
     handovers: dict[Handover, int] = field(default_factory=dict)
@@ -415,6 +416,7 @@ class World:
         tally.limited += int(counters["by_class"]["limited"].sum())
         tally.dialogues += int(counters["dialogues"].sum())
         tally.concluded += int(counters["concluded"].sum())
+        tally.greeters += int(counters["greeters"].sum())
         tally.answered += int(counters["answered"].sum())
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)

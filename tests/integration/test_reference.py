@@ -436,5 +436,5 @@ def test_dialogues_agree(pair: Pair, seed: int) -> None:
 
 def test_a_wrong_count_of_dialogues_is_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hypervigil.hypervisor.reference.dialogues.NAME", 63)
-    with pytest.raises(AssertionError, match="dialogues|peer"):
+    with pytest.raises(AssertionError, match=r"dialogues|peer"):
         test_dialogues_agree(pair, 0)

@@ -7,20 +7,29 @@ import numpy as np
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, Guessed, LastFacts, Resource
+from hypervigil.host.hsem.facts import (
+    LEAST_PEERS,
+    MAX_PEERS,
+    Accusation,
+    Dossier,
+    Facts,
+    Grab,
+    Guessed,
+    LastFacts,
+    Resource,
+    Vain,
+)
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
-from hypervigil.host.hsem.guesses import Guesses
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
+from hypervigil.host.hsem.lookback import Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
 from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
-from hypervigil.host.hsem.scans import slow_probe, slow_sweep
-from hypervigil.host.hsem.slow import Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import Watch
@@ -61,8 +70,7 @@ class Hsem:
         self._next_limit = next_limit
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
-        self._slow = Slow()
-        self._guesses = Guesses()
+        self._lookback = Lookback()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
@@ -147,8 +155,7 @@ class Hsem:
                 decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
         self._watch.keep(tuple(running))
         self._turns.keep(running)
-        self._slow.keep(running)
-        self._guesses.keep(running)
+        self._lookback.keep(running)
         self._outside.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
@@ -341,32 +348,28 @@ class Hsem:
         syns = dict(zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True))
         for vm in suspects:
             syns.pop(vm, None)  # what a limit of ours stops is not answered either
-        self._slow.see(report, syns, now)
         decisions: list[Decision] = []
-        for vm in self._slow.ripe(now, MAX_LOOKS):
-            record, vain = self._record(vm), self._slow.of(vm, now)
-            if record.dossier is None and (slow_sweep(vain) or slow_probe(vain)):
-                dossier = self._file(vm, now)
-                dossier.vain = vain
-                evidence = explain.vain(dossier.facts(now, record.repetition))
-                decisions += self._open(record, dossier, tuple(evidence), now)
-                decisions += self._consider(record, now)
-        for guessed in self._guesses.see(report.dialogues, now):
-            decisions += self._guess(self._record(guessed.vm), guessed, now)
+        for vm, found in self._lookback.see(report, syns, now):
+            decisions += self._found(self._record(vm), found, now)
         return decisions
 
-    def _guess(self, record: Watched, guessed: Guessed, now: Instant) -> list[Decision]:
-        """A VM guesses passwords, or is guessed at from outside: open a case if need be, and judge."""
+    def _found(self, record: Watched, found: Vain | Guessed, now: Instant) -> list[Decision]:
+        """What was done over some time opens a case; guesses also add to one that is open."""
+        vain, known = isinstance(found, Vain), record.dossier
+        if known is not None and (vain or record.state is State.ATTACKER):
+            return []
+        dossier = known or self._file(record.vm, now)
+        if isinstance(found, Vain):
+            dossier.vain = found
+        else:
+            dossier.guessed = found
+            record.stirred_at = now
         decisions: list[Decision] = []
-        record.stirred_at = now
-        if record.dossier is None:
-            dossier = self._file(record.vm, now)
-            dossier.guessed = guessed
-            decisions += self._open(record, dossier, tuple(explain.guessed(dossier.facts(now, record.repetition))), now)
-        elif record.state is not State.ATTACKER:
-            record.dossier.guessed = guessed
+        if known is None:
+            facts = dossier.facts(now, record.repetition)
+            decisions += self._open(record, dossier, tuple((explain.vain if vain else explain.guessed)(facts)), now)
         decisions += self._consider(record, now)
-        self._guesses.forget(record.vm)  # what goes on is counted anew
+        self._lookback.forget(record.vm)  # what goes on is counted anew
         return decisions
 
     def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
@@ -476,11 +479,11 @@ class Hsem:
         if record.dossier is None:
             dossier = self._file(target, now)
             dossier.accusations[accusation.attacker] = accusation
-            dossier.guessed = self._guesses.by(target, accusation.attacker, now)
+            dossier.guessed = self._lookback.guessed_by(target, accusation.attacker, now)
             evidence = explain.accused(dossier.facts(now, record.repetition))
             return self._open(record, dossier, tuple(evidence), now)
         record.dossier.accusations[accusation.attacker] = accusation
-        record.dossier.guessed = self._guesses.by(target, accusation.attacker, now)
+        record.dossier.guessed = self._lookback.guessed_by(target, accusation.attacker, now)
         record.stirred_at = now
         return []
 
@@ -504,8 +507,7 @@ class Hsem:
             return []
         record.targets = frozenset()
         self._watch.calm(record.vm)
-        self._slow.forget(record.vm)
-        self._guesses.forget(record.vm)
+        self._lookback.forget(record.vm)
         return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
 
     # --- memory ----

@@ -178,7 +178,7 @@ def vain_cause(facts: Facts, *, ports: bool) -> str:
 def guessed(facts: Facts) -> list[Evidence]:
     """Dialogues that ended alike."""
     known = facts.guessed
-    ends = f"{known.dialogues} dialogues with {_service(facts)} in {_span(known.seconds)} that ended alike, and none else"
+    ends = f"{known.dialogues} dialogues with {_service(facts)} in {_span(known.seconds)} that ended alike"
     varied = f"in {known.varied} of them the client said more or less than in the one before"
     lasted = f"each took {known.lasted_s:.1f} s, as where whoever is refused is made to wait"
     return [

@@ -109,7 +109,7 @@ class Guesses:
         self._of.pop(vm, None)
 
     def see(self, counts: Iterable[DialogueCount], now: Instant) -> list[Guessed]:
-        """Take in what ended in an interval: who guesses (or is guessed at from outside), each with its worst service."""
+        """Take in what ended in an interval: who guesses, or is guessed at from outside, and where most."""
         concerned: dict[VmId, Guessed] = {}
         for count in counts:
             record = self._of.setdefault(count.vm, _Record())

@@ -171,8 +171,8 @@ def _guessed(facts: Facts) -> Verdict | None:
         AttackClass.BRUTE_FORCE,
         evidence=explain.guessed(facts),
         cause=explain.guessed_cause(facts),
-        counterfactual="would be CLEARED if one of these dialogues had come to more than the others, or if the same had "
-        "been said in each",
+        counterfactual="would be CLEARED if one of these dialogues had come to more than the others, or if the "
+        "same had been said in each",
         confidence=0.85 if known.varied >= 2 else 0.75,
         target=known.other,
     )

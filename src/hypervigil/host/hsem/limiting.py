@@ -35,7 +35,7 @@ LEAST_BLOCK = 50.0
 GUESSES_PPS = 1.0
 """Packets per second that a guesser may send to whom it guesses at, whatever their way: a dialogue takes a dozen."""
 OF_GUESSES, LEAST_GUESSES_PPS = 0.25, 0.1
-"""At a service outside, where its connections can be told by nothing but that it begins them: this share, and at least."""
+"""At a service outside nothing but all new connections can be limited: to this share of the guesses, and at least."""
 
 LADDER = {
     "quarantine": LimitKind.QUARANTINE,

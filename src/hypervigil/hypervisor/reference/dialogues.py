@@ -3,6 +3,7 @@
 import ctypes
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,23 @@ _WORD = 0xFFFF_FFFF
 
 Key = tuple[int, int, int, bytes]
 """Slot, its own port, the other end's, the other end's address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A frame of a connection at a port."""
+
+    counters: layout.Counters
+    key: Key
+    direction: Direction
+    frame: Frame
+    peer: layout.Peer
+    """Whom it was counted for."""
+    way_back: "WayBack"
+    """Gives whom frames of the other direction are counted for."""
+    now: int
+
+
 GreeterKey = tuple[int, Direction, bytes, int]
 """Slot, direction of the SYN, the other end's address, the service's port."""
 WayBack = Callable[[], layout.Peer | None]
@@ -48,14 +66,9 @@ class Dialogues:
             record.greeter = greeter
         return np.frombuffer(memoryview(found), GREETERS) if found else np.zeros(0, GREETERS)
 
-    def converse(
-        self, counters: layout.Counters, key: Key, direction: Direction, frame: Frame, peer: layout.Peer,
-        way_back: WayBack, now: int,
-    ) -> None:  # fmt: skip
-        """A frame that may begin a dialogue, end one, or be the first in which a service says something.
-
-        ``peer`` is who it was counted for; ``way_back`` gives who is counted for the other direction.
-        """
+    def converse(self, heard: Heard) -> None:
+        """A frame that may begin a dialogue, end one, or be the first in which a service says something."""
+        frame, peer, counters = heard.frame, heard.peer, heard.counters
         head = frame.load(frame.l4, 14)
         length = frame.load(ETH_HLEN + (2 if frame.ethertype == IPV4 else 4), 2)
         if head is None or length is None:
@@ -63,13 +76,13 @@ class Dialogues:
         whole = int.from_bytes(length) + (0 if frame.ethertype == IPV4 else 40) + ETH_HLEN - frame.l4
         payload = max(0, whole - (head[12] >> 4) * 4)
         number, acknowledged, flags = int.from_bytes(head[4:8]), int.from_bytes(head[8:12]), head[13]
-        known = self._find(key)
+        known = self._find(heard.key)
         if frame.traffic is TrafficClass.SYNACK:
-            self._begin(counters, key, direction, number, acknowledged, peer, way_back, now)
+            self._begin(heard, number, acknowledged)
             return
         if known is None:
             return
-        service = known.direction != direction
+        service = known.direction != heard.direction
         plain = frame.traffic is TrafficClass.TCP
         speaks = service and plain and payload and flags & _ACK and number == known.answered
         if speaks and known.first == _NOBODY_YET:
@@ -85,21 +98,17 @@ class Dialogues:
         if not service and known.first == _NOBODY_YET:
             if number != known.asked:
                 return
-            silent = way_back()
+            silent = heard.way_back()
         if known.first == _SERVICE_FIRST:
             says = number + payload & _WORD
             asked = _said(known, acknowledged if service else number)
             answered = (says if service else acknowledged) - known.answered & _WORD
-            whose = (key[0], Direction(known.direction), key[3], key[1 if known.direction else 2])
-            if not (
-                self._conclude(counters, whose, now - known.opened_ns, asked, answered, now, sure=service)
-                if flags & _ACK
-                else service
-            ):
+            over = self._conclude(heard, known, (asked, answered), sure=service) if flags & _ACK else service
+            if not over:
                 return
         if silent is not None and known.first == _NOBODY_YET:
             _less_silent(silent)
-        del self.held[key]
+        del self.held[heard.key]
         counters.concluded += 1
 
     def _find(self, key: Key) -> layout.Dialogue | None:
@@ -108,30 +117,32 @@ class Dialogues:
             self.held.move_to_end(key)
         return found
 
-    def _begin(
-        self, counters: layout.Counters, key: Key, direction: Direction, number: int, acknowledged: int,
-        peer: layout.Peer, way_back: WayBack, now: int,
-    ) -> None:  # fmt: skip
+    def _begin(self, heard: Heard, number: int, acknowledged: int) -> None:
+        peer, key = heard.peer, heard.key
         old, answered = self.held.get(key), number + 1 & _WORD
         if old is not None and (old.asked, old.answered) == (acknowledged, answered):
             return
-        asking = way_back()
+        asking = heard.way_back()
         if asking is None or not asking.openings:
             return
         if old is None or old.first != _NOBODY_YET:
             peer.silent += peer.silent < _MANY
         if old is not None:
-            counters.concluded += 1
+            heard.counters.concluded += 1
         elif len(self.held) >= self._room:
             self.held.popitem(last=False)
-        self.held[key] = layout.Dialogue(now, acknowledged, answered, 0, 1 - direction)
+        self.held[key] = layout.Dialogue(heard.now, acknowledged, answered, 0, 1 - heard.direction)
         self.held.move_to_end(key)
-        counters.dialogues += 1
+        heard.counters.dialogues += 1
 
-    def _conclude(
-        self, counters: layout.Counters, key: GreeterKey, lasted: int, asked: int, answered: int, now: int, *, sure: bool
-    ) -> bool:  # fmt: skip
-        """A dialogue of a service that spoke first is over; ``sure``: by its own frame. Whether it is counted."""
+    def _conclude(self, heard: Heard, over: layout.Dialogue, octets: tuple[int, int], *, sure: bool) -> bool:
+        """A dialogue of a service that spoke first is over; ``sure``: by its own frame. Whether it is counted.
+
+        ``octets``: what its client said, and what it answered.
+        """
+        slot, own_port, other_port, address = heard.key
+        key = (slot, Direction(over.direction), address, own_port if over.direction else other_port)
+        asked, answered = octets
         curt = asked <= CURT and answered <= CURT
         known = self.greeters.get(key)
         if known is None:
@@ -139,15 +150,15 @@ class Dialogues:
                 return False
             if len(self.greeters) >= self._greeters_room:
                 self.greeters.popitem(last=False)
-            self.greeters[key] = layout.Greeter(now, 1, curt, 0, 0, 0, curt * asked, curt * answered)
-            counters.greeters += 1
+            self.greeters[key] = layout.Greeter(heard.now, 1, curt, 0, 0, 0, curt * asked, curt * answered)
+            heard.counters.greeters += 1
             return True
         self.greeters.move_to_end(key)
         like = curt and known.curt and abs(answered - known.answered) <= LIKE_SERVICE
         like = like and abs(asked - known.asked) <= LIKE_CLIENT
         if not sure and not like:
             return False
-        known.last_ns = now
+        known.last_ns = heard.now
         known.ended += 1
         if not curt:
             return True
@@ -155,7 +166,7 @@ class Dialogues:
         if like:
             known.alike += 1
             known.varied += asked != known.asked
-            known.lasted_ns += max(0, lasted)
+            known.lasted_ns += max(0, heard.now - over.opened_ns)
         known.asked, known.answered = asked, answered
         return True
 
@@ -170,7 +181,7 @@ def concerns(frame: Frame, peer: layout.Peer) -> bool:
 def _said(known: layout.Dialogue, number: int) -> int:
     """How many octets a client has said up to a number; its FIN is none of them."""
     past = known.finished and number == known.finish + 1 & _WORD
-    return number - known.asked - bool(past) & _WORD
+    return (number - int(known.asked) - bool(past)) & _WORD
 
 
 def _less_silent(peer: layout.Peer) -> None:

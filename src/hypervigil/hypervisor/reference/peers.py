@@ -8,7 +8,7 @@ import numpy as np
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.reader import PEERS, Records
 from hypervigil.hypervisor.reference.bucket import SECOND_NS
-from hypervigil.hypervisor.reference.dialogues import Dialogues, concerns
+from hypervigil.hypervisor.reference.dialogues import Dialogues, Heard, concerns
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.model.traffic import Direction, TrafficClass
 
@@ -62,9 +62,19 @@ class Peers:
 
 
 def remember(
-    peers: Peers, dialogues: Dialogues, counters: layout.Counters, slot: int, direction: Direction, frame: Frame, now: int
-) -> tuple[bool, bool]:  # fmt: skip
-    """Count a frame for its peer: whether the peer is new, and whether no frame to it was let through yet."""
+    peers: Peers,
+    dialogues: Dialogues,
+    whose: tuple[int, layout.Counters],
+    direction: Direction,
+    frame: Frame,
+    *,
+    now: int,
+) -> tuple[bool, bool]:
+    """Count a frame for its peer: whether the peer is new, and whether no frame to it was let through yet.
+
+    ``whose``: the port's slot and counters.
+    """
+    slot, counters = whose
     out = direction is Direction.OUT
     other = frame.destination if out else frame.source
     key = (slot, direction, other)
@@ -92,9 +102,8 @@ def remember(
     if concerns(frame, peer):
         ports = (frame.source_port, frame.destination_port) if out else (frame.destination_port, frame.source_port)
         back = (slot, Direction(1 - direction), other)
-        dialogues.converse(
-            counters, (slot, *ports, other), direction, frame, peer, lambda: peers.find(back), now
-        )
+        heard = Heard(counters, (slot, *ports, other), direction, frame, peer, lambda: peers.find(back), now)
+        dialogues.converse(heard)
     return fresh, out and not peer.admitted
 
 

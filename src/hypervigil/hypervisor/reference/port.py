@@ -127,7 +127,7 @@ class Memory:
             counters.failures += 1
         if direction is Direction.OUT and frame.multicast and frame.traffic is not TrafficClass.ARP:
             return False
-        fresh, stranger = remember(self.peers, self.dialogues, counters, slot.number, direction, frame, now)
+        fresh, stranger = remember(self.peers, self.dialogues, (slot.number, counters), direction, frame, now=now)
         if fresh:
             counters.peers_created += 1
             if direction is Direction.OUT:

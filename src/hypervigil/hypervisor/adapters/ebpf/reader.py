@@ -108,7 +108,7 @@ class DataPlaneReader:
         return found
 
     def greeters(self) -> Records:
-        """Services that speak first: ``key`` (slot, direction, address, port) and ``greeter`` (ended, curt, alike …)."""
+        """Services that speak first: ``key`` (slot, direction, address, port), ``greeter`` (ended, curt, alike …)."""
         count, keys, values = self._greeters.read()
         found = np.empty(count, GREETERS)
         found["key"] = np.frombuffer(keys, GREETERS["key"], count)
