@@ -148,7 +148,9 @@ def guess(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Serve, visit or guess."""
-    parser = argparse.ArgumentParser(prog="hv-login", description="A service that asks for a password, and its clients.")
+    parser = argparse.ArgumentParser(
+        prog="hv-login", description="A service that asks for a password, and its clients."
+    )
     parser.add_argument("--port", type=int, default=2121)
     kinds = parser.add_subparsers(dest="kind", required=True)
     server = kinds.add_parser("serve", help="attend to whoever comes")
