@@ -12,7 +12,7 @@ import ctypes
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,6 @@ from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, DataPlaneEr
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader, Records
 from hypervigil.hypervisor.reference.bucket import Bucket
 from hypervigil.hypervisor.reference.conversations import Way
-from hypervigil.hypervisor.reference.dialogues import Key
 from hypervigil.hypervisor.reference.fabric import Crossings, Fabric
 from hypervigil.hypervisor.reference.frame import read
 from hypervigil.hypervisor.reference.neighbours import Holder, Place
@@ -35,6 +34,7 @@ from hypervigil.model.port_policy import Fabric as Granted
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.network.compile import difference
+from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
 from tests.integration.testrun import Clock, Runner
@@ -478,28 +478,6 @@ def _numbered(seed: int) -> Iterator[None]:
 
 def _now() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def held_dialogues(maps: Mapping[str, int]) -> dict[Key, layout.Dialogue]:
-    """The kernel's dialogues under way, as the model holds its own."""
-    found = {}
-    for key in kernel.keys(maps["hv_dialogues"], layout.DialogueKey):
-        there = layout.Dialogue()
-        kernel.lookup(maps["hv_dialogues"], key, there)
-        found[key.slot, key.own_port, key.other_port, bytes(key.address)] = there
-    return found
-
-
-def exact_dialogues(held: Mapping[Key, layout.Dialogue], greeters: Records) -> set[str]:
-    """Each dialogue and each service that greets, without what depends on the clock."""
-    under_way = {
-        f"{slot} {own} {other} {address.hex()}: {bytes(one)[8:].hex()}"
-        for (slot, own, other, address), one in held.items()
-    }
-    names = ("ended", "curt", "alike", "varied", "asked", "answered")
-    return under_way | {
-        f"{one['key'].tobytes().hex()}: {[int(one['greeter'][name]) for name in names]}" for one in greeters
-    }
 
 
 def exact_peers(records: Records) -> list[bytes]:

@@ -29,7 +29,8 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.anyframe import Cast, Maker
-from tests.integration.mass import exact_dialogues, held_dialogues, unlike
+from tests.integration.mass import unlike
+from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.testrun import Clock, run_program, runnable
 from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, ipv6, namespace, tcp, udp
 

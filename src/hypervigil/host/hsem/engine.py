@@ -7,18 +7,7 @@ import numpy as np
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
-from hypervigil.host.hsem.facts import (
-    LEAST_PEERS,
-    MAX_PEERS,
-    Accusation,
-    Dossier,
-    Facts,
-    Grab,
-    Guessed,
-    LastFacts,
-    Resource,
-    Vain,
-)
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
@@ -26,7 +15,7 @@ from hypervigil.host.hsem.judge import accused_by, judge
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
-from hypervigil.host.hsem.lookback import Lookback
+from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
 from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
@@ -39,7 +28,7 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, ForgedCount, HostReport, LeaveLevel2
-from hypervigil.model.status import Evidence, Level, Role, Verdict
+from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind
 from hypervigil.model.vm import Vm
 
@@ -345,29 +334,21 @@ class Hsem:
 
     def _look_back(self, report: HostReport, values: Matrix, suspects: set[VmId], now: Instant) -> list[Decision]:
         """Remember tries in vain, and open a case of who made too many of them, however slowly."""
-        syns = dict(zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True))
-        for vm in suspects:
-            syns.pop(vm, None)  # what a limit of ours stops is not answered either
-        decisions: list[Decision] = []
-        for vm, found in self._lookback.see(report, syns, now):
-            decisions += self._found(self._record(vm), found, now)
-        return decisions
+        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
+        syns = {vm: rate for vm, rate in sent if vm not in suspects}  # what a limit stops is not answered either
+        return [one for finding in self._lookback.see(report, syns, now) for one in self._found(finding, now)]
 
-    def _found(self, record: Watched, found: Vain | Guessed, now: Instant) -> list[Decision]:
-        """What was done over some time opens a case; guesses also add to one that is open."""
-        vain, known = isinstance(found, Vain), record.dossier
-        if known is not None and (vain or record.state is State.ATTACKER):
+    def _found(self, finding: Finding, now: Instant) -> list[Decision]:
+        """What was done over some time opens a case; some of it adds to one that is open."""
+        record = self._record(finding.vm)
+        known = record.dossier
+        if known is not None and (not finding.adds or record.state is State.ATTACKER):
             return []
         dossier = known or self._file(record.vm, now)
-        if isinstance(found, Vain):
-            dossier.vain = found
-        else:
-            dossier.guessed = found
-            record.stirred_at = now
-        decisions: list[Decision] = []
-        if known is None:
-            facts = dossier.facts(now, record.repetition)
-            decisions += self._open(record, dossier, tuple((explain.vain if vain else explain.guessed)(facts)), now)
+        finding.note(dossier)
+        record.stirred_at = now
+        evidence = finding.evidence(dossier.facts(now, record.repetition))
+        decisions = [] if known else self._open(record, dossier, evidence, now)
         decisions += self._consider(record, now)
         self._lookback.forget(record.vm)  # what goes on is counted anew
         return decisions
@@ -476,14 +457,12 @@ class Hsem:
         """Another VM attacks this one: open its case if need be, and have it judged."""
         record = self._record(target)
         self._accused.append(record)
-        if record.dossier is None:
-            dossier = self._file(target, now)
-            dossier.accusations[accusation.attacker] = accusation
+        dossier = record.dossier or self._file(target, now)
+        dossier.accusations[accusation.attacker] = accusation
+        if accusation.attack == AttackClass.BRUTE_FORCE:
             dossier.guessed = self._lookback.guessed_by(target, accusation.attacker, now)
-            evidence = explain.accused(dossier.facts(now, record.repetition))
-            return self._open(record, dossier, tuple(evidence), now)
-        record.dossier.accusations[accusation.attacker] = accusation
-        record.dossier.guessed = self._lookback.guessed_by(target, accusation.attacker, now)
+        if record.dossier is None:
+            return self._open(record, dossier, tuple(explain.accused(dossier.facts(now, record.repetition))), now)
         record.stirred_at = now
         return []
 
