@@ -5,9 +5,11 @@ guesses says a little more or less each time; a program that tries one stale pas
 has work to do there gets on now and then. Only counts are known of a dialogue, and nothing that was said.
 """
 
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from hypervigil.host.hsem.facts import Guessed
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
@@ -21,24 +23,14 @@ PATIENT, PATIENT_S = 16, 600.0
 DIFFERS = 0.25
 WAITS_S = 1.0
 """A refusal takes so long on average, since services let whoever erred wait. Honest short work is done sooner."""
-EXCUSED, MOST_EXCUSED = 4, 24
+EXCUSED, MOST_EXCUSED = 4, 12
 """So many more it takes for each longer dialogue with any service at the same port, and at most: who relays letters."""
 WORKED_S = 3600.0
 """A longer dialogue counts half after so long."""
-MAX_SERVICES = 16
-"""Remembered of each VM; beyond it the one longest unused is forgotten."""
-MAX_LOOKS = 128
-"""Times remembered of each service; beyond it the oldest is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """Dialogues that ended in one interval, all alike."""
-
-    at: Instant
-    alike: int
-    varied: int
-    lasted_s: float
+MAX_SERVICES = 8
+"""Remembered of each VM; beyond it the one is forgotten at which least speaks for guesses, and of these the last."""
+MAX_LOOKS = 28
+"""Times remembered of each service, since it takes no more; beyond it the oldest is forgotten."""
 
 
 @dataclass(slots=True)
@@ -46,27 +38,43 @@ class _Service:
     """A row of dialogues at one service with none among them that was not like the one before."""
 
     other: VmId
-    looks: deque[_Look] = field(default_factory=lambda: deque(maxlen=MAX_LOOKS))
-    first_at: Instant | None = None
+    first_at: float = -inf
     """When the dialogue ended that the first of the row is like."""
+    at: "array[float]" = field(default_factory=lambda: array("d"))
+    """By interval in which any ended, as are these: how many, how many of them varied, how long they took."""
+    alike: "array[float]" = field(default_factory=lambda: array("d"))
+    varied: "array[float]" = field(default_factory=lambda: array("d"))
+    lasted_s: "array[float]" = field(default_factory=lambda: array("d"))
 
     def see(self, count: DialogueCount, now: Instant) -> None:
         """What ended in an interval."""
         self.other = count.other
+        columns = (self.at, self.alike, self.varied, self.lasted_s)
         if count.ended > count.alike:
-            self.looks.clear()
-            self.first_at = now if count.curt else None
+            for column in columns:
+                del column[:]
+            self.first_at = now if count.curt else -inf
         if count.alike:
-            self.looks.append(_Look(now, count.alike, count.varied, count.lasted_s))
+            for column, value in zip(columns, (now, count.alike, count.varied, count.lasted_s), strict=True):
+                column.append(value)
+                del column[:-MAX_LOOKS]
+
+    def speaks(self, now: Instant) -> tuple[bool, float]:
+        """How much there speaks for guesses: whether it is lately that anything did, and in how many dialogues."""
+        return bool(self.at) and now - self.at[-1] <= PATIENT_S, sum(self.varied)
 
     def within(self, seconds: float, now: Instant) -> tuple[int, int, float, float]:
-        """Of so long: dialogues alike, how many of them varied, how long they took, and since when."""
-        looks = [look for look in self.looks if now - look.at <= seconds]
-        alike, varied = sum(look.alike for look in looks), sum(look.varied for look in looks)
-        since = min((look.at for look in looks), default=now)
-        if self.first_at is not None and now - self.first_at <= seconds:
-            alike, since = alike + 1, min(since, self.first_at)
-        return alike, varied, sum(look.lasted_s for look in looks) / max(1, alike - 1), now - since
+        """Of so long: dialogues alike, how many of them varied, how long each took, and since when."""
+        begin = next((row for row, at in enumerate(self.at) if now - at <= seconds), len(self.at))
+        alike, lasted_s = sum(self.alike[begin:]), sum(self.lasted_s[begin:])
+        since = self.at[begin] if begin < len(self.at) else now
+        first = now - self.first_at <= seconds
+        return (
+            int(alike) + first,
+            int(sum(self.varied[begin:])),
+            lasted_s / alike if alike else 0.0,
+            now - (self.first_at if first else since),
+        )
 
 
 _Key = tuple[Direction, str, int]
@@ -79,6 +87,17 @@ class _Record:
     services: OrderedDict[_Key, _Service] = field(default_factory=OrderedDict)
     worked: OrderedDict[int, tuple[float, Instant]] = field(default_factory=OrderedDict)
     """By port: longer dialogues, which fade, and when that was reckoned."""
+
+    def service(self, key: _Key, other: VmId, now: Instant) -> _Service:
+        """The one of a key. Who guesses by turns at more than there is room for is told by those that it began with."""
+        found = self.services.get(key)
+        if found is None:
+            if len(self.services) == MAX_SERVICES:
+                order = {one: -place for place, one in enumerate(self.services)}
+                del self.services[min(order, key=lambda one: (*self.services[one].speaks(now), order[one]))]
+            found = self.services[key] = _Service(other)
+        self.services.move_to_end(key)
+        return found
 
     def work(self, port: int, more: int, now: Instant) -> None:
         """Longer dialogues with a service at a port."""
@@ -114,11 +133,7 @@ class Guesses:
         for count in counts:
             record = self._of.setdefault(count.vm, _Record())
             key = (count.direction, count.address, count.port)
-            service = record.services.setdefault(key, _Service(count.other))
-            record.services.move_to_end(key)
-            if len(record.services) > MAX_SERVICES:
-                record.services.popitem(last=False)
-            service.see(count, now)
+            record.service(key, count.other, now).see(count, now)
             if count.direction is Direction.OUT and count.ended > count.curt:
                 record.work(count.port, count.ended - count.curt, now)
             found = self._worst(count.vm, key, now)

@@ -1,12 +1,14 @@
 """Who guesses passwords at a service, and what looks like it and is none."""
 
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
 
-from hypervigil.host.hsem.guesses import HASTY, MAX_LOOKS, MAX_SERVICES, PATIENT, Guesses, guesses
+from hypervigil.host.hsem.guesses import HASTY, MAX_LOOKS, MAX_SERVICES, MOST_EXCUSED, PATIENT, Guesses, guesses
 from hypervigil.host.hsem.limiting import GUESSES_PPS
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import Limit, LimitKind
@@ -135,7 +137,7 @@ def test_who_gets_letters_through_elsewhere_may_be_refused_at_one_place(scene: S
     for number in range(20):
         scene.converse("mallory", f"198.51.100.{number % 5 + 20}", 2000 + number, 3000)
         scene.run(0.2)
-    every(2.0, scene, guessing(), 2 * HASTY, service=BEYOND)
+    every(2.0, scene, guessing(), HASTY + MOST_EXCUSED - 1, service=BEYOND)
     assert scene.suspected() == set()
     every(1.0, scene, guessing(), 60, service=BEYOND)
     assert scene.blamed() == {"mallory"}, "but not for ever"
@@ -152,9 +154,31 @@ def test_what_is_remembered_of_a_vm_is_bounded() -> None:
     record = memory._of[VmId("a")]
     assert len(record.services) == MAX_SERVICES
     assert len(record.worked) <= MAX_SERVICES
-    assert all(len(service.looks) <= MAX_LOOKS for service in record.services.values())
+    assert all(len(service.at) <= MAX_LOOKS for service in record.services.values())
     memory.keep([])
     assert not memory._of
+
+
+def test_who_guesses_at_many_services_by_turns_is_found_beside_many_others() -> None:
+    """Places where nothing varies give way, and so do those where less does."""
+    memory = Guesses()
+    found = []
+    for number in range(12 * 14):
+        now = Instant(number / 4)
+        memory.see([replace(counted(9000 + number % 50), varied=0)], now)
+        found += memory.see([counted(1000 + number % 12)], now)
+    assert found
+
+
+def test_what_is_remembered_of_a_vm_is_a_few_kilobytes() -> None:
+    memory = Guesses()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for number in range(MAX_LOOKS * MAX_SERVICES * 4):
+        memory.see([replace(counted(number % MAX_SERVICES), lasted_s=0.0)], Instant(number / 10))
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert 4096 < grown < 16_384
 
 
 @pytest.mark.parametrize("lasted_s", [0.0, 0.99, 1.0])
