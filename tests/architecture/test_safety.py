@@ -73,7 +73,7 @@ def test_files_stay_small_enough_to_read(path: Path) -> None:
     assert lines(path) <= FILE_LINES
 
 
-@pytest.mark.xfail(reason="3,148 lines of code; SPECIFICATION.md says why", strict=True)
+@pytest.mark.xfail(reason="3,188 lines of code; SPECIFICATION.md says why", strict=True)
 def test_the_only_root_process_is_small_enough_to_review() -> None:
     """All that runs as root and is ours, but for the words that every process shares."""
     closure = process_files("hypervigil.entrypoints.enforcer")
