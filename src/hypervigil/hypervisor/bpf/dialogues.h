@@ -14,7 +14,7 @@
 #define CURT 2560		/* octets each way: keys are agreed on and a name is refused, and no work is done */
 #define LIKE_SERVICE 16		/* a refusal may repeat the name that it refuses */
 #define LIKE_CLIENT 32		/* names and passwords differ by so much */
-#define NAME 64			/* a client may say its own name at once, as those of SSH do, and is asked for all else */
+#define NAME 44			/* a client may say its own name at once, as those of SSH do, and is asked for all else */
 #define MANY 255		/* of a peer's dialogues in which the service said nothing yet: no longer counted exactly */
 #define ACK 0x10
 

@@ -12,7 +12,7 @@ from hypervigil.hypervisor.adapters.ebpf.reader import GREETERS, Records
 from hypervigil.hypervisor.reference.frame import ETH_HLEN, IPV4, Frame
 from hypervigil.model.traffic import Direction, TrafficClass
 
-CURT, LIKE_SERVICE, LIKE_CLIENT, NAME = 2560, 16, 32, 64
+CURT, LIKE_SERVICE, LIKE_CLIENT, NAME = 2560, 16, 32, 44
 _MANY = 255
 _NOBODY_YET, _CLIENT_FIRST, _SERVICE_FIRST = range(3)
 _ACK = 0x10

@@ -286,36 +286,46 @@ def _greeters(before: Snapshot, after: Snapshot) -> dict[int, list[GreeterCount]
         name: np.where(known, _grown(old[name], new["greeter"][name]), new["greeter"][name])
         for name in ("ended", "curt", "alike", "varied", "lasted_ns")
     }
-    order = np.argsort(~grown["ended"], kind="stable")
-    for row in order[grown["ended"][order] > 0].tolist():
-        key = new["key"][row]
-        told = found.setdefault(int(key["slot"]), [])
-        if len(told) == MAX_GREETERS:
-            continue
-        ended, curt, alike, varied, lasted = (int(column[row]) for column in grown.values())
-        told.append(
-            GreeterCount(
-                _DIRECTION[int(key["direction"])],
-                _address(key["address"].tobytes()),
-                _mac_of(after, key),
-                int(key["port"]),
-                ended,
-                curt,
-                alike,
-                varied,
-                lasted / 1e9,
-            )
+    slots = new["key"]["slot"].astype(np.int64)
+    order = np.lexsort((~grown["ended"], slots))
+    order = order[grown["ended"][order] > 0]
+    order = order[_rank(slots[order]) < MAX_GREETERS]
+    key = new["key"][order]
+    columns = zip(
+        key["slot"].tolist(),
+        key["direction"].tolist(),
+        np.ascontiguousarray(key["address"]).view("S16").ravel().tolist(),
+        _macs_of(after, key),
+        key["port"].tolist(),
+        np.stack([column[order] for column in grown.values()], axis=1).tolist(),
+        strict=True,
+    )
+    for slot, way, address, mac, port, (ended, curt, alike, varied, lasted) in columns:
+        told = GreeterCount(
+            _DIRECTION[way],
+            _address(address.ljust(16, b"\0")),
+            mac,
+            port,
+            ended,
+            curt,
+            alike,
+            varied,
+            lasted / 1e9,
         )
+        found.setdefault(slot, []).append(told)
     return found
 
 
-def _mac_of(snapshot: Snapshot, key: np.void) -> str:
-    """The MAC behind a greeter's address, or none."""
-    wanted = np.zeros(1, snapshot.peers["key"].dtype)
+def _macs_of(snapshot: Snapshot, keys: Records) -> list[str]:
+    """The MAC behind each greeter's address, or none."""
+    wanted = np.zeros(len(keys), snapshot.peers["key"].dtype)
     for name in ("slot", "direction", "address"):
-        wanted[name] = key[name]
+        wanted[name] = keys[name]
     at, known = snapshot.by_hash.find(hash_keys(wanted, snapshot.seed))
-    return snapshot.peers["peer"]["mac"][at[0]].tobytes().hex(":") if known[0] else ""
+    if not len(snapshot.peers):
+        return [""] * len(keys)
+    macs = _macs(np.ascontiguousarray(snapshot.peers["peer"]["mac"][at]))
+    return [mac if one else "" for mac, one in zip(macs, known.tolist(), strict=True)]
 
 
 def _macs(packed: npt.NDArray[np.uint8]) -> list[str]:
