@@ -40,7 +40,7 @@ def talk(port: str, *says: str) -> list[str]:
         lines = connection.makefile("rw", newline="\r\n")
         heard = [lines.readline()]
         for line in says:
-            lines.write(line + "\r\n")
+            lines.write(line + "\n")
             lines.flush()
             heard.append(lines.readline())
     return [line.strip() for line in heard]
