@@ -60,6 +60,8 @@ class GuestSpec:
     memory_mib: int = 192
     vcpus: int = 1
     work: str = "idle"
+    channels: tuple[str, ...] = ()
+    """Virtio-serial ports that it has besides the lab's own, e.g. that of QEMU's guest agent."""
 
 
 class Guest:
@@ -208,6 +210,13 @@ class Guest:
             return f"<interface type='ethernet'><target dev='{DOMAIN_PREFIX}{self.name}' managed='yes'/>"
         return f"<interface type='bridge'><source bridge='{self.network.bridge}'/>"
 
+    def _channels(self) -> str:
+        """The ports of its specification; libvirt chooses where their sockets are."""
+        return "".join(
+            f"<channel type='unix'><source mode='bind'/><target type='virtio' name='{name}'/></channel>"
+            for name in self.spec.channels
+        )
+
     def _boot_config(self, on_boot: str | None) -> str:
         """Kernel options by which the guest configures itself and perhaps acts at once."""
         config = json.dumps({**self._configuration(), "on_boot": on_boot}, separators=(",", ":"))
@@ -351,6 +360,7 @@ class Guest:
       <source mode='bind' path='{self._directory}/lab.sock'/>
       <target type='virtio' name='{PORT}'/>
     </channel>
+    {self._channels()}
     <memballoon model='virtio'><stats period='1'/></memballoon>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
   </devices>

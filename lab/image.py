@@ -27,6 +27,7 @@ PACKAGES = (
     "linux-image-cloud-amd64", "busybox-static", "kmod", "python3", "procps", "util-linux",
     "iproute2", "iputils-ping", "iputils-arping", "curl",
     "hping3", "nmap", "dsniff", "iperf3", "stress-ng",
+    "qemu-guest-agent", "openrc",
 )  # fmt: skip
 MODULES = (
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_balloon", "virtio_rng", "overlay", "af_packet",

@@ -9,7 +9,6 @@ is lived through again, closer and closer, until the one frame is found.
 
 import contextlib
 import ctypes
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from hypervigil.network.compile import difference
 from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
+from tests.integration.percpu import CPUS, of_each_cpu, summed
 from tests.integration.testrun import Clock, Runner
 
 WORLD, TURN = 20_000, 400
@@ -94,7 +94,6 @@ class Scene:
         self.library = Library(devices, uplink, seed)
         self.reader = DataPlaneReader(plane.sensor_fds())
         self.maps = plane._maps
-        self.cpus = os.cpu_count() or 1
         self.runners = tuple(Runner(plane._programs[name]) for name in ("hv_from_vm", "hv_to_vm"))
         self._used: set[int] = set()
         self.clock = Clock(self.maps)
@@ -106,8 +105,8 @@ class Scene:
         self.plane.change_fabric(FabricChange(whole=True))
         for slot in self._used:
             number = ctypes.c_uint32(slot)
-            kernel.update(self.maps["hv_counters"], number, (layout.Counters * self.cpus)())  # type: ignore[arg-type]
-            kernel.update(self.maps["hv_crossings"], number, (layout.Crossings * self.cpus)())  # type: ignore[arg-type]
+            kernel.update(self.maps["hv_counters"], number, (layout.Counters * CPUS)())  # type: ignore[arg-type]
+            kernel.update(self.maps["hv_crossings"], number, (layout.Crossings * CPUS)())  # type: ignore[arg-type]
             kernel.update(self.maps["hv_buckets"], number, layout.Buckets())
             sets = range(slot * layout.FLOW_SETS, (slot + 1) * layout.FLOW_SETS)
             kernel.write_batch(
@@ -134,13 +133,10 @@ class Scene:
 
     # --- what the kernel holds ---
     def counters(self, slot: int) -> bytes:
-        raw = (layout.Counters * self.cpus)()
-        kernel.lookup(self.maps["hv_counters"], ctypes.c_uint32(slot), raw)  # type: ignore[arg-type]
-        return np.frombuffer(raw, np.uint64).reshape(self.cpus, -1).sum(axis=0).tobytes()
+        return bytes(summed(self.maps["hv_counters"], slot, layout.Counters))
 
     def crossings(self, slot: int) -> tuple[Crossings, layout.Last]:
-        raw = (layout.Crossings * self.cpus)()
-        kernel.lookup(self.maps["hv_crossings"], ctypes.c_uint32(slot), raw)  # type: ignore[arg-type]
+        raw = of_each_cpu(self.maps["hv_crossings"], slot, layout.Crossings)
         denied = [[sum(one.denied[way][why] for one in raw) for why in range(layout.DENIALS)] for way in Direction]
         sums = [sum(getattr(one, name) for one in raw) for name in ("straight", "flows", "evicted")]
         last = max((one.last for one in raw), key=lambda last: int(last.word))

@@ -31,6 +31,7 @@ from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.anyframe import Cast, Maker
 from tests.integration.mass import unlike
 from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
+from tests.integration.percpu import summed
 from tests.integration.testrun import Clock, run_program, runnable
 from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, ipv6, namespace, tcp, udp
 
@@ -50,7 +51,6 @@ HOUR_NS = 3600 * 10**9
 BEHIND_NS = 100_000_000
 """So far behind the programs' time may be, which is of the kernel's last tick."""
 TAGS = (b"\x81\x00", b"\x88\xa8")
-CPUS = os.cpu_count() or 1
 PLACES = [(direction, traffic) for direction in Direction for traffic in (*TrafficClass, None)]
 
 
@@ -125,10 +125,7 @@ class Pair:
         return found if kernel.lookup(self.kernel._maps["hv_peers"], key, found) else None
 
     def _counters(self) -> bytes:
-        raw = (layout.Counters * CPUS)()
-        kernel.lookup(self.kernel._maps["hv_counters"], ctypes.c_uint32(self.slot.number), raw)  # type: ignore[arg-type]
-        words = [(ctypes.c_uint64 * (ctypes.sizeof(layout.Counters) // 8)).from_buffer_copy(one) for one in raw]
-        return bytes((ctypes.c_uint64 * len(words[0]))(*map(sum, zip(*words, strict=True))))
+        return bytes(summed(self.kernel._maps["hv_counters"], self.slot.number, layout.Counters))
 
     def _buckets(self) -> layout.Buckets:
         found = layout.Buckets()

@@ -299,7 +299,7 @@ class Hsem:
         return decisions + self._consider(record, now)
 
     def _whom_it_asks(self, vm: VmId) -> dict[VmId, tuple[float, float]]:
-        """Of whom a conspicuous VM asks something: how often, and how many packets it sends there."""
+        """Of whom a conspicuous VM asks something: how often, and how many octets it sends there."""
         record = self._record(vm)
         dossier = record.dossier or record.draft
         return dossier.asked_of() if dossier is not None else {}

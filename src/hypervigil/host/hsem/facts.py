@@ -335,12 +335,12 @@ class Dossier:
         )
 
     def asked_of(self) -> dict[VmId, tuple[float, float]]:
-        """Of whom it asks something: how often, and how many packets it sends there."""
+        """Of whom it asks something: how often, and how many octets it sends there."""
         asked: dict[VmId, tuple[float, float]] = {}
         for peer in self.peers.values():
             if peer.direction is Direction.OUT and peer.openings:
-                times, packets = asked.get(peer.other, (0.0, 0.0))
-                asked[peer.other] = times + peer.openings, packets + peer.packets
+                times, octets = asked.get(peer.other, (0.0, 0.0))
+                asked[peer.other] = times + peer.openings, octets + peer.octets
         return asked
 
     def facts(self, at: Instant, repetition: int) -> Facts:

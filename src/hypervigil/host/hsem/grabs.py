@@ -22,6 +22,8 @@ COST_S = 3.0
 """Others bear it for so long before anybody is blamed."""
 FULL_S = 10.0
 """At its capacity for so long: as HREM has it."""
+EASED = 0.8
+"""What is borne may fall to this part of what is bearable and be borne all the same: who is full is so by fits."""
 PAUSE_S = 3.0
 """A grab that stops for less goes on."""
 ASKED_PAUSE_S = 5.0
@@ -33,15 +35,16 @@ SLOW_S = 0.02
 TIMES = 3.0
 HOST_FULL = 0.95
 """Of the host's memory: what goes beyond is paid for by everybody."""
-EMPTY = 3.0
-"""Packets per connection begun, of one on which nothing is said: the SYN, the acknowledgement, and one to spare."""
+EMPTY = 300.0
+"""Octets per connection begun, of one on which nothing is said: its SYN, its end and two acknowledgements by IPv4 are
+272. A request of some words takes more: packets alone do not tell, since whoever says nothing is at last hung up on."""
 NEAR_BOUND = 0.9
 
 Flags = npt.NDArray[np.bool_]
 Cost = tuple[float, VmId | None]
 """What somebody bears, against what is bearable, and who."""
 Asks = Callable[[VmId], Mapping[VmId, tuple[float, float]]]
-"""Of whom a VM asks something now: how often, and how many packets it sends there in all."""
+"""Of whom a VM asks something now: how often, and how many octets it sends there in all."""
 
 _FLOORS = {
     Resource.CPU: 0.25,
@@ -171,7 +174,7 @@ class Grabs:
         beyond = value > BEYOND * self._bounds.get(vm, {}).get(resource, np.inf)
         if resource is Resource.CONNECTIONS and not _empty(asks(vm)):
             cost, sufferer, beyond = 0.0, None, False
-        if cost >= 1 or beyond:
+        if cost >= (1 if run.costs_since is None else EASED) or beyond:
             run.costs_since = run.costs_since or now
             if cost >= run.cost:
                 run.cost, run.sufferer = cost, sufferer

@@ -426,9 +426,13 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
 	/* The frame's own MAC was checked already: it is the port's, or one that was given to it. */
 	if (!same_mac(arp->sender_mac, port->mac) && !(port->pairs && same_mac(arp->sender_mac, f->source_mac)))
 		return HV_F_ARP;
-	if (!is_zero(&f->source, 12) && !bound(port, f, &f->source))
-		return HV_F_ARP;
-	return HV_FORGED_KINDS;
+	/*
+	 * Who asks by no address whether one is free (RFC 5227) takes it as much as who speaks from it: another's probe for the
+	 * same one ends the detection of whoever has a right to it. A client whose own probe is not heard finds its address free.
+	 */
+	if (is_zero(&f->source, 12))
+		return !CHECKED(HV_F_IPV4) || bound(port, f, &f->destination) ? HV_FORGED_KINDS : HV_F_IPV4;
+	return bound(port, f, &f->source) ? HV_FORGED_KINDS : HV_F_ARP;
 }
 
 static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)

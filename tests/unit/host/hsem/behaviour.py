@@ -160,12 +160,14 @@ def floods_open_port(attacker: str, target: str, per_s: float) -> Behaviour:
 
 
 def hoards_connections(attacker: str, target: str, per_s: float) -> Behaviour:
-    """Each is accepted and taken up, and then nothing is said on it."""
+    """Each is accepted and taken up, then nothing is said on it, until the server hangs up."""
     pace = Pace(per_s)
 
     def behave(scene: Scene, s: float) -> None:
         accepted = scene.send(target, attacker, SYNACK, scene.send(attacker, target, SYN, pace(s)))
-        scene.send(attacker, target, TCP, accepted, octets=60)
+        scene.send(attacker, target, TCP, accepted, octets=66)
+        scene.send(target, attacker, TCP, accepted, octets=66)
+        scene.send(attacker, target, TCP, 2 * accepted, octets=66)
 
     return behave
 

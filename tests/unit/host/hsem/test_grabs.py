@@ -275,6 +275,15 @@ def test_who_says_something_on_its_connections_hoards_none(scene: Scene) -> None
     assert scene.blamed() == set()
 
 
+def test_a_server_that_is_full_by_fits_is_full(scene: Scene) -> None:
+    """It hangs up on those who wait, and has some CPU for a moment."""
+    connects(scene)
+    for second in range(12):
+        scene.cpu["web"] = 0.78 if second % 3 == 2 else 0.97
+        scene.run(1)
+    assert scene.verdict("mallory").role is Role.ATTACKER
+
+
 def test_a_host_full_of_vms_that_wake_at_once_has_no_attacker() -> None:
     names = [f"vm{n}" for n in range(10)]
     scene = Scene(*names, "bystander")

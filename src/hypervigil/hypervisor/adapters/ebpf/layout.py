@@ -353,41 +353,6 @@ class Crossings(ctypes.Structure):
     ]
 
 
-VALUES: dict[str, type[ctypes.Structure]] = {
-    "hv_pair": Pair,
-    "hv_port": Port,
-    "hv_counters": Counters,
-    "hv_limits": Limits,
-    "hv_buckets": Buckets,
-    "hv_peer_key": PeerKey,
-    "hv_peer": Peer,
-    "hv_dialogue_key": DialogueKey,
-    "hv_dialogue": Dialogue,
-    "hv_greeter_key": GreeterKey,
-    "hv_greeter": Greeter,
-    "hv_local_key": LocalKey,
-    "hv_holder": Holder,
-    "hv_locals": Locals,
-    "hv_source_key": SourceKey,
-    "hv_source": Source,
-    "hv_proven": Proven,
-    "hv_secret": Secret,
-    "hv_tripwires": Tripwires,
-    "hv_windows": Windows,
-    "hv_event": Event,
-    "hv_epoch": Epoch,
-    "hv_place": Place,
-    "hv_member_key": MemberKey,
-    "hv_member": Member,
-    "hv_address": Home,
-    "hv_range_key": RangeKey,
-    "hv_grant_key": GrantKey,
-    "hv_services": ServiceSet,
-    "hv_allowance": Allowance,
-    "hv_last": Last,
-    "hv_crossings": Crossings,
-}
-
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
