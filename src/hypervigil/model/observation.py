@@ -57,7 +57,7 @@ class GreeterCount:
     alike: int
     """Of these, those nearly as long as the curt one before: 16 octets of the service, 32 of its client."""
     varied: int
-    """Of these, those in which the client did not say just as many octets as in the one before."""
+    """Of these, those in which the client said more or less than in the one before and was answered alike."""
     lasted_s: float
     """How long those alike took together."""
 

@@ -95,7 +95,8 @@ static __always_inline int conclude(struct scratch *s, const struct hv_dialogue 
 	if (like) {
 		__sync_fetch_and_add(&known->alike, 1);
 		__sync_fetch_and_add(&known->lasted_ns, s->now > d->opened_ns ? s->now - d->opened_ns : 0);
-		if (asked != known->asked)
+		/* Another answer is one to something else, such as to who hangs up; but it may repeat the name that was said. */
+		if (asked != known->asked && (answered == known->answered || answered - known->answered == asked - known->asked))
 			__sync_fetch_and_add(&known->varied, 1);
 	}
 	known->asked = asked;

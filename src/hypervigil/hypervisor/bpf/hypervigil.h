@@ -113,7 +113,7 @@ struct hv_greeter {
 	__u64 ended;
 	__u64 curt;		/* of these, with few octets each way */
 	__u64 alike;		/* of these, as long as the curt one before, nearly */
-	__u64 varied;		/* of these, where the client's octets were more or fewer than in the one before */
+	__u64 varied;		/* of these, where the client said more or less than in the one before, and the answer was the same */
 	__u64 lasted_ns;	/* how long those alike took, together */
 	__u32 asked, answered;	/* octets of the last curt one */
 };

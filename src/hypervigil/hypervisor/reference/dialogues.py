@@ -165,7 +165,8 @@ class Dialogues:
         known.curt += 1
         if like:
             known.alike += 1
-            known.varied += asked != known.asked
+            more, longer = asked - known.asked, answered - known.answered
+            known.varied += more != 0 and longer in {0, more}
             known.lasted_ns += max(0, heard.now - over.opened_ns)
         known.asked, known.answered = asked, answered
         return True

@@ -407,7 +407,7 @@ class Scene:
             counts[1] += 1
             if before and abs(said - before[0]) <= LIKE_CLIENT and abs(answered - before[1]) <= LIKE_SERVICE:
                 counts[2] += 1
-                counts[3] += said != before[0]
+                counts[3] += said != before[0] and answered - before[1] in {0, said - before[0]}
                 counts[4] += lasted_s
 
     # --- what is asked of it ----

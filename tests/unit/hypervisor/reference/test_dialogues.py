@@ -113,7 +113,7 @@ def test_how_unlike_dialogues_may_be() -> None:
             line.begin(40_000 + number)
         line.tell((SERVICE, 20), (CLIENT, asked), (SERVICE, answered - 20))
         line.close()
-    assert line.counts("ended", "curt", "alike", "varied") == {"ended": 6, "curt": 5, "alike": 2, "varied": 2}
+    assert line.counts("ended", "curt", "alike", "varied") == {"ended": 6, "curt": 5, "alike": 2, "varied": 1}
 
 
 def test_who_was_not_asked_accepts_nothing() -> None:
