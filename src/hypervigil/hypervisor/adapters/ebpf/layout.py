@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 6
+ABI = 7
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -71,6 +71,9 @@ class Counters(ctypes.Structure):
         ("events_lost", c_uint64),
         ("answered", c_uint64),
         ("proven", c_uint64),
+        ("dialogues", c_uint64),
+        ("concluded", c_uint64),
+        ("greeters", c_uint64),
     ]
 
 
@@ -131,7 +134,55 @@ class Peer(ctypes.Structure):
         ("second", c_uint32),
         ("mac", c_uint8 * 6),
         ("admitted", c_uint8),
+        ("silent", c_uint8),
+    ]
+
+
+class DialogueKey(ctypes.Structure):
+    """``struct hv_dialogue_key``."""
+
+    _fields_ = [("slot", c_uint32), ("own_port", c_uint16), ("other_port", c_uint16), ("address", Address)]
+
+
+class Dialogue(ctypes.Structure):
+    """``struct hv_dialogue``; user space never writes it."""
+
+    _fields_ = [
+        ("opened_ns", c_uint64),
+        ("asked", c_uint32),
+        ("answered", c_uint32),
+        ("finish", c_uint32),
+        ("direction", c_uint8),
+        ("first", c_uint8),
+        ("finished", c_uint8),
         ("pad", c_uint8),
+    ]
+
+
+class GreeterKey(ctypes.Structure):
+    """``struct hv_greeter_key``."""
+
+    _fields_ = [
+        ("slot", c_uint32),
+        ("direction", c_uint32),
+        ("address", Address),
+        ("port", c_uint16),
+        ("pad", c_uint8 * 6),
+    ]
+
+
+class Greeter(ctypes.Structure):
+    """``struct hv_greeter``; user space never writes it."""
+
+    _fields_ = [
+        ("last_ns", c_uint64),
+        ("ended", c_uint64),
+        ("curt", c_uint64),
+        ("alike", c_uint64),
+        ("varied", c_uint64),
+        ("lasted_ns", c_uint64),
+        ("asked", c_uint32),
+        ("answered", c_uint32),
     ]
 
 
