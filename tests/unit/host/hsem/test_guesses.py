@@ -104,6 +104,10 @@ def test_a_victim_that_is_still_guessed_at_stays_one(scene: Scene) -> None:
 
 HONEST: dict[str, tuple[float, Callable[[int], tuple[int, int, float]]]] = {
     "a stale password in haste": (0.4, lambda _: (24, 137, 2.0)),
+    "a stale password in haste, cut short now and then": (
+        0.4,
+        lambda n: (24 - 6 * (n % 9 == 5), 137 - 13 * (n % 9 == 5), 2.0),
+    ),
     "two stale passwords, each once a minute": (60.0, lambda n: (24 + n % 2, 137, 2.0)),
     "a stale password twice a minute, put right wrongly": (30.0, lambda n: (24 + n // 10, 137, 2.0)),
     "a health check": (1.0, lambda _: (6, 90, 0.01)),
