@@ -133,11 +133,15 @@ class _BetweenNamespaces:
         for child in self._children:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
-        self._stream = Stream(sender.namespace, receiver.namespace, receiver.address, congestion)
+        self._ends = (sender.namespace, receiver.namespace, receiver.address)
+        self._congestion = congestion
+        self._stream: Stream | None = None
 
     def begin(self, measure: str) -> None:
-        """Both are ready from the start."""
-        self._stream.share(one_cpu=measure == "tcp_one_cpu_bps")
+        """See ``Traffic``; each measure has a stream of its own, since one remembers what it met."""
+        self._hang_up()
+        if measure != "pps":
+            self._stream = Stream(*self._ends, self._congestion, one_cpu=measure == "tcp_one_cpu_bps")
 
     def packets_per_s(self, seconds: float) -> float:
         """See ``Traffic``; by the receiving device."""
@@ -147,6 +151,7 @@ class _BetweenNamespaces:
 
     def bits_per_s(self, seconds: float) -> float:
         """See ``Traffic``; one stream, by its receiver."""
+        assert self._stream is not None, "begin() was not asked for TCP"
         return self._stream.bits_per_s(seconds)
 
     def _ask(self, child: int, order: str) -> float:
@@ -157,9 +162,14 @@ class _BetweenNamespaces:
         stdin.flush()
         return float(stdout.readline())
 
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
     def close(self) -> None:
         """End them."""
-        self._stream.close()
+        self._hang_up()
         for child in self._children:
             with child:
                 child.send_signal(signal.SIGTERM)
@@ -173,17 +183,13 @@ def _count_datagrams() -> None:
             print(eth0["stats64"]["rx"]["packets"], flush=True)
 
 
-def _prefer() -> None:
-    """Run on the last core, before others."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    os.nice(-10)
-
-
 def _send() -> None:
-    _prefer()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print("ready", flush=True)
     for line in sys.stdin:
-        print(send_udp(ADDRESSES[1], float(line)), flush=True)
+        with undisturbed():
+            took = send_udp(ADDRESSES[1], float(line))
+        print(took, flush=True)
 
 
 # --- taps -------------------------------------------------------------------------------------------------------------
@@ -204,10 +210,9 @@ def taps() -> Iterator[Segment]:
             frame = ethernet(*(MACS if forth else MACS[::-1]), 0x0800, _packet(forth=forth))
             for _ in range(_QUEUE + 1 if forth else 1):
                 os.write(descriptor, bytes(10) + frame)
-        affinity, nice = os.sched_getaffinity(0), os.nice(0)
-        _prefer()
+        affinity = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(affinity)})
         stack.callback(os.sched_setaffinity, 0, affinity)
-        stack.callback(os.setpriority, os.PRIO_PROCESS, 0, nice)
         yield Segment((guests[0], guests[1]), _BetweenTaps(descriptors[0], guests[1].device))
 
 
@@ -248,16 +253,16 @@ class _BetweenTaps:
 
     def bits_per_s(self, seconds: float) -> float:
         """See ``Traffic``."""
-        with undisturbed():
-            return self._frames_per_s(self._large, seconds) * _OCTETS * 8
+        return self._frames_per_s(self._large, seconds) * _OCTETS * 8
 
     def _frames_per_s(self, frame: bytes, seconds: float) -> float:
         write, descriptor, clock = os.write, self._descriptor, time.perf_counter
         before, began = self._arrived(), clock()
-        while clock() - began < seconds:
-            for _ in range(_WRITES):
-                write(descriptor, frame)
-        took = clock() - began
+        with undisturbed():
+            while clock() - began < seconds:
+                for _ in range(_WRITES):
+                    write(descriptor, frame)
+            took = clock() - began
         return (self._arrived() - before) / took
 
     def _arrived(self) -> int:

@@ -42,14 +42,14 @@ def undisturbed() -> Iterator[None]:
 
 
 class Stream:
-    """One connection, from one network namespace to another."""
+    """One connection, from one network namespace to another.
 
-    def __init__(self, sender: str, receiver: str, address: str, congestion: str) -> None:
+    Its ends run on a CPU each, or on one, so that throughput is the inverse of CPU time per octet.
+    """
+
+    def __init__(self, sender: str, receiver: str, address: str, congestion: str, *, one_cpu: bool) -> None:
         self._sink = _start(receiver, "sink")
         self._source = _start(sender, "source", address, congestion)
-
-    def share(self, *, one_cpu: bool) -> None:
-        """Let both ends run on one CPU, so that throughput is the inverse of CPU time per octet, or on one each."""
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(self._source.pid, {cpus[-1]})
         os.sched_setaffinity(self._sink.pid, {cpus[-1 if one_cpu else 0]})

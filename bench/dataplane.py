@@ -10,6 +10,10 @@ the kernel's own count of what our two programs took, ``program_ns_more`` by how
 of one port, in interleaved pairs again, and ``state_bytes_per_vm`` what all our maps take. Targets are judged on
 ``veth`` and ``tap``.
 
+TCP is measured in twenty times as many pairs of short bursts of one connection (see ``_tcp.py``), between CPUs and,
+over ``veth``, on one CPU as well: then throughput is the inverse of CPU time per octet. ``tcp_ratio`` and
+``tcp_one_cpu_ratio`` are means of the middle half of pairs (see ``_pairs.middle_ratio``), ``tcp_mean_ratio`` of all.
+
 Real guests under emulation send and take some ten thousand packets a second, a small part of what a bridge carries,
 and their emulators do nearly all the work: 100 ns more for a packet are a thousandth of its time. Their ratios show
 that real drivers, offloads and queues are served, and what costs many microseconds; no target is judged by them.
@@ -64,9 +68,9 @@ FEW = {
 """The same with real guests, where a row takes minutes."""
 MAX_PORTS = (1024, 8192)
 """Sizes of data plane whose memory is told; the larger one is measured."""
-BURSTS = 10
+BURSTS = 20
 """Pairs of bursts of TCP for each pair of looks at packets: they are short, and other tasks spoil some."""
-_BURST_S = 0.03
+_BURST_S = 0.015
 _Domains = tuple[LabGuest, LabGuest] | None
 _KEY = ("setup", "link", "guests", "ports", "active_limit", "network_policy", "congestion")
 
