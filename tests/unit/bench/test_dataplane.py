@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench._others import copied, pipeline
+from bench._others import Bridge, copied, pipeline
 from bench._pairs import excess, interleaved, middle_ratio, ratio
 from bench._segment import Guest
 from bench._targets import judge
+from bench.dataplane import BURSTS, compare
 from hypervigil.model.ids import PortId
 
 GUESTS = (
@@ -96,6 +97,42 @@ def test_a_drift_falls_out_of_mirrored_looks() -> None:
     found = interleaved(lambda: next(now), lambda: states.append("one"), lambda: states.append("other"), 4)
     assert all(one == other for one, other in found)
     assert states == [*["one", "other", "other", "one", "other", "one", "one", "other"] * 2, "one"]
+
+
+class Slower(Bridge):
+    """A way to protect that takes a tenth of everything, and a fifth where both ends are on one CPU; a link with it."""
+
+    def __init__(self) -> None:
+        self.measure, self.on, self.asked = "", False, 0
+
+    def put(self) -> None:
+        self.on = True
+
+    def take(self) -> None:
+        self.on = False
+
+    def begin(self, measure: str) -> None:
+        self.measure = measure
+
+    def packets_per_s(self, _seconds: float) -> float:
+        assert self.measure == "pps"
+        return 2e5 * (0.9 if self.on else 1)
+
+    def bits_per_s(self, _seconds: float) -> float:
+        self.asked += 1
+        return 1e10 * ({"tcp_bps": 0.9, "tcp_one_cpu_bps": 0.8}[self.measure] if self.on else 1)
+
+
+@pytest.mark.parametrize("link", ["veth", "tap", "guests"])
+def test_a_row_says_what_a_way_costs_by_packets_and_by_tcp(link: str) -> None:
+    way = Slower()
+    found = compare(way, way, 4, 0.01, link)
+    assert (found["pps"], found["pps_bridge"]) == (180_000, 200_000)
+    assert (found["tcp_bps"], found["tcp_bps_bridge"]) == (9e9, 1e10)
+    assert [found[f"{name}_ratio{end}"] for name in ("pps", "tcp") for end in ("", "_low")] == [0.9] * 4
+    assert found["ns_per_packet"] == pytest.approx(555.6)
+    assert found.get("tcp_one_cpu_ratio_low") == (0.8 if link == "veth" else None)
+    assert way.asked == 4 * 4 * {"veth": 2 * BURSTS, "tap": BURSTS, "guests": 1}[link]
 
 
 def test_targets_are_judged_by_the_bound_and_the_worst_row() -> None:
