@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench._stream import PACKET, PORT, send_udp, udp_sink
-from bench._tcp import CONGESTION, Stream, undisturbed
+from bench._tcp import CONGESTION, REST, Stream, undisturbed
 from hypervigil.model.ids import PortId
 from tests.integration.wirelab import ethernet, ipv4, run, tcp, udp
 
@@ -190,6 +190,7 @@ def _send() -> None:
         with undisturbed():
             took = send_udp(ADDRESSES[1], float(line))
         print(took, flush=True)
+        time.sleep(took * REST)
 
 
 # --- taps -------------------------------------------------------------------------------------------------------------
@@ -263,7 +264,9 @@ class _BetweenTaps:
                 for _ in range(_WRITES):
                     write(descriptor, frame)
             took = clock() - began
-        return (self._arrived() - before) / took
+        arrived = self._arrived()
+        time.sleep(took * REST)
+        return (arrived - before) / took
 
     def _arrived(self) -> int:
         """Frames that came to the tap since its queue is full."""

@@ -23,7 +23,7 @@ CONGESTION = "cubic"
 """How a guest minds congestion, if its owner has not chosen: the kernel's default."""
 _PIECE = 1 << 18
 _WARM_S = 0.005
-_REST = 0.15
+REST = 0.15
 """Of a look's length, idle behind it: the kernel takes a CPU from real-time tasks that have it for 95 % of a second."""
 _SETTINGS = {"tcp_rmem": "4096 131072 6291456", "tcp_wmem": "4096 16384 4194304", "tcp_slow_start_after_idle": "0"}
 """The kernel's defaults, but that a pause costs no window: how long one lasts says nothing of protection."""
@@ -61,7 +61,7 @@ class Stream:
         """What the receiver got of a burst of so many seconds, behind a shorter one that nobody counts."""
         self._burst(_WARM_S)
         rate = self._burst(seconds)
-        time.sleep(seconds * _REST)
+        time.sleep(seconds * REST)
         return rate
 
     def _burst(self, seconds: float) -> float:
