@@ -4,7 +4,7 @@ import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -173,6 +173,9 @@ class Networks:
             network.down()
         _restore()
         drop_lock()
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(self._networks.values())
 
     def __getitem__(self, name: str) -> Network:
         try:

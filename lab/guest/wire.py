@@ -114,22 +114,29 @@ def say(options: argparse.Namespace) -> None:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answer datagrams and connections on a port with what they bring."""
-    datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-    listening = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    for one in (datagrams, listening):
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(("::", options.port))
-        one.setblocking(False)
-    listening.listen(64)
-    opened = [datagrams, listening]
+    """Answer datagrams and connections on ports with what they bring, also at addresses that are not there yet."""
+    datagrams: list[socket.socket] = []
+    listening: list[socket.socket] = []
+    for address in options.address or ["::"]:
+        for port in options.ports:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            for kind, those in ((socket.SOCK_DGRAM, datagrams), (socket.SOCK_STREAM, listening)):
+                one = socket.socket(family, kind)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                one.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+                one.bind((address, port))
+                one.setblocking(False)
+                those.append(one)
+    for one in listening:
+        one.listen(64)
+    opened = [*datagrams, *listening]
     while True:
         for one in select.select(opened, [], [])[0]:
             try:
-                if one is datagrams:
+                if one in datagrams:
                     data, sender = one.recvfrom(2048)
                     one.sendto(data, sender)
-                elif one is listening:
+                elif one in listening:
                     opened.append(one.accept()[0])
                 else:
                     data = one.recv(2048)
@@ -139,7 +146,7 @@ def serve(options: argparse.Namespace) -> None:
                         opened.remove(one)
                         one.close()
             except OSError:
-                if one not in (datagrams, listening):
+                if one not in (*datagrams, *listening):
                     opened.remove(one)
                     one.close()
 
@@ -223,6 +230,7 @@ def reach(options: argparse.Namespace) -> None:
     """Ask each of ``SERVICE/ADDRESS/PORT`` at the same time, and tell how often each was asked and answered.
 
     Without ``--seconds`` each is asked until it answers, ``--times`` at most; with it, again and again for so long.
+    With ``--refusals`` a word that nobody listens there is an answer too.
     """
     results: dict[str, list[int]] = {}
     end = now() + options.seconds
@@ -235,6 +243,8 @@ def reach(options: argparse.Namespace) -> None:
             counts[0] += 1
             try:
                 counts[1] += ASKED[service](address, int(port), options.patience)
+            except ConnectionRefusedError:
+                counts[1] += options.refusals
             except OSError:
                 pass  # nobody answers
             if options.seconds:
@@ -307,8 +317,10 @@ def main() -> None:
         done[name].add_argument("file")
     for name in ("say", "stream"):
         done[name].add_argument("address")
-    for name in ("say", "serve"):
-        done[name].add_argument("port", type=int)
+    done["say"].add_argument("port", type=int)
+    done["serve"].add_argument("ports", type=int, nargs="+")
+    done["serve"].add_argument("--address", action="append", help="default: all of them")
+    done["reach"].add_argument("--refusals", action="store_true")
     for name in ("stream", "count"):
         done[name].add_argument("ports", help="PORT,PORT…")
     done["reach"].add_argument("asked", nargs="+")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 
 from hypervigil.model.port_policy import link_local
 from hypervigil.model.traffic import ForgedKind
@@ -31,11 +31,18 @@ class Host:
     mac: str
     four: str
     six: str
+    hop: str = ""
+    """The MAC to which the attacker sends what is for it: the host's where the host routes."""
 
     @property
     def local(self) -> str:
         """Its IPv6 link-local address."""
         return link_local(self.mac)
+
+    @property
+    def at(self) -> str:
+        """Where a frame for it goes."""
+        return self.hop or self.mac
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,29 @@ class Attack:
         """How it shows."""
         return Shown.TABLE if self.believed else Shown.DELIVERED
 
+    @property
+    def needs_neighbour(self) -> bool:
+        """Whether it is made for who shares a wire with the attacker: no router would carry it there."""
+        if self.at == "gateway":
+            return False  # whoever routes is everybody's neighbour
+        return self.shown is Shown.TABLE or not all(map(_routable, self.frames))
+
+
+def _routable(frame: bytes) -> bool:
+    """Whether a router may carry what is in a frame: IP from and to one address that means something elsewhere too."""
+    kind, packet = frame[12:14], frame[14:]
+    if kind == b"\x81\x00" and frame[14:16] == b"\0\0":  # a priority without a VLAN is taken off by whoever gets it
+        kind, packet = frame[16:18], frame[18:]
+    if kind == b"\x08\x00":
+        ends = [ip_address(packet[12:16]), ip_address(packet[16:20])]
+    elif kind == b"\x86\xdd":
+        ends = [ip_address(packet[8:24]), ip_address(packet[24:40])]
+    else:
+        return False
+    return not any(
+        end.is_link_local or end.is_multicast or end.is_unspecified or str(end) == "255.255.255.255" for end in ends
+    )
+
 
 class Catalogue:
     """Attacks, numbered in the order in which they are added."""
@@ -107,7 +137,7 @@ class Catalogue:
 
 
 def ethernet(source: str, destination: str, ethertype: int, payload: bytes, tag: bytes = b"") -> bytes:
-    """A frame, padded to what Ethernet needs; the tag comes after what the packet says is its end."""
+    """A frame, padded to what Ethernet needs; a tag comes after what the packet says is its end."""
     return (mac_bytes(destination) + mac_bytes(source) + struct.pack("!H", ethertype) + payload + tag).ljust(60, b"\0")
 
 
@@ -168,11 +198,11 @@ def _neighbours(made: Catalogue) -> None:
     a1, a2, b1, gw = made.cast.a1, made.cast.a2, made.cast.b1, made.cast.gateway
 
     def claim(operation: int, address: str, to: Host, asked: str) -> Callable[[bytes], bytes]:
-        return lambda tag: ethernet(a1.mac, to.mac, 0x0806, arp(operation, a1.mac, address, asked), tag)
+        return lambda tag: ethernet(a1.mac, to.at, 0x0806, arp(operation, a1.mac, address, asked), tag)
 
     def say(source: str, to: Host, destination: str, body: bytes) -> Callable[[bytes], bytes]:
         packet = ipv6(*icmp6(source, destination, body))
-        mac = ALL_NODES_MAC if destination == ALL_NODES else to.mac
+        mac = ALL_NODES_MAC if destination == ALL_NODES else to.at
         return lambda tag: ethernet(a1.mac, mac, 0x86DD, packet, tag)
 
     everybody = Host("everybody", EVERYBODY, "", "")
@@ -213,10 +243,10 @@ def _senders(made: Catalogue) -> None:
     a1, a2, b1, gw = made.cast.a1, made.cast.a2, made.cast.b1, made.cast.gateway
 
     def four(source: str, mac: str, to: Host) -> Callable[[bytes], bytes]:
-        return lambda tag: ethernet(mac, to.mac, 0x0800, ipv4(source, to.four, 17, udp(ASKS, SERVICE, tag)))
+        return lambda tag: ethernet(mac, to.at, 0x0800, ipv4(source, to.four, 17, udp(ASKS, SERVICE, tag)))
 
     def six(source: str, mac: str, to: Host) -> Callable[[bytes], bytes]:
-        return lambda tag: ethernet(mac, to.mac, 0x86DD, ipv6(source, to.six, 17, udp(ASKS, SERVICE, tag)))
+        return lambda tag: ethernet(mac, to.at, 0x86DD, ipv6(source, to.six, 17, udp(ASKS, SERVICE, tag)))
 
     made.add("b1's IPv4 address", "4", a2, ForgedKind.IPV4, four(b1.four, a1.mac, a2))
     made.add("b1's IPv6 address", "6", a2, ForgedKind.IPV6, six(b1.six, a1.mac, a2))
@@ -237,12 +267,12 @@ def _roles(made: Catalogue) -> None:
     a1, a2, b1, gw = made.cast.a1, made.cast.a2, made.cast.b1, made.cast.gateway
 
     def dhcp(port: int, to: Host, address: str) -> Callable[[bytes], bytes]:
-        mac = EVERYBODY if address == "255.255.255.255" else to.mac
+        mac = EVERYBODY if address == "255.255.255.255" else to.at
         return lambda tag: ethernet(a1.mac, mac, 0x0800, ipv4(a1.four, address, 17, udp(port, 68, offer(False) + tag)))
 
     def dhcp6(port: int) -> Callable[[bytes], bytes]:
         packet = lambda tag: ipv6(a1.local, a2.local, 17, udp(port, 546, offer(True) + tag))  # noqa: E731
-        return lambda tag: ethernet(a1.mac, a2.mac, 0x86DD, packet(tag))
+        return lambda tag: ethernet(a1.mac, a2.at, 0x86DD, packet(tag))
 
     for to in (a2, b1):
         made.add("DHCP offer to all", "4", to, ForgedKind.DHCP_SERVER, dhcp(67, to, "255.255.255.255"))
@@ -258,12 +288,12 @@ def _roles(made: Catalogue) -> None:
     redirect = struct.pack("!BBH4s", 5, 1, 0, bytes(map(int, a1.four.split(".")))) + bytes(28)
     made.add(
         "ICMP redirect", "4", a2, ForgedKind.ROUTER_ADVERTISEMENT,
-        lambda tag: ethernet(a1.mac, a2.mac, 0x0800, ipv4(a1.four, a2.four, 1, redirect), tag),
+        lambda tag: ethernet(a1.mac, a2.at, 0x0800, ipv4(a1.four, a2.four, 1, redirect + tag)),
     )  # fmt: skip
     redirect6 = struct.pack("!BBHI", 137, 0, 0, 0) + IPv6Address(a1.local).packed + IPv6Address(gw.six).packed
     made.add(
         "ICMPv6 redirect", "6", a2, ForgedKind.ROUTER_ADVERTISEMENT,
-        lambda tag: ethernet(a1.mac, a2.mac, 0x86DD, ipv6(*icmp6(a1.local, a2.local, redirect6)), tag),
+        lambda tag: ethernet(a1.mac, a2.at, 0x86DD, ipv6(*icmp6(a1.local, a2.local, redirect6)), tag),
     )  # fmt: skip
 
 
@@ -274,17 +304,20 @@ def _wrapped(made: Catalogue) -> None:
     def plain(tag: bytes) -> bytes:
         return struct.pack("!H", 0x0800) + ipv4(a2.four, b1.four, 17, udp(ASKS, FORBIDDEN, tag))
 
-    tagged = {"0x8100": [0x8100], "0x88a8": [0x88A8], "0x88a8 and 0x8100": [0x88A8, 0x8100]}
-    for name, types in tagged.items():
+    tagged = {
+        "0x8100": [(0x8100, 5)], "0x88a8": [(0x88A8, 5)], "0x88a8 and 0x8100": [(0x88A8, 5), (0x8100, 5)],
+        "0x8100 of no VLAN": [(0x8100, 0)],
+    }  # fmt: skip
+    for name, tags in tagged.items():
 
-        def inside(tag: bytes, types: Sequence[int] = types) -> bytes:
-            inner = b"".join(struct.pack("!HH", kind, 5) for kind in types[1:]) + plain(tag)
-            return ethernet(a1.mac, b1.mac, types[0], struct.pack("!H", 5) + inner)
+        def inside(tag: bytes, tags: Sequence[tuple[int, int]] = tags) -> bytes:
+            inner = b"".join(struct.pack("!HH", *one) for one in tags[1:]) + plain(tag)
+            return ethernet(a1.mac, b1.at, tags[0][0], struct.pack("!H", tags[0][1]) + inner)
 
         made.add(f"VLAN tag {name}", "–", b1, ForgedKind.VLAN, inside)
     for name, kind, to in (
-        ("0x88b5, experimental", 0x88B5, b1.mac), ("0x8863, PPPoE", 0x8863, b1.mac), ("0x888e, EAPOL", 0x888E, b1.mac),
-        ("0x88cc, LLDP", 0x88CC, EVERYBODY), ("802.3 with LLC", 39, b1.mac),
+        ("0x88b5, experimental", 0x88B5, b1.at), ("0x8863, PPPoE", 0x8863, b1.at), ("0x888e, EAPOL", 0x888E, b1.at),
+        ("0x88cc, LLDP", 0x88CC, EVERYBODY), ("802.3 with LLC", 39, b1.at),
     ):  # fmt: skip
         made.add(
             f"ethertype {name}", "–", b1, ForgedKind.ETHERTYPE,
@@ -296,38 +329,41 @@ def _bypasses(made: Catalogue) -> None:
     """What is forbidden or forged, in fragments, behind extension headers, or by way of the gateway."""
     a1, a2, b1, gw = made.cast.a1, made.cast.a2, made.cast.b1, made.cast.gateway
 
-    def six(destination: str, following: int, payload: bytes, *, mac: str = b1.mac, tag: bytes = b"") -> bytes:
-        return ethernet(a1.mac, mac, 0x86DD, ipv6(a1.six, destination, following, payload), tag)
+    def six(following: int, payload: bytes, trailing: bytes = b"") -> bytes:
+        return ethernet(a1.mac, b1.at, 0x86DD, ipv6(a1.six, b1.six, following, payload), trailing)
 
-    def four(payload: bytes, offset: int, more: int, tag: bytes, source: str = a1.four) -> bytes:
+    def four(payload: bytes, offset: int, more: int, number: int, *, to: Host = b1, source: str = a1.four) -> bytes:
         packet = ipv4(source, b1.four, 17, payload, fragment=(more << 13) | offset // 8)
-        return ethernet(a1.mac, b1.mac, 0x0800, numbered(packet, 1000 + tag[-1]), tag if tag[0] else b"")
+        return ethernet(a1.mac, to.at, 0x0800, numbered(packet, 1000 + number))
 
-    forbidden, allowed = udp(ASKS, FORBIDDEN, bytes(16)), udp(ASKS, SERVICE, bytes(16))
-    made.add("a forbidden port", "4", b1, None, lambda tag: four(forbidden, 0, 0, tag))
+    def datagram(port: int, tag: bytes = b"") -> bytes:
+        return udp(ASKS, port, tag.ljust(16, b"\0"))
+
+    made.add("a forbidden port", "4", b1, None, lambda tag: four(datagram(FORBIDDEN, tag), 0, 0, tag[-1]))
     made.add(
         "a forbidden port, by way of the gateway", "4", b1, None,
-        lambda tag: ethernet(a1.mac, gw.mac, 0x0800, ipv4(a1.four, b1.four, 17, forbidden + tag)),
+        lambda tag: four(datagram(FORBIDDEN, tag), 0, 0, tag[-1], to=gw),
     )  # fmt: skip
     made.add(
         "a forbidden port, in fragments", "4", b1, None,
-        lambda tag: four(forbidden, 0, 1, tag), lambda tag: four(bytes(16), 24, 0, tag),
+        lambda tag: four(datagram(FORBIDDEN, tag), 0, 1, tag[-1]),
+        lambda tag: four(tag.ljust(16, b"\0"), 24, 0, tag[-1]),
     )  # fmt: skip
     made.add(
         "an allowed first fragment, overwritten with a forbidden port", "4", b1, (None, None, None),
-        lambda tag: four(allowed, 0, 1, b"\0" + tag[-1:]), lambda tag: four(forbidden, 0, 1, tag),
-        lambda tag: four(bytes(16), 24, 0, b"\0" + tag[-1:]),
+        lambda tag: four(datagram(SERVICE), 0, 1, tag[-1]), lambda tag: four(datagram(FORBIDDEN, tag), 0, 1, tag[-1]),
+        lambda tag: four(bytes(16), 24, 0, tag[-1]),
     )  # fmt: skip
     made.add(
         "fragments under a2's address", "4", b1, ForgedKind.IPV4,
-        lambda tag: four(allowed, 0, 1, tag, a2.four), lambda tag: four(bytes(16), 24, 0, tag, a2.four),
+        lambda tag: four(datagram(SERVICE, tag), 0, 1, tag[-1], source=a2.four),
+        lambda tag: four(tag.ljust(16, b"\0"), 24, 0, tag[-1], source=a2.four),
     )  # fmt: skip
-    made.add(
-        "a forbidden port behind options", "6", b1, None, lambda tag: six(b1.six, 60, extension(17) + forbidden + tag)
-    )
+    forbidden, allowed = datagram(FORBIDDEN), datagram(SERVICE)
+    made.add("a forbidden port behind options", "6", b1, None, lambda tag: six(60, extension(17) + forbidden + tag))
     made.add(
         "a forbidden port behind six headers", "6", b1, ForgedKind.UNREADABLE,
-        lambda tag: six(b1.six, 0, extension(60) + extension(60) * 6 + extension(17) + forbidden + tag),
+        lambda tag: six(0, extension(60) + extension(60) * 6 + extension(17) + forbidden + tag),
     )  # fmt: skip
     made.add(
         "router advertisement behind options", "6", a2, ForgedKind.ROUTER_ADVERTISEMENT,
@@ -336,22 +372,22 @@ def _bypasses(made: Catalogue) -> None:
             ipv6(a1.local, ALL_NODES, 0, extension(58) + icmp6(a1.local, ALL_NODES, router(a1.mac))[3]), tag,
         ),
     )  # fmt: skip
+
     # The options reach into the second fragment, and the transport header with them.
-    options = bytes([17, 1, 1, 12]) + bytes(12)
-    whole = options + forbidden
+    def options(tag: bytes) -> bytes:
+        return bytes([17, 1, 1, 12]) + tag.ljust(12, b"\0")
+
     made.add(
         "a first fragment without its transport header", "6", b1, ForgedKind.UNREADABLE,
-        lambda tag: six(b1.six, 44, fragment6(60, 0, 1, whole[:16]), tag=tag),
+        lambda tag: six(44, fragment6(60, 0, 1, options(tag))),
     )  # fmt: skip
     made.add(
         "a first fragment with a transport header behind its end", "6", b1, (ForgedKind.UNREADABLE, None),
-        lambda tag: six(b1.six, 44, fragment6(60, 0, 1, whole[:8]), tag=options[8:] + allowed + tag),
-        lambda tag: six(b1.six, 44, fragment6(60, 8, 0, whole[8:] + tag)),
+        lambda tag: six(44, fragment6(60, 0, 1, options(b"")[:8]), options(b"")[8:] + allowed + tag),
+        lambda tag: six(44, fragment6(60, 8, 0, options(b"")[8:] + forbidden + tag)),
     )  # fmt: skip
-    made.add(
-        "a later fragment alone", "6", b1, None, lambda tag: six(b1.six, 44, fragment6(17, 8, 0, forbidden + tag, 78))
-    )
+    made.add("a later fragment alone", "6", b1, None, lambda tag: six(44, fragment6(17, 8, 0, forbidden + tag, 78)))
     made.add(
         "a SYN to a forbidden port behind a routing header", "6", b1, None,
-        lambda tag: six(b1.six, 43, bytes([6, 0, 4, 0, 0, 0, 0, 0]) + tcp(4000, FORBIDDEN, 2) + tag),
+        lambda tag: six(43, bytes([6, 0, 4, 0, 0, 0, 0, 0]) + tcp(4000, FORBIDDEN, 2) + tag),
     )  # fmt: skip

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -62,37 +63,50 @@ def _seen(text: str) -> Seen:
 
 
 class Gateway:
-    """The host as the guests' gateway: answers at a port, and sees what its own hooks let pass to it."""
+    """The host as the guests' gateway: answers at ports of all its addresses, and sees what its own hooks let pass."""
 
-    def __init__(self, interface: str, port: int) -> None:
-        self.interface = interface
-        self._seen = make(STATE) / "gateway-seen.json"
+    def __init__(self, interfaces: Sequence[str], addresses: Sequence[str], ports: Sequence[int]) -> None:
+        self.interfaces = tuple(interfaces)
+        self.addresses = tuple(addresses)
         argv = [sys.executable, "-I", "-S", str(WIRE)]
+        at = [word for address in addresses for word in ("--address", address)]
+        self._seen = [make(STATE) / f"gateway-seen-{interface}.json" for interface in interfaces]
         self._processes = [
-            subprocess.Popen([*argv, "serve", str(port)]),
-            subprocess.Popen([*argv, "watch", "--kept", "--interface", interface, str(self._seen)]),
+            subprocess.Popen([*argv, "serve", *at, *map(str, ports)]),
+            *(
+                subprocess.Popen([*argv, "watch", "--kept", "--interface", interface, str(path)])
+                for interface, path in zip(interfaces, self._seen, strict=True)
+            ),
         ]
 
     def seen(self) -> Seen:
         """What arrived so far."""
-        return _seen(self._seen.read_text() if self._seen.exists() else "")
+        parts = [_seen(path.read_text() if path.exists() else "") for path in self._seen]
+        by_attack: Counter[int] = Counter()
+        for part in parts:
+            by_attack.update(part.by_attack)
+        return Seen(dict(by_attack), sum(part.foreign for part in parts))
 
     def end(self) -> None:
         """Answer no more."""
         for process in self._processes:
             process.kill()
             process.wait()
-        self._seen.unlink(missing_ok=True)
+        for path in self._seen:
+            path.unlink(missing_ok=True)
 
 
-def neighbours(place: Guest | str) -> dict[str, str]:
-    """The MAC that a guest, or the host at an interface, has in its table for each address."""
-    listed = (
-        call(["ip", "-j", "neigh", "show", "dev", place])
-        if isinstance(place, str)
-        else place.run("ip -j neigh show dev eth0").output
-    )
-    return {str(ip_address(entry["dst"])): entry["lladdr"] for entry in json.loads(listed or "[]") if "lladdr" in entry}
+def neighbours(*places: Guest | str) -> set[tuple[str, str]]:
+    """The addresses, each with the MAC, that guests, or the host at interfaces, have in their tables."""
+    found = set()
+    for place in places:
+        listed = (
+            call(["ip", "-j", "neigh", "show", "dev", place])
+            if isinstance(place, str)
+            else place.run("ip -j neigh show dev eth0").output
+        )
+        found |= {(str(ip_address(e["dst"])), e["lladdr"]) for e in json.loads(listed or "[]") if "lladdr" in e}
+    return found
 
 
 def learned(bridge: str, prefix: str) -> int:

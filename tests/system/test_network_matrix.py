@@ -1,7 +1,7 @@
 """The network on real guests: attacks on neighbours, who reaches whom, live swaps, and guests that come and go.
 
-One boot of four guests: a1 (the attacker) and a2 of tenant red, b1 and b2 of tenant blue, and the host as gateway.
-Everything is tried on the stock network first.
+One boot of four guests: a1 (the attacker) and a2 of tenant red, b1 and b2 of tenant blue, and the host as gateway;
+another one of the same four where the host routes to each. Everything is tried on the stock network first.
 """
 
 import json
@@ -32,7 +32,7 @@ from lab.guests import Guest
 from lab.network import NetworkSpec
 from lab.residue import look, residue
 from tests.system.attacks import SERVICE, attacks
-from tests.system.matrix import TIMES, Column, Stage, attacked, staged
+from tests.system.matrix import TIMES, Column, Stage, attacked, scanned, staged, targets
 from tests.system.observed import Watcher, dropped, in_force
 from tests.system.product import Product, installed, wait_for
 
@@ -61,32 +61,47 @@ BUILD = Path(__file__).parents[2] / "build"
 EVIDENCE_WITHIN_S = 1.0
 
 
-@pytest.fixture(scope="module", params=["bridged"])
+Reach = dict[tuple[str, str, str], bool]
+BRIDGED = pytest.mark.parametrize("stage", ["bridged"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["bridged", pytest.param("routed", marks=pytest.mark.long)])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
     before = look()
-    with staged(NetworkSpec("matrix", "10.61.0.0/24", "fd61::/64")) as made:
+    with staged(NetworkSpec("matrix", "10.61.0.0/24", "fd61::/64", routed=request.param == "routed")) as made:
         yield made
     assert residue(before) == []
 
 
-@pytest.fixture(scope="module")
-def free(stage: Stage) -> dict[tuple[str, str, str], bool]:
-    """Who reaches whom before there is a product."""
-    return reached(stage)
+@dataclass(frozen=True)
+class Free:
+    """What is reached before there is a product: the host by two of the guests, and on a bridge who by whom."""
+
+    host: dict[str, set[str]]
+    pairs: Reach
 
 
 @pytest.fixture(scope="module")
-def control(stage: Stage, free: dict[tuple[str, str, str], bool]) -> Column:
+def free(stage: Stage) -> Free:
+    return Free({name: scanned(stage, name) for name in SCANNERS}, {} if stage.routed else reached(stage))
+
+
+@pytest.fixture(scope="module")
+def control(stage: Stage, free: Free) -> Column:
     """The stock network, before there is a product; tables that were poisoned stay so, thus after who reaches whom."""
     stage.meet()
     return attacked(stage)
 
 
 @pytest.fixture(scope="module")
-def product(stage: Stage, control: Column, free: dict[tuple[str, str, str], bool]) -> Iterator[Product]:
+def product(stage: Stage, control: Column) -> Iterator[Product]:
+    stage.unroute()
     with installed(Path("/run"), f"hvt-{secrets.token_hex(3)}") as made:
         made.up(stage.policy(PATHS))
         wait_for("everything bound", made.ready, within_s=20)
+        asked = f"ping -q -c 1 -W 2 {stage.cast.gateway.four} && ping -q -c 1 -W 2 {stage.cast.gateway.six}"
+        for guest in stage.guests.values():
+            wait_for("the way to the gateway", lambda guest=guest: guest.run(asked).exit == 0, within_s=20)
         # Judged as always, and not limited: what holds here are the ports, not the limits of a verdict.
         for guest in stage.guests.values():
             assert made.call("exempt", guest.domain, "--until", "2h").returncode == 0
@@ -119,31 +134,36 @@ def conversing(guest: Guest, stage: Stage, others: list[str], seconds: float) ->
     return Honest(json.loads(done.output))
 
 
-def table(control: Column, protected: Column) -> str:
+def table(stage: Stage, control: Column, protected: Column) -> str:
     """Both columns, for people."""
     words = {True: "succeeds", False: "blocked"}
-    lines = ["| attack | IP | shows at | stock bridge | Hypervigil |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {cell.name} | {cell.family} | {cell.at} | {words[control.succeeded[cell]]} | {words[succeeded]} |"
-        for cell, succeeded in protected.succeeded.items()
-    ]
-    blocked = f"{len(control.succeeded)} attacks; blocked: {control.blocked:.0%} and {protected.blocked:.0%}"
+    stock = "stock routing" if stage.routed else "stock bridge"
+    lines = [f"| attack | IP | shows at | {stock} | Hypervigil |", "|---|---|---|---|---|"]
+    for cell, succeeded in protected.succeeded.items():
+        told = (
+            ("no such neighbour",) * 2
+            if cell in control.needless
+            else (words[control.succeeded[cell]], words[succeeded])
+        )
+        lines.append(f"| {cell.name} | {cell.family} | {cell.at} | {' | '.join(told)} |")
+    blocked = f"{len(control.counted)} attacks; blocked: {control.blocked:.0%} and {protected.blocked:.0%}"
     return "\n".join([*lines, "", blocked]) + "\n"
 
 
-@pytest.mark.req("T-NET-1", "A23", "A34", "A124", "A133")
+WORKING = {
+    False: ("sniffing: ", "ARP reply: ", "ND advertisement: ", "DHCP offer", "router advertisement"),
+    True: ("ARP question", "ND solicitation", "DHCP offer"),
+}
+"""What succeeds on a stock host, on a bridge and routed, besides forged senders."""
+
+
+@pytest.mark.req("T-NET-1", "A23", "A32", "A34", "A124", "A133")
 def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, control: Column, product: Product) -> None:
     a1 = stage.guests["a1"]
     names = {cell.name for cell, succeeded in control.succeeded.items() if succeeded}
-    for kind in (
-        "sniffing: ",
-        "ARP reply: ",
-        "a2's MAC",
-        "a2's IPv4 address",
-        "a2's IPv6 address",
-        "ND advertisement: ",
-    ):
-        assert any(name.startswith(kind) for name in names), f"the control: {kind} fails on a stock bridge"
+    for kind in (*WORKING[stage.routed], "a2's MAC", "a2's IPv4 address", "a2's IPv6 address"):
+        assert any(name.startswith(kind) for name in names), f"the control: {kind} fails on a stock host"
+    assert [cell for cell in control.needless if control.succeeded[cell]] == [], "the control: there are neighbours"
 
     pin_dir = product.places.pin_dir
     before = dropped(pin_dir)
@@ -163,9 +183,9 @@ def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, con
     wall = time.time() - time.monotonic()
     added = {mac: count.since(before[mac]) for mac, count in dropped(pin_dir).items()}
 
-    said = table(control, protected)
+    said = table(stage, control, protected)
     BUILD.mkdir(exist_ok=True)
-    (BUILD / "network-matrix-bridged.md").write_text(said, encoding="utf-8")
+    (BUILD / f"network-matrix-{'routed' if stage.routed else 'bridged'}.md").write_text(said, encoding="utf-8")
     print(said)
 
     assert [cell for cell, succeeded in protected.succeeded.items() if succeeded] == []
@@ -197,6 +217,30 @@ def test_every_attack_on_neighbours_ends_at_the_attackers_port(stage: Stage, con
     assert {(c.name, c.role) for c in judged} == {(a1.domain, "attacker")}
     accused = {c.name for c in product.cases() if c.role == "attacker"}
     assert accused == {a1.domain}, "and nobody else"
+
+
+# --- what of the host answers ---
+SCANNERS = ("a1", "b2")
+TO_THE_OUTSIDE = """
+[[path]]
+name = "anything outside"
+from = "any"
+to = "outside"
+services = "any"
+"""
+
+
+@pytest.mark.req("T-NET-5", "A29")
+def test_only_declared_ports_of_the_host_answer(stage: Stage, free: Free, product: Product, tmp_path: Path) -> None:
+    everything = set(targets(stage))
+    for name in SCANNERS:
+        assert everything - free.host[name] == set(), f"the control: not all of the host answers {name}"
+    applied(product, stage.policy(PATHS + TO_THE_OUTSIDE, outside=True), tmp_path / "policy.toml")
+    gateway = stage.cast.gateway
+    declared = {f"{kind}/{end}/{SERVICE}" for kind in ("tcp", "udp") for end in (gateway.four, gateway.six)}
+    for name in SCANNERS:
+        assert scanned(stage, name) == declared
+    print(f"{len(everything)} ports of {len(stage.gateway.addresses)} addresses asked: {len(declared)} declared answer")
 
 
 # --- who reaches whom ---
@@ -235,10 +279,10 @@ def asked(stage: Stage, source: str) -> dict[tuple[str, str], str]:
     return found
 
 
-def reached(stage: Stage) -> dict[tuple[str, str, str], bool]:
+def reached(stage: Stage) -> Reach:
     """What really comes about: every ordered pair of guests, and each guest with the gateway."""
 
-    def try_all(source: str) -> dict[tuple[str, str, str], bool]:
+    def try_all(source: str) -> Reach:
         words = asked(stage, source)
         known = [
             f"ip neigh replace {address} lladdr {host.mac} dev eth0 nud permanent"
@@ -256,7 +300,7 @@ def reached(stage: Stage) -> dict[tuple[str, str, str], bool]:
         return {key: came for found in pool.map(try_all, stage.guests) for key, came in found.items()}
 
 
-def decided(stage: Stage, product: Product) -> dict[tuple[str, str, str], bool]:
+def decided(stage: Stage, product: Product) -> Reach:
     """What the specification says of the policy and the VMs that the product tells of."""
     told = ask(layout(product).control_socket, ShowNetwork())
     policy, known = msgspec.convert(told["policy"], Policy), msgspec.convert(told["inventory"], Inventory)
@@ -290,11 +334,10 @@ def layout(product: Product) -> Layout:
     return Layout(product.places.run_dir, product.places.state_dir, product.places.pin_dir)
 
 
+@BRIDGED
 @pytest.mark.req("T-NET-2", "A26", "A90")
-def test_every_ordered_pair_equals_the_policy(
-    stage: Stage, product: Product, free: dict[tuple[str, str, str], bool], tmp_path: Path
-) -> None:
-    assert all(free.values()), f"the control: {[cell for cell, came in free.items() if not came]}"
+def test_every_ordered_pair_equals_the_policy(stage: Stage, product: Product, free: Free, tmp_path: Path) -> None:
+    assert all(free.pairs.values()), f"the control: {[cell for cell, came in free.pairs.items() if not came]}"
     for number, rules in enumerate((PATHS, OTHER_PATHS, PATHS)):
         applied(product, stage.policy(rules), tmp_path / "policy.toml")
         wanted = decided(stage, product)
@@ -356,6 +399,7 @@ def probed(stage: Stage, source: str, target: str, seconds: float, meanwhile: Ca
     return Probe(sent["sent"], sent["sent"] / sent["seconds"], arrived, int(there.run(untaken).output) - before)
 
 
+@BRIDGED
 @pytest.mark.long
 @pytest.mark.req("T-NET-2")
 def test_live_swaps_let_nothing_through_and_lose_nothing(stage: Stage, product: Product, tmp_path: Path) -> None:
@@ -391,6 +435,7 @@ def test_live_swaps_let_nothing_through_and_lose_nothing(stage: Stage, product: 
 
 
 # --- guests that come and go ---
+@BRIDGED
 @pytest.mark.req("T-NET-1", "A204")
 def test_protection_follows_a_guest_that_starts_again_and_one_that_is_restored(
     stage: Stage, product: Product, tmp_path: Path

@@ -19,6 +19,7 @@ from lab.guests import Guest, GuestSpec, destroy_all, start_all
 from lab.network import Network, Networks, NetworkSpec
 from lab.residue import look, residue
 from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, mac_of, udp
+from tests.system.matrix import forwarding
 from tests.system.observed import dropped
 from tests.system.product import Product, installed, kill, wait_for
 
@@ -26,7 +27,6 @@ pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.long, pytest.mar
 
 TENANTS = {"r1": "red", "r2": "red", "r3": "blue"}
 TIMES = 20
-SETTINGS = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class Stage:
 def stage() -> Iterator[Stage]:
     before = look()
     with ExitStack() as stack:
-        forwarding = SETTINGS.read_text(encoding="ascii")
-        stack.callback(SETTINGS.write_text, forwarding, encoding="ascii")
-        SETTINGS.write_text("1", encoding="ascii")
+        stack.enter_context(forwarding())
         stack.enter_context(libvirtd.running())
         spec = NetworkSpec("far", "10.63.0.0/24", "fd63::/64", routed=True)
         network = stack.enter_context(Networks([spec]))["far"]
