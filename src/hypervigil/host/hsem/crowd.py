@@ -4,11 +4,13 @@ What each of a flood's requests looks like tells nothing (paper: "ineffectual if
 intentions"); that one source asks for more than all together ever did, until there is no CPU left for the others, does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.facts import Dossier, Facts, Surge
-from hypervigil.host.hsem.table import Matrix
+from hypervigil.host.hsem.table import Matrix, Table
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -17,6 +19,10 @@ GROWN = 4.0
 """So many times what is usual is asked: below, a service that has no CPU left is short of CPU, not attacked."""
 FULL = 0.9
 """Of a VM's CPU: above, what more is asked is at the others' cost."""
+SAMPLE_S, SLACK_S = 1.0, 0.25
+"""So far apart are samples of CPU, and so much may they come early or late."""
+LASTING_S = 1.5
+"""Seconds of CPU, in a full sample and the one before it, by which a burst is none."""
 BUSY_TAIL = 0.75
 """A VM whose own 95th percentile of a resource is above this is at work, not overloaded."""
 CAPACITIES = {"cpu-near-capacity": Metric.CPU, "memory-near-capacity": Metric.MEMORY}
@@ -41,28 +47,42 @@ def pressed(facts: Facts) -> tuple[Surge, list[Peer]] | None:
     return None
 
 
-def press(dossier: Dossier | None, usual: float, now: Instant) -> Facts | None:
-    """Of a VM that has no CPU left, of which ``usual`` is its own 95th percentile: write down that a few press it, if
-    they do; the facts, where that was not known.
+def press(dossier: Dossier | None, usual: float, now: Instant, *, lasting: bool) -> Facts | None:
+    """Of a VM that has no CPU left, of which ``usual`` is its own 95th percentile: the facts if a few press it, where
+    that was not known; written down as known once it is ``lasting``.
     """
     if dossier is None or dossier.near_capacity or not usual < BUSY_TAIL:
         return None
     facts = dossier.facts(now, 0)
     if pressed(facts) is None:
         return None
-    dossier.near_capacity = True
+    dossier.near_capacity = lasting
     return facts
 
 
 class Full:
-    """Whose CPU was used up in the last two whole seconds. Bounded by who runs."""
+    """Who has no CPU left. A sample tells of about a second, is repeated until the next, and falls where it likes: so
+    the one before, into which the beginning fell, counts by what it tells. Bounded by who runs.
+    """
 
     def __init__(self) -> None:
-        self._before: frozenset[VmId] = frozenset()
+        self._table = Table(sample=(), before=(), age=())
 
-    def see(self, vms: Sequence[VmId], cpu: Matrix) -> list[VmId]:
-        """Take in one second; ``cpu``: shape ``(len(vms),)``, shares of each VM's own CPUs, NaN where unseen."""
-        now = [vms[row] for row in (cpu >= FULL).nonzero()[0].tolist()]
-        lasting = [vm for vm in now if vm in self._before]
-        self._before = frozenset(now)
-        return lasting
+    def keep(self, vms: Iterable[VmId]) -> None:
+        """Forget all others."""
+        self._table.keep(vms)
+
+    def see(self, vms: Sequence[VmId], cpu: Matrix, interval_s: float) -> list[tuple[VmId, bool]]:
+        """Who is at it in this interval, and whether it is lasting: for ``LASTING_S`` of two seconds.
+
+        ``cpu``: shape ``(len(vms),)``, shares of each VM's own CPUs, NaN where unseen.
+        """
+        rows = self._table.rows(vms)
+        sample, age = self._table["sample"][rows], self._table["age"][rows] + np.float32(interval_s)
+        fresh = ((cpu != sample) & (age >= SAMPLE_S - SLACK_S)) | (age >= SAMPLE_S + SLACK_S)
+        before = np.where(fresh, sample, self._table["before"][rows])
+        sample = np.where(fresh, cpu, sample)
+        self._table["sample"][rows], self._table["before"][rows] = sample, before
+        self._table["age"][rows] = np.where(fresh, np.float32(0.0), age)
+        lasting = sample + before >= LASTING_S
+        return [(vms[row], bool(lasting[row])) for row in np.flatnonzero(sample >= FULL).tolist()]

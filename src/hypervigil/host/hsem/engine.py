@@ -145,6 +145,7 @@ class Hsem:
         self._watch.keep(tuple(running))
         self._turns.keep(running)
         self._lookback.keep(running)
+        self._full.keep(running)
         self._outside.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
@@ -181,6 +182,9 @@ class Hsem:
                 self._files.grow(record.dossier, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
+        if not report.partial:
+            for vm, lasting in self._full.see(report.vms, values[:, Metric.CPU], report.interval_s):
+                decisions += self._exhausted(self._record(vm), now, lasting=lasting)
         return decisions + self._look_back(report, values, suspects, now)
 
     def given(self, grants: Iterable[Limit]) -> None:
@@ -226,8 +230,6 @@ class Hsem:
         for notice in report.notices:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
-        for vm in self._full.see(report.vms, values[:, Metric.CPU]):
-            decisions += self._exhausted(self._record(vm), now)
         tails = self._history.tails(report.vms)
         taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._whom_it_asks)
         self._judged = 0
@@ -276,9 +278,10 @@ class Hsem:
         dossier.cpu = notice.value if metric is Metric.CPU else None
         return self._open(record, dossier, (notice,), now)
 
-    def _exhausted(self, record: Watched, now: Instant) -> list[Decision]:
+    def _exhausted(self, record: Watched, now: Instant, *, lasting: bool) -> list[Decision]:
         """No CPU is left to a VM: if a few ask for far more than ever, its case does not wait for HREM's notice."""
-        facts = press(record.dossier or record.draft, self._history.usual(record.vm, Metric.CPU), now)
+        usual = self._history.usual(record.vm, Metric.CPU)
+        facts = press(record.dossier or record.draft, usual, now, lasting=lasting)
         if facts is None or record.dossier is not None or record.draft is None:
             return []
         record.draft.opened_at = now
