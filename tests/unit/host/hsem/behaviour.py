@@ -247,6 +247,18 @@ def floods_from_many(sources: int, target: str, per_s: float, *, network: str = 
     return behave
 
 
+def floods_by_udp_from_strangers(target: str, per_s: float) -> Behaviour:
+    """Datagrams that ask, each from another invented sender."""
+    pace, number = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            number[0] += 1
+            scene.send(f"198.19.{number[0] // 250 % 250}.{number[0] % 250}", target, UDP, 1)
+
+    return behave
+
+
 def is_answered_by_everybody(target: str, sources: int, per_s: float) -> Behaviour:
     """What others forged requests for in its name: answers of servers that it never asked anything."""
     pace, turn = Pace(per_s), [0]

@@ -13,6 +13,7 @@ from tests.unit.host.hsem.behaviour import (
     UDP,
     browses,
     floods,
+    floods_by_udp_from_strangers,
     floods_from_many,
     floods_from_strangers,
     floods_open_port,
@@ -94,6 +95,27 @@ def test_a_flood_from_outside_beside_one_from_inside(scene: Scene) -> None:
     scene.begin(floods_open_port(STRANGER, "web", 300), floods_open_port("mallory", "web", 300)).run(5)
     assert scene.blamed() == {"mallory"}
     assert set(scene.roles("web")) == {Role.VICTIM}
+
+
+@pytest.mark.req("T-NET-7", "A131")
+def test_a_flood_by_all_at_once_is_held_back_wherever_it_comes_from() -> None:
+    """In the names of thousands outside, by SYNs and datagrams, and by three of this host."""
+    scene = Scene("web", "alice", "mallory", "bob", "carol")
+    scene.begin(browses("alice", "web", 8)).learn(60).older(10)
+    scene.begin(
+        floods_from_strangers("web", 3000),
+        floods_by_udp_from_strangers("web", 1500),
+        floods("mallory", "web", 1000, SYN),
+        floods("bob", "web", 1000, UDP),
+        floods_open_port("carol", "web", 1000),
+    ).run(15)
+    assert scene.blamed() == {"mallory", "bob", "carol"}
+    assert set(scene.roles("web")) == {Role.VICTIM}
+    held = {(one.kind, one.classes) for one in scene.limits("web")}
+    assert held == {(LimitKind.SOURCE_PROOF, frozenset()), (LimitKind.PACKETS, frozenset({UDP}))}
+    within_s = [min(one.since for one in scene.ordered(name)) - scene.begun_at for name in scene.blamed() | {"web"}]
+    assert max(within_s) <= 1.0, "a twentieth of a flood of 20 s"
+    assert scene.ordered("alice") == []
 
 
 def test_a_reflector_is_muffled_and_not_blamed(scene: Scene) -> None:
