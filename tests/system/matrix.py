@@ -24,7 +24,7 @@ UNLEARNED, STOLEN, BETWEEN, BETWEEN6 = 201, 202, 203, 204
 HIDDEN, CLOSED = (7022, 7053), 7081
 """Ports of the host where something listens that is not for guests, and one where nothing does."""
 OTHER = NetworkSpec("other", "10.62.0.0/24", "fd62::/64")
-MANAGEMENT = NetworkSpec("mgmt", "198.51.100.0/24", "fd99::/64")
+MANAGEMENT = NetworkSpec("mgmt", "10.63.0.0/24", "fd63::/64")
 METADATA = "169.254.169.254"
 _FORWARDING = Path("/proc/sys/net/ipv6/conf/all/forwarding")
 LOCKED_S = 1.2  # for a second after a change an address's entry believes nobody (the kernel's locktime)
