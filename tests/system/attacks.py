@@ -77,6 +77,8 @@ class Attack:
     drops: tuple[ForgedKind | None, ...]
     believed: str | None = None
     batch: int = 0
+    of_a_link: bool = False
+    """It takes another's link-local address, which is that one's only where both are on the same link."""
 
     @property
     def shown(self) -> Shown:
@@ -123,6 +125,7 @@ class Catalogue:
         *frames: Callable[[bytes], bytes],
         believed: str | None = None,
         batch: int | None = None,
+        of_a_link: bool = False,
     ) -> None:
         """``frames`` make the frames, each from its tag. Without a batch, claims come after everything else."""
         number = len(self.attacks) + 1
@@ -131,7 +134,7 @@ class Catalogue:
         self.attacks.append(
             Attack(
                 number, name, family, at.name, tuple(make(tag) for make in frames), each, believed,
-                batch if batch is not None else int(believed is not None),
+                batch if batch is not None else int(believed is not None), of_a_link,
             )
         )  # fmt: skip
 
@@ -232,6 +235,7 @@ def _neighbours(made: Catalogue) -> None:
     made.add(
         "ND advertisement: a2's link-local address is me", "6", b1, ForgedKind.ND,
         say(a1.local, b1, ALL_NODES, advertisement(a2.local, a1.mac)), believed=a2.local, batch=2,
+        of_a_link=True,
     )  # fmt: skip
     made.add(
         "ND: a2's address is taken", "6", a2, ForgedKind.IPV6, say("::", a2, ALL_NODES, solicitation(a2.six, None))
@@ -252,7 +256,7 @@ def _senders(made: Catalogue) -> None:
     made.add("b1's IPv6 address", "6", a2, ForgedKind.IPV6, six(b1.six, a1.mac, a2))
     made.add("the gateway's IPv4 address", "4", a2, ForgedKind.IPV4, four(gw.four, a1.mac, a2))
     made.add("the gateway's IPv6 address", "6", a2, ForgedKind.IPV6, six(gw.six, a1.mac, a2))
-    made.add("a2's link-local address", "6", b1, ForgedKind.IPV6, six(a2.local, a1.mac, b1))
+    made.add("a2's link-local address", "6", b1, ForgedKind.IPV6, six(a2.local, a1.mac, b1), of_a_link=True)
     for to in (b1, gw):
         made.add("a2's IPv4 address", "4", to, ForgedKind.IPV4, four(a2.four, a1.mac, to))
         made.add("a2's IPv6 address", "6", to, ForgedKind.IPV6, six(a2.six, a1.mac, to))
