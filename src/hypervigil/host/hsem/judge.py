@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
+from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.guesses import guesses
@@ -280,8 +280,12 @@ def from_outside(facts: Facts) -> bool:
     if outside and sum(peer.packets for peer in outside) >= total / 2:
         return True
     # Many sources of few packets each: most are not told by name, and are like most of those that are.
-    untold = sum(facts.side(Direction.IN).tried) - total
-    return untold >= total and len(outside) > len(peers) / 2
+    into = facts.side(Direction.IN)
+    untold = sum(into.tried) - total
+    if len(outside) <= len(peers) / 2:
+        return False
+    # A neighbour may flood as well, and by more: what comes from everywhere beside it is a flood for all that.
+    return untold >= total or (facts.fan_in >= EVERYWHERE and untold >= sum(into.usual) + MIN_PACKETS)
 
 
 def _flooded(facts: Facts) -> Verdict | None:

@@ -205,9 +205,11 @@ def _new_destinations(bounds: Bounds) -> Wanted:
 
 
 def _inbound(facts: Facts, surge: Surge, bounds: Bounds) -> list[Wanted]:
-    """By source where few sources send most of it; else SYNs by proof of source, other classes as a whole."""
-    total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in facts.busiest(Direction.IN)))
-    sources: list[Peer] = hit(facts, surge)[:FEW]
+    """By source where few sources outside send most of it; else SYNs by proof of source, other classes as a whole."""
+    peers = facts.busiest(Direction.IN)
+    inside = sum(peer.packets for peer in peers if peer.other != OUTSIDE)  # limited where they are
+    total = max(sum(facts.side(Direction.IN).tried), sum(peer.packets for peer in peers)) - inside
+    sources: list[Peer] = [peer for peer in hit(facts, surge) if peer.other == OUTSIDE][:FEW]
     if total and sum(peer.packets for peer in sources) >= MOST_OF_IT * total:
         value = size(surge.tail, bounds)
         return [
