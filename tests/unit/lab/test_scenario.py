@@ -160,11 +160,16 @@ def test_names_become_addresses_and_a_shells_own_variables_stay() -> None:
     )
 
 
+CROWDED = {"flood-of-all": 7}
+"""A server with its client, three who flood it, and a pair that must not feel it; these do one small thing each."""
+
+
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
 def test_the_scenarios_are_sound_and_named_like_their_files(path: Path) -> None:
     scenario = load(path)
     assert scenario.name == path.stem
-    assert len(scenario.guest) <= 3, "more do not fit on two cores"
+    most = CROWDED.get(path.stem, 3)
+    assert len(scenario.guest) <= most, "more do not fit on two cores"
     assert scenario.expect
 
 
