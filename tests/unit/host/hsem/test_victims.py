@@ -109,7 +109,17 @@ def test_a_flood_by_all_at_once_is_held_back_wherever_it_comes_from(inside: int)
         floods("mallory", "web", inside, SYN),
         floods("bob", "web", inside, UDP),
         floods_open_port("carol", "web", inside),
-    ).run(15)
+    )
+    alice = ("alice", "web", SYN)
+    before = scene.offered[alice], scene.delivered[alice]
+    scene.run(20)
+    offered, delivered = ({key: n for key, n in counts.items() if key[1] == "web" and key[0] != "alice"}
+                          for counts in (scene.offered, scene.delivered))  # fmt: skip
+    share = sum(delivered.values()) / sum(offered.values())
+    kept = (scene.delivered[alice] - before[1]) / (scene.offered[alice] - before[0])
+    print(f"{share:.2%} of {sum(offered.values())} packets arrive, {kept:.1%} of what an honest client begins")
+    assert share <= 0.05
+    assert kept >= 0.8
     assert scene.blamed() == {"mallory", "bob", "carol"}
     assert set(scene.roles("web")) == {Role.VICTIM}
     held = {(one.kind, one.classes) for one in scene.limits("web")}
