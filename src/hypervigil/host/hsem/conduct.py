@@ -57,6 +57,7 @@ REPEATED = 6.0
 """SYN-ACKs per SYN that nobody takes up: the first and five repetitions (Linux's ``tcp_synack_retries``)."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
+_NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
 
 
 class Conduct(IntEnum):
@@ -218,13 +219,21 @@ def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool)
     if mine.share_ripe(TrafficClass.TCP) < MOST / 2:
         return Conduct.HONEST  # the first acknowledgements are still on their way
     least = (HEARD if slow else ACKNOWLEDGED) * share
-    deaf = sum(p.packets for p in peers if p.answers - p.resets < least * p.packets)
+    deaf = sum(p.packets - p.openings for p in peers if p.answers - p.resets < least * p.packets)
+    deaf -= _unheard_besides(mine, theirs, peers)
     back = theirs.passed[TrafficClass.TCP] + sum(p.unseen for p in peers)
     if share * deaf < max(1.0, MOST * sent) and back >= least * mine.unusual(TrafficClass.TCP):
         return Conduct.HONEST
     # Mere acknowledgements, and nothing that they are for: it may come another way, where nobody looks.
     small = sum(p.octets for p in peers) <= ACKNOWLEDGEMENT * sum(p.packets for p in peers)
     return Conduct.UNCLEAR if slow and small and not any(theirs.tried) else Conduct.HOSTILE
+
+
+def _unheard_besides(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> float:
+    """Packets of who does not answer that are no TCP and begin nothing: calls, pictures, files for a group."""
+    silent = sum(mine.tried[c] for c in _NO_TCP if theirs.tried[c] < HEARD * mine.tried[c])
+    begun = sum(peer.openings for peer in peers) - mine.tried[TrafficClass.SYN]
+    return max(0.0, silent - max(0.0, begun))
 
 
 def _spreading(peak_pps: float) -> Conduct:
@@ -264,7 +273,8 @@ def _datagrams(
     sent = share * sum(p.packets for p in streams)
     if heard >= max(1.0, HEARD * sent):
         return Conduct.ANSWERING
-    few = len(asking) <= FEW and len(streams) <= FEW
+    silent = [p for p in streams if p.answers - p.resets < HEARD * p.packets]  # conversations by TCP are not
+    few = len(asking) <= FEW and len(silent) <= FEW
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
 
 

@@ -134,6 +134,22 @@ def copies(sender: str, receiver: str, per_s: float, *, packets_per_ack: int = 2
     return behave
 
 
+def in_turns(clients: list[str], friend: str, server: str, *, phase: int) -> Behaviour:
+    """Two intervals of requests on new connections, one of many on one that stays; all are answered."""
+    turn = [phase]
+
+    def behave(scene: Scene, _: float) -> None:
+        turn[0] += 1
+        if turn[0] % 3 == 0:
+            scene.send(server, friend, TCP, scene.send(friend, server, TCP, 300, octets=150), octets=700)
+            return
+        for client in clients:
+            accepted = scene.send(server, client, SYNACK, scene.send(client, server, SYN, 8))
+            scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * accepted, octets=150), octets=700)
+
+    return behave
+
+
 def pings(who: str, targets: list[str], per_s: float) -> Behaviour:
     """Asks every one of them in turn, so many a second in all; all answer."""
     pace, turn = Pace(per_s), [0]

@@ -17,6 +17,7 @@ from tests.unit.host.hsem.behaviour import (
     floods,
     floods_open_port,
     for_,
+    in_turns,
     is_ahead_of_its_service,
     meets_peers,
     pings,
@@ -62,6 +63,29 @@ def test_it_is_neither_suspected_nor_limited(kind: str) -> None:
     scene = town().begin(HONEST[kind]).run(20)
     assert scene.suspected() == set()
     assert scene.limited() == set()
+
+
+@pytest.mark.parametrize("besides", [casts("film", ["bob"], 300), streams("film", "bob", 95, reports_per_s=0)])
+def test_what_nobody_answers_besides_tcp_makes_no_attack_of_it(scene: Scene, besides: Behaviour) -> None:
+    """Of a peer only the sum of all that it said is known: what is no TCP of it went without an answer as well."""
+    scene.begin(besides).run(3)
+    scene.begin(browses("bob", "web", 15)).run(5)
+    assert scene.suspected() == set()
+
+
+def test_a_call_is_one_whoever_else_is_talked_with(scene: Scene) -> None:
+    """Conversations by TCP, however many, are not those to whom the datagrams go."""
+    scene.begin(*[browses("alice", f"203.0.113.{n}", 4) for n in range(6)]).learn()
+    scene.begin(streams("alice", RESOLVER, 90, reports_per_s=0)).run(10)
+    assert scene.suspected() == set()
+
+
+@pytest.mark.parametrize("phase", range(3))
+def test_a_new_look_may_come_just_after_many_connections_began(scene: Scene, phase: int) -> None:
+    """Who began them is not seen any more in that interval: they are not for that reason taken up by nobody."""
+    clients = [f"203.0.113.{n}" for n in range(1, 6)]
+    scene.older(100).begin(in_turns(clients, "alice", "web", phase=phase)).run(8)
+    assert scene.suspected() == set()
 
 
 def test_it_may_also_begin_and_end_and_begin(scene: Scene) -> None:
