@@ -12,6 +12,7 @@ from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
+from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
@@ -61,6 +62,7 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._slow = Slow()
+        self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
@@ -182,6 +184,7 @@ class Hsem:
                 self._files.grow(record.dossier, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
+        self._lately.add(report, values, now)
         return decisions + self._look_back(report, values, suspects, now)
 
     def given(self, grants: Iterable[Limit]) -> None:
@@ -318,7 +321,7 @@ class Hsem:
             draft = record.draft = self._file(record.vm, now)
             draft.reports = 1
             recent = self._watch.recent(record.vm)
-            for peer in look.scaled(recent.counts):
+            for peer in look.recent(recent.counts, self._lately.of(record.vm, now)):
                 draft.add_peer(peer, look.room)
             self._files.mark(draft, look, now)
             draft.failures = recent.refused + recent.counts[Metric.IN_RST]
