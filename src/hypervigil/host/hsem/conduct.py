@@ -55,6 +55,10 @@ MOST = 0.5
 """What holds for this share of an excess holds for it."""
 REPEATED = 6.0
 """SYN-ACKs per SYN that nobody takes up: the first and five repetitions (Linux's ``tcp_synack_retries``)."""
+TRIED = 7.0
+"""SYNs per connection that nobody answers: the first and six repetitions (Linux's ``tcp_syn_retries``)."""
+HARDLY_ANY = 0.05
+"""Of tries, so few answers: those of whoever else is asked."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 _NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
@@ -179,11 +183,21 @@ def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - taken_up)
     excess = passed - min(mine.usual[TrafficClass.SYN], passed / 2)
     # Of what is new nothing is known: it counts as what is ripe does.
-    found = _by_share((unanswered + max(refused, broken)) / max(1.0, min(excess, ripe)))
+    judged = max(1.0, min(excess, ripe))
+    found = _by_share((unanswered + max(refused, broken)) / judged)
+    if unanswered >= LED_TO_NOTHING * judged and _silence(mine, theirs):
+        return min(found, Conduct.UNCLEAR)
     went_well = min(answered, taken_up) - broken - mine.usual[TrafficClass.SYN]
     if went_well >= DOES_WHAT_IT_CAN * excess and theirs.passed[TrafficClass.RST] < MOST * unanswered:
         return min(found, Conduct.UNCLEAR)
     return found
+
+
+def _silence(mine: Side, theirs: Side) -> bool:
+    """Whether a server that is away explains as many SYNs: its clients' tries, repeated, and now not a word from it."""
+    said = theirs.fresh[TrafficClass.SYNACK] + theirs.fresh[TrafficClass.RST]
+    few = said <= HARDLY_ANY * mine.fresh[TrafficClass.SYN]
+    return few and mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
 
 
 def _taken_up(mine: Side, peers: tuple[Peer, ...]) -> float:

@@ -150,6 +150,21 @@ def in_turns(clients: list[str], friend: str, server: str, *, phase: int) -> Beh
     return behave
 
 
+def asks_in_vain(client: str, server: str, per_s: float) -> Behaviour:
+    """Of a server that is away: each SYN is repeated after 1, 3, 7 and 15 seconds."""
+    pace, due, at = Pace(per_s), dict[int, int](), [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        new = pace(s)
+        for after in (1.0, 3.0, 7.0, 15.0):
+            step = round((at[0] + after) / s)
+            due[step] = due.get(step, 0) + new
+        scene.send(client, server, SYN, new + due.pop(round(at[0] / s), 0))
+        at[0] += s
+
+    return behave
+
+
 def pings(who: str, targets: list[str], per_s: float) -> Behaviour:
     """Asks every one of them in turn, so many a second in all; all answer."""
     pace, turn = Pace(per_s), [0]

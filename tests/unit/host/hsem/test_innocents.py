@@ -9,6 +9,7 @@ from tests.unit.host.hsem.behaviour import (
     TCP,
     UDP,
     acknowledges,
+    asks_in_vain,
     browses,
     calls,
     casts,
@@ -151,6 +152,17 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     scene.begin(streams("web", "alice", 300, reports_per_s=0)).run(40)
     assert scene.blamed() == set()
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+@pytest.mark.parametrize(("per_s", "blamed"), [(30, set()), (400, {"alice"})])
+def test_who_asks_a_server_that_is_away_repeats_it(per_s: float, blamed: set[str]) -> None:
+    """That may be several times as many tries as usual, and no more than these."""
+    client = browses("alice", "203.0.113.9", 20)
+    scene = Scene("alice").begin(client).learn()
+    scene.end(client)
+    scene.begin(asks_in_vain("alice", "203.0.113.9", per_s)).run(40)
+    assert scene.blamed() == blamed
+    assert blamed or not scene.limits("alice"), "it is free in the end"
 
 
 @pytest.mark.parametrize("for_s", [1.0, 3.0])
