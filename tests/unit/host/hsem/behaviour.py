@@ -37,6 +37,20 @@ def browses(client: str, server: str, per_s: float, *, wobble: float = 0.3, capa
     return behave
 
 
+def welcomes(server: str, per_s: float) -> Behaviour:
+    """So many clients a second that were never there before, one request each."""
+    pace, number = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            number[0] += 1
+            client = f"203.0.{number[0] // 250 % 250}.{number[0] % 250 + 1}"
+            scene.send(server, client, SYNACK, scene.send(client, server, SYN, 1))
+            scene.send(server, client, TCP, scene.send(client, server, TCP, 4, octets=150), octets=700)
+
+    return behave
+
+
 def resolves(client: str, resolver: str, per_s: float, *, times_larger: float = 2.0) -> Behaviour:
     """DNS queries and their answers."""
     pace = Pace(per_s, 0.3)

@@ -26,6 +26,7 @@ from tests.unit.host.hsem.behaviour import (
     resolves,
     sends_late,
     streams,
+    welcomes,
 )
 from tests.unit.host.hsem.conftest import RESOLVER, town
 from tests.unit.host.hsem.scene import Behaviour, Scene
@@ -152,6 +153,18 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     scene.begin(streams("web", "alice", 300, reports_per_s=0)).run(40)
     assert scene.blamed() == set()
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+def test_new_clients_of_a_server_at_its_capacity_are_no_hosts_that_it_looks_for() -> None:
+    """Its case lasts, they become many, and the only one that does not answer is where its logs go."""
+    scene = Scene("web").begin(
+        *[browses(f"198.51.100.{n}", "web", 4) for n in range(30)],
+        welcomes("web", 3),
+        streams("web", "198.51.100.200", 1, reports_per_s=0, downwards=True),
+    )
+    scene.learn().cpu["web"] = 0.97
+    scene.run(40)
+    assert scene.roles("web") == [Role.OVERLOADED]
 
 
 @pytest.mark.parametrize(("per_s", "blamed"), [(30, set()), (400, {"alice"})])
