@@ -56,6 +56,8 @@ VM_DAYS = 3000.0
 FINE = 0.1
 """This share of the VM-days is lived at the sensors' own beat."""
 LIFE_DAYS = 7.0
+LEAST_DAYS = 1 / 3
+"""A VM lives no shorter for the sake of more at once: a working day with its beginning."""
 TOGETHER = 400
 """So many VMs are simulated at once where there are days enough for each: it costs little more than one."""
 MOST_ATTACKERS = 1 / 1000
@@ -279,7 +281,7 @@ def live(
     tell: Progress = lambda _lived, _share: None,
 ) -> Lived:
     """So many VM-days at one beat."""
-    vms = max(1, math.ceil(max(vm_days / LIFE_DAYS, min(TOGETHER, vm_days))))
+    vms = max(1, math.ceil(max(vm_days / LIFE_DAYS, min(TOGETHER, vm_days / LEAST_DAYS))))
     seconds = vm_days / vms * DAY_S
     ordinary = Vms(
         [VmId(f"vm{n}") for n in range(vms)],
