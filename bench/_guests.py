@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from bench import _stream
-from bench._others import filterref, sleep_or_wake
+from bench._others import Dormant, filterref
 from bench._segment import Guest, Segment
 from hypervigil.model.ids import PortId
 from lab import libvirtd
@@ -93,7 +93,7 @@ class BetweenGuests:
         return (after - before) / took
 
 
-class DomainFilter:
+class DomainFilter(Dormant):
     """``clean-traffic`` in the domains' own definitions, put there while they run: libvirt makes their taps' rules."""
 
     def __init__(self, guests: tuple[LabGuest, LabGuest]) -> None:
@@ -101,14 +101,6 @@ class DomainFilter:
         self._tables = call(["nft", "list", "tables"])
         self._took = [self._update(guest, filterref(guest.address)) for guest in guests]
         self.take()
-
-    def put(self) -> None:
-        """Wake its rules."""
-        sleep_or_wake(awake=True)
-
-    def take(self) -> None:
-        """Put them to sleep."""
-        sleep_or_wake(awake=False)
 
     def change_ms(self) -> float | None:
         """One domain's address is another one, and its own again."""

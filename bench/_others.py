@@ -206,9 +206,16 @@ def filterref(address: str) -> str:
     return f"<filterref filter='clean-traffic'><parameter name='IP' value='{address}'/></filterref>"
 
 
-def sleep_or_wake(*, awake: bool) -> None:
-    """Take libvirt's table of bridged frames off its hooks, or put it there again."""
-    _nft("add table bridge nat" + ("" if awake else " { flags dormant; }"))
+class Dormant:
+    """Libvirt's table of bridged frames, off its hooks while it is not in force."""
+
+    def put(self) -> None:
+        """Wake its rules."""
+        _nft("add table bridge nat")
+
+    def take(self) -> None:
+        """Put them to sleep."""
+        _nft("add table bridge nat { flags dormant; }")
 
 
 @contextlib.contextmanager
@@ -241,7 +248,7 @@ def _connected(daemon: "subprocess.Popen[bytes]") -> libvirt.virConnect:
             time.sleep(0.05)
 
 
-class Nwfilter:
+class Nwfilter(Dormant):
     """Libvirt's ``clean-traffic`` on both guests' devices and on so many others, made by libvirt.
 
     Up to ``BY_LIBVIRT`` ports have a binding each. Libvirt starts dozens of programs for one, a second's work and more
@@ -260,14 +267,6 @@ class Nwfilter:
         if ports > BY_LIBVIRT:
             self._copy(range(BY_LIBVIRT, ports), guests)
         self.take()
-
-    def put(self) -> None:
-        """Wake its rules."""
-        sleep_or_wake(awake=True)
-
-    def take(self) -> None:
-        """Put them to sleep."""
-        sleep_or_wake(awake=False)
 
     def change_ms(self) -> float | None:
         """One VM's address is another one, for which libvirt takes away all its rules and makes them again."""

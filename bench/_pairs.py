@@ -4,21 +4,46 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 T95 = {2: 12.706, 4: 3.182, 8: 2.365, 16: 2.131, 24: 2.069, 32: 2.040, 48: 2.012}
-"""Student's t for a 95 % interval, by the number of pairs."""
+"""Student's t for a 95 % interval, by the number of pairs or blocks."""
+BLOCK = 16
+"""Pairs that are drawn together: what disturbs a machine lasts, so that neighbours are alike."""
+_DRAWS = 2000
 Pair = tuple[float, float]
 
 
 def mean(values: Sequence[float]) -> tuple[float, float]:
     """The mean of two or more values, and half of its 95 % interval."""
-    nearest = max((count for count in T95 if count <= len(values)), default=2)
-    return statistics.fmean(values), T95[nearest] * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), _student(len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _student(count: int) -> float:
+    return T95[max((known for known in T95 if known <= count), default=2)]
 
 
 def ratio(pairs: Sequence[Pair]) -> tuple[float, float]:
     """Of pairs (plain, other): the mean ratio and the lower end of its 95 % interval."""
     middle, spread = mean([math.log(other / plain) for plain, other in pairs])
     return math.exp(middle), math.exp(middle - spread)
+
+
+def middle_ratio(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Of dozens of pairs (plain, other): the mean of the middle half of ratios, and the lower end of its 95 % interval.
+
+    Another task that takes the CPU spoils a look by far more than what is sought, on either side alike; a quarter at
+    each end is left out. The interval is Student's, with the deviation by bootstrap over blocks of neighbours.
+    """
+    logs = np.log([other / plain for plain, other in pairs])
+    size = len(logs)
+    blocks = math.ceil(size / BLOCK)
+    starts = np.random.default_rng(0).integers(0, size, (_DRAWS, blocks, 1))
+    drawn = logs[(starts + np.arange(BLOCK)).reshape(_DRAWS, -1)[:, :size] % size]
+    cut = size // 4
+    middles = np.sort(np.vstack([logs, drawn]), axis=1)[:, cut : size - cut].mean(axis=1)
+    spread = _student(blocks) * middles[1:].std() * math.sqrt(blocks / (blocks - 1))
+    return math.exp(middles[0]), math.exp(middles[0] - spread)
 
 
 def excess(pairs: Sequence[Pair]) -> tuple[float, float]:

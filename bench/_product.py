@@ -112,7 +112,7 @@ class Product:
         """Put both guests' ports under the policy, and in ``limited`` under a limit."""
         for port in self.compiled.ports[:2]:
             self.plane.attach(port)
-        self.plane.change_fabric(self._change)
+            self.plane.change_fabric(self._change)  # one at a time: with two, all ports are written anew
         if self.limited:
             self._limit()
 

@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from bench._stream import PACKET, PORT, send_tcp, send_udp, take, udp_sink
+from bench._stream import PACKET, PORT, send_udp, udp_sink
+from bench._tcp import CONGESTION, REST, Stream, undisturbed
 from hypervigil.model.ids import PortId
 from tests.integration.wirelab import ethernet, ipv4, run, tcp, udp
 
@@ -30,6 +32,8 @@ _CHECKSUM_AND_TSO = 1 | 2 | 4
 _QUEUE = 1000
 _WRITES = 64
 """Frames between two looks at the clock."""
+_DROPPED = 11
+"""The column of frames not sent in /proc/net/dev."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Traffic(Protocol):
     """From the first guest to the second one."""
 
     def begin(self, measure: str) -> None:
-        """What is asked for next is ``pps`` or ``tcp_bps``."""
+        """What is asked for next is ``pps``, ``tcp_bps``, or that with both ends on one CPU, ``tcp_one_cpu_bps``."""
         ...
 
     def packets_per_s(self, seconds: float) -> float:
@@ -88,7 +92,7 @@ def _await_forwarding(device: str) -> None:
 
 # --- namespaces -------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def veths() -> Iterator[Segment]:
+def veths(congestion: str = CONGESTION) -> Iterator[Segment]:
     """A bridge with two namespaces as guests, in the network namespace of the caller."""
     tag, names = secrets.token_hex(3), []
     with _bridge(), contextlib.ExitStack() as stack:
@@ -108,7 +112,7 @@ def veths() -> Iterator[Segment]:
             Guest(f"hvp{n}", socket.if_nametoindex(f"hvp{n}"), MACS[n], ADDRESSES[n], namespace=names[n])
             for n in (0, 1)
         )
-        traffic = _BetweenNamespaces(one, other_one)
+        traffic = _BetweenNamespaces(one, other_one, congestion)
         stack.callback(traffic.close)
         yield Segment((one, other_one), traffic)
 
@@ -116,7 +120,7 @@ def veths() -> Iterator[Segment]:
 class _BetweenNamespaces:
     """Senders and receivers in the guests' namespaces, started once and told when to run."""
 
-    def __init__(self, sender: Guest, receiver: Guest) -> None:
+    def __init__(self, sender: Guest, receiver: Guest, congestion: str) -> None:
         self._children = [
             subprocess.Popen(
                 ["ip", "netns", "exec", guest.namespace, sys.executable, "-m", "bench._segment", role],
@@ -124,25 +128,31 @@ class _BetweenNamespaces:
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for role, guest in (("udp-sink", receiver), ("tcp-sink", receiver), ("source", sender))
+            for role, guest in (("sink", receiver), ("source", sender))
         ]
         for child in self._children:
             assert child.stdout is not None
             assert child.stdout.readline() == "ready\n"
+        self._ends = (sender.namespace, receiver.namespace, receiver.address)
+        self._congestion = congestion
+        self._stream: Stream | None = None
 
     def begin(self, measure: str) -> None:
-        """Both are ready from the start."""
+        """See ``Traffic``; each measure has a stream of its own, since one remembers what it met."""
+        self._hang_up()
+        if measure != "pps":
+            self._stream = Stream(*self._ends, self._congestion, one_cpu=measure == "tcp_one_cpu_bps")
 
     def packets_per_s(self, seconds: float) -> float:
         """See ``Traffic``; by the receiving device."""
         before = self._ask(0, "count")
-        took = self._ask(2, f"udp {seconds}")
+        took = self._ask(1, str(seconds))
         return (self._ask(0, "count") - before) / took
 
     def bits_per_s(self, seconds: float) -> float:
         """See ``Traffic``; one stream, by its receiver."""
-        took = self._ask(2, f"tcp {seconds}")
-        return self._ask(1, "count") * 8 / took
+        assert self._stream is not None, "begin() was not asked for TCP"
+        return self._stream.bits_per_s(seconds)
 
     def _ask(self, child: int, order: str) -> float:
         stdin, stdout = self._children[child].stdin, self._children[child].stdout
@@ -152,11 +162,17 @@ class _BetweenNamespaces:
         stdin.flush()
         return float(stdout.readline())
 
+    def _hang_up(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
     def close(self) -> None:
         """End them."""
+        self._hang_up()
         for child in self._children:
-            child.send_signal(signal.SIGTERM)
-            child.wait(5)
+            with child:
+                child.send_signal(signal.SIGTERM)
 
 
 def _count_datagrams() -> None:
@@ -167,27 +183,14 @@ def _count_datagrams() -> None:
             print(eth0["stats64"]["rx"]["packets"], flush=True)
 
 
-def _count_octets() -> None:
-    server = socket.create_server(("", PORT))
-    print("ready", flush=True)
-    for _ in iter(int, 1):
-        total = take(server)
-        sys.stdin.readline()
-        print(total, flush=True)
-
-
-def _prefer() -> None:
-    """Run on the last core, before others."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    os.nice(-10)
-
-
 def _send() -> None:
-    _prefer()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print("ready", flush=True)
     for line in sys.stdin:
-        kind, seconds = line.split()
-        print((send_udp if kind == "udp" else send_tcp)(ADDRESSES[1], float(seconds)), flush=True)
+        with undisturbed():
+            took = send_udp(ADDRESSES[1], float(line))
+        print(took, flush=True)
+        time.sleep(took * REST)
 
 
 # --- taps -------------------------------------------------------------------------------------------------------------
@@ -208,10 +211,9 @@ def taps() -> Iterator[Segment]:
             frame = ethernet(*(MACS if forth else MACS[::-1]), 0x0800, _packet(forth=forth))
             for _ in range(_QUEUE + 1 if forth else 1):
                 os.write(descriptor, bytes(10) + frame)
-        affinity, nice = os.sched_getaffinity(0), os.nice(0)
-        _prefer()
+        affinity = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(affinity)})
         stack.callback(os.sched_setaffinity, 0, affinity)
-        stack.callback(os.setpriority, os.PRIO_PROCESS, 0, nice)
         yield Segment((guests[0], guests[1]), _BetweenTaps(descriptors[0], guests[1].device))
 
 
@@ -257,17 +259,23 @@ class _BetweenTaps:
     def _frames_per_s(self, frame: bytes, seconds: float) -> float:
         write, descriptor, clock = os.write, self._descriptor, time.perf_counter
         before, began = self._arrived(), clock()
-        while clock() - began < seconds:
-            for _ in range(_WRITES):
-                write(descriptor, frame)
-        took = clock() - began
-        return (self._arrived() - before) / took
+        with undisturbed():
+            while clock() - began < seconds:
+                for _ in range(_WRITES):
+                    write(descriptor, frame)
+            took = clock() - began
+        arrived = self._arrived()
+        time.sleep(took * REST)
+        return (arrived - before) / took
 
     def _arrived(self) -> int:
         """Frames that came to the tap since its queue is full."""
-        (link,) = json.loads(run("ip", "-j", "-s", "link", "show", self._device))
-        return int(link["stats64"]["tx"]["dropped"])
+        for line in Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines():
+            device, _, counts = line.strip().partition(":")
+            if device == self._device:
+                return int(counts.split()[_DROPPED])
+        raise RuntimeError(f"{self._device} is gone")
 
 
 if __name__ == "__main__":
-    {"udp-sink": _count_datagrams, "tcp-sink": _count_octets, "source": _send}[sys.argv[1]]()
+    {"sink": _count_datagrams, "source": _send}[sys.argv[1]]()

@@ -10,6 +10,10 @@ the kernel's own count of what our two programs took, ``program_ns_more`` by how
 of one port, in interleaved pairs again, and ``state_bytes_per_vm`` what all our maps take. Targets are judged on
 ``veth`` and ``tap``.
 
+TCP is measured in twenty times as many pairs of short bursts of one connection (see ``_tcp.py``), between CPUs and,
+over ``veth``, on one CPU as well: then throughput is the inverse of CPU time per octet. ``tcp_ratio`` and
+``tcp_one_cpu_ratio`` are means of the middle half of pairs (see ``_pairs.middle_ratio``), ``tcp_mean_ratio`` of all.
+
 Real guests under emulation send and take some ten thousand packets a second, a small part of what a bridge carries,
 and their emulators do nearly all the work: 100 ns more for a packet are a thousandth of its time. Their ratios show
 that real drivers, offloads and queues are served, and what costs many microseconds; no target is judged by them.
@@ -25,7 +29,7 @@ import re
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -33,10 +37,11 @@ from rich.table import Table
 
 from bench._guests import DomainFilter, lab_guests
 from bench._others import BY_LIBVIRT, Bridge, Conntrack, Nftables, Nwfilter, Way, own_libvirt
-from bench._pairs import excess, interleaved, ratio
+from bench._pairs import Pair, excess, interleaved, middle_ratio, ratio
 from bench._product import Product
 from bench._segment import Segment, Traffic, taps, veths
 from bench._targets import Figures, judge
+from bench._tcp import CONGESTION
 from hypervigil.hypervisor.adapters.ebpf.dataplane import remove_all
 from lab.guests import Guest as LabGuest
 from tests.integration.wirelab import namespace
@@ -63,23 +68,41 @@ FEW = {
 """The same with real guests, where a row takes minutes."""
 MAX_PORTS = (1024, 8192)
 """Sizes of data plane whose memory is told; the larger one is measured."""
+BURSTS = 20
+"""Pairs of bursts of TCP for each pair of looks at packets: they are short, and other tasks spoil some."""
+_BURST_S = 0.015
 _Domains = tuple[LabGuest, LabGuest] | None
-_KEY = ("setup", "link", "guests", "ports", "active_limit", "network_policy")
+_KEY = ("setup", "link", "guests", "ports", "active_limit", "network_policy", "congestion")
 
 
-def compare(traffic: Traffic, way: Way, pairs: int, seconds: float) -> Figures:
+def compare(traffic: Traffic, way: Way, pairs: int, seconds: float, link: str) -> Figures:
     """The bridge and a way to protect it, by packets and by TCP."""
-    looks = {"pps": lambda: traffic.packets_per_s(seconds), "tcp_bps": lambda: traffic.bits_per_s(seconds * 2)}
-    figures: Figures = {"pairs": pairs}
-    for name, look in looks.items():
-        traffic.begin(name)
-        found = interleaved(look, way.take, way.put, pairs)
-        short = name.removesuffix("_bps")
-        figures[name] = round(statistics.median(other for _, other in found))
-        figures[f"{name}_bridge"] = round(statistics.median(plain for plain, _ in found))
-        figures[f"{short}_ratio"], figures[f"{short}_ratio_low"] = (round(value, 4) for value in ratio(found))
+    traffic.begin("pps")
+    found = interleaved(lambda: traffic.packets_per_s(seconds), way.take, way.put, pairs)
+    figures: Figures = {"pairs": pairs} | _sides("pps", found) | _ratio("pps_ratio", ratio(found))
     figures["ns_per_packet"] = round((1 / figures["pps_ratio"] - 1) * 1e9 / figures["pps_bridge"], 1)
+    if link == "guests":
+        traffic.begin("tcp_bps")
+        found = interleaved(lambda: traffic.bits_per_s(seconds * 2), way.take, way.put, pairs)
+        return figures | _sides("tcp_bps", found) | _ratio("tcp_ratio", ratio(found))
+    figures["tcp_pairs"] = pairs * BURSTS
+    for name in ("tcp", "tcp_one_cpu") if link == "veth" else ("tcp",):
+        traffic.begin(f"{name}_bps")
+        found = interleaved(lambda: traffic.bits_per_s(_BURST_S), way.take, way.put, pairs * BURSTS)
+        figures |= _sides(f"{name}_bps", found) | _ratio(f"{name}_ratio", middle_ratio(found))
+        figures |= _ratio(f"{name}_mean_ratio", ratio(found))
     return figures
+
+
+def _sides(name: str, found: Sequence[Pair]) -> Figures:
+    return {
+        name: round(statistics.median(other for _, other in found)),
+        f"{name}_bridge": round(statistics.median(plain for plain, _ in found)),
+    }
+
+
+def _ratio(name: str, found: tuple[float, float]) -> Figures:
+    return {name: round(found[0], 4), f"{name}_low": round(found[1], 4)}
 
 
 def programs(traffic: Traffic, product: Product, one: Product | None, pairs: int, seconds: float) -> Figures:
@@ -113,10 +136,11 @@ def programs(traffic: Traffic, product: Product, one: Product | None, pairs: int
 class Run:
     """Everything that is measured over one link."""
 
-    def __init__(self, link: str, pairs: int, seconds: float) -> None:
+    def __init__(self, link: str, pairs: int, seconds: float, congestion: str) -> None:
         self.link = link
         self.pairs = pairs
         self.seconds = seconds
+        self.congestion = congestion
 
     def measured(self, segment: Segment, setup: str, ports: int, domains: _Domains = None) -> Figures:
         """One setup at one scale."""
@@ -126,12 +150,14 @@ class Run:
             "guests": domains is not None,
             "ports": ports,
         }
+        if self.link == "veth":
+            figures["congestion"] = self.congestion
         with contextlib.ExitStack() as stack:
             if setup.startswith("hypervigil"):
                 return figures | self._ours(segment, setup, ports, stack)
             way = self._other(segment, setup, ports, domains, stack)
             if self.pairs:
-                figures |= compare(segment.traffic, way, self.pairs, self.seconds)
+                figures |= compare(segment.traffic, way, self.pairs, self.seconds, self.link)
             way.put()
             figures |= {"change_ms": _rounded(way.change_ms()), "attach_ms": _rounded(way.attach_ms())}
             if setup == "nwfilter" and domains is None:
@@ -149,7 +175,7 @@ class Run:
         ours, one = product(ports, large), product(1, small)
         figures: Figures = {"active_limit": ours.limited, "network_policy": bool(ours.scale.policy.groups)}
         if self.pairs:
-            figures |= compare(segment.traffic, ours, self.pairs, self.seconds)
+            figures |= compare(segment.traffic, ours, self.pairs, self.seconds, self.link)
         figures |= programs(
             segment.traffic, ours, one if ports > 1 else None, max(self.pairs, 4), min(self.seconds, 0.1)
         )
@@ -195,7 +221,7 @@ class Run:
                 for setup, ports in wanted:
                     yield self._timed(functools.partial(self.measured, segment, setup, ports, domains))
             return
-        make = veths if self.link == "veth" else taps
+        make = functools.partial(veths, self.congestion) if self.link == "veth" else taps
         for setup, ports in wanted:
             with namespace(), make() as segment:
                 segment.traffic.packets_per_s(0.3)
@@ -243,6 +269,9 @@ def main() -> None:
     parser.add_argument("--ports", nargs="*", type=int, help="Only these of the scales of each setup.")
     parser.add_argument("--pairs", type=int, default=16, help="0: only what needs no comparison.")
     parser.add_argument("--seconds", type=float, default=0.15, help="Of a look; with real guests four times as long.")
+    parser.add_argument(
+        "--congestion", default=CONGESTION, help="How the ends of TCP over veth mind congestion, such as bbr."
+    )
     parser.add_argument("--out", type=Path, default=Path("build/bench/dataplane.json"))
     arguments = parser.parse_args()
     if arguments.pairs == 1:
@@ -256,7 +285,7 @@ def main() -> None:
             for ports in scales[setup]
             if arguments.ports is None or ports in arguments.ports
         ]
-        run = Run(link, arguments.pairs, arguments.seconds * (4 if link == "guests" else 1))
+        run = Run(link, arguments.pairs, arguments.seconds * (4 if link == "guests" else 1), arguments.congestion)
         for figures in run.rows(wanted):
             keep(arguments.out, results, figures)
             console.print(" ".join(f"{name}={value}" for name, value in figures.items()), highlight=False)
@@ -274,6 +303,7 @@ _COLUMNS = (
     "pps_ratio_low",
     "tcp_ratio",
     "tcp_ratio_low",
+    "tcp_one_cpu_ratio_low",
     "ns_per_packet",
     "program_ns",
     "change_ms",

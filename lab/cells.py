@@ -76,16 +76,11 @@ ATTACKS: tuple[Kind, ...] = (
         seconds=_LONG_S,
     ),
     Kind(
-        "http-flood",
-        Family.ATTACKER,
-        (
-            _attack(
-                f"for n in $(seq $choice); do timeout {_ACTIVE_S:g} sh -c "
-                "'while :; do curl -s -o /dev/null --max-time 2 http://$ip_T/; done' & done; wait"
-            ),
-        ),
-        _FLOOD,
-        ("2", "8", "24"),
+        "http-flood",  # requests in order, more than T has CPU for: who asks them need not be evil
+        Family.VICTIM,
+        (_attack(f"hv-load --attack --rate $choice --seconds {_ACTIVE_S:g} --seed $seed http://$ip_T/"),),
+        (BUSY | ATTACKER, VICTIM, INNOCENT),
+        ("400", "800"),
     ),
     Kind(
         "vertical-scan",

@@ -136,6 +136,7 @@ def outcome(seen: Seen, *, image: str, residue: Sequence[str]) -> Outcome:
     failures = [failure for number, step in enumerate(seen.steps, 1) for failure in _unrun(number, step)]
     if seen.judged is None:
         failures += [failure for number, step in enumerate(seen.steps, 1) for failure in _unsuccessful(number, step)]
+        failures += [failure for one in scenario.expect for failure in _unhurt(one, guests[one.guest])]
     else:
         for expectation in scenario.expect:
             failures += _unmet(seen, expectation, guests[expectation.guest])
@@ -236,13 +237,29 @@ def _unmet(seen: Seen, expectation: Expectation, got: GuestOutcome) -> list[str]
     late = expectation.within_s
     if late is not None and got.verdict_s is not None and got.verdict_s > late:
         failures.append(f"{name}: the verdict came {got.verdict_s:.1f} s after onset, {late:g} s were allowed")
-    before, during, share = got.work_before, got.work_during, expectation.keeps
-    if share is not None and (before is None or during is None or during < share * before):
-        failures.append(f"{name} should keep {share:.0%} of its work, and did {during} a second instead of {before}")
+    kept, share = _kept(got), expectation.keeps
+    if share is not None and (kept is None or kept < share):
+        did = f"{got.work_during} a second instead of {got.work_before}"
+        failures.append(f"{name} should keep {share:.0%} of its work, and did {did}")
     free = not any(_stands(limit, seen) for limit in _in_force(seen, name))
     if expectation.released not in (None, free):
         failures.append(f"{name} is {'free of limits' if free else 'still limited'} at the end")
     return failures
+
+
+def _unhurt(expectation: Expectation, got: GuestOutcome) -> list[str]:
+    """Why the control run proves nothing: the guest kept its work although nobody held the other back."""
+    kept, loses = _kept(got), expectation.loses
+    if loses is None or (kept is not None and kept <= 1 - loses):
+        return []
+    did = f"{got.work_during} a second instead of {got.work_before}"
+    return [f"{expectation.guest} should lose {loses:.0%} of its work without the product, and did {did}"]
+
+
+def _kept(got: GuestOutcome) -> float | None:
+    """Which share of its work of before it did while steps ran; ``None`` where it has no work."""
+    before, during = got.work_before, got.work_during
+    return None if not before or during is None else during / before
 
 
 # --- the lab's own counts ---

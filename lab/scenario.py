@@ -29,7 +29,7 @@ _STEPS_MOST = 100
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 
 Verdict = Literal["attacker", "victim", "reflector", "overloaded", "cleared", "none", "innocent"]
-AttackClass = Literal["flood", "scan", "spoof", "overflow", "reflection", "none"]
+AttackClass = Literal["flood", "scan", "spoof", "overflow", "reflection", "brute-force", "none"]
 
 
 class NetworkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +77,8 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     released: bool | None = None
     keeps: float | None = None
     """At least this share of its work of before it does while steps run."""
+    loses: float | None = None
+    """In the control run it loses at least this share of it, or the run proves nothing."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,8 +212,9 @@ def _check(scenario: Scenario) -> None:
         _known("expect", expectation.guest, guests)
         if expectation.within_s is not None and _number("within_s", expectation.within_s) == 0:
             raise LabError(f"expect for {expectation.guest}: within_s is 0, give it some seconds")
-        if expectation.keeps is not None:
-            _share("keeps", expectation.keeps)
+        for key, share in (("keeps", expectation.keeps), ("loses", expectation.loses)):
+            if share is not None:
+                _share(key, share)
     boots = [step.on for step in scenario.step if step.boots]
     _unique("step that boots guest", boots)
 

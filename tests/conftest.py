@@ -2,14 +2,21 @@
 
 import os
 import shutil
+import time
+from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 GUEST_PROGRAMS = ("qemu-system-x86_64", "virsh", "mmdebstrap")
+MEANWHILE_S = 600.0
+"""How long what runs meanwhile may go on after us."""
+_END = "exit "
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--complete", action="store_true", help="fail, and do not skip, what this machine cannot run")
+    parser.addoption("--with", type=Path, metavar="LOG", help="what runs meanwhile writes this; its failure is ours")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,3 +46,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("--complete"):
         pytest.fail(f"this test {lack}", pytrace=False)
     pytest.skip(lack)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Wait for what runs meanwhile (``--with``): where it fails, so do we."""
+    log: Path | None = session.config.getoption("--with")
+    if log is None:
+        return
+    deadline = time.monotonic() + MEANWHILE_S
+    while (ended := _meanwhile(log)[1]) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if ended != 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
+    """All that failed meanwhile, or how many passed."""
+    log: Path | None = config.getoption("--with")
+    if log is None:
+        return
+    lines, ended = _meanwhile(log)
+    terminalreporter.section("meanwhile")
+    terminalreporter.write_line("\n".join(lines[-1:] if ended == 0 else [*lines, f"exit status: {ended}"]))
+
+
+def _meanwhile(log: Path) -> tuple[list[str], int | None]:
+    """What was written, and the exit status once it has ended."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    if not lines or not lines[-1].startswith(_END):
+        return lines, None
+    return lines[:-1], int(lines[-1].removeprefix(_END))

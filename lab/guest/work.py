@@ -325,7 +325,7 @@ def _options() -> argparse.Namespace:
     blocks = kinds.add_parser("writer", help="write blocks to the disk")
     blocks.add_argument("--rate", type=float, default=5.0, help="blocks a second, at most")
     blocks.add_argument("--size", type=int, default=4, help="pages of 4 KiB per block")
-    blocks.add_argument("--path", default="/var/tmp/written")  # noqa: S108 - in a guest of the lab
+    blocks.add_argument("--path", default="/scratch/written")
     hoarder = kinds.add_parser("hoard", help="open connections and say nothing on them")
     hoarder.add_argument("url", help="http://10.60.0.3/ or 10.60.0.3")
     hoarder.add_argument("--rate", type=float, default=100.0, help="connections a second")

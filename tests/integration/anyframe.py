@@ -103,8 +103,10 @@ class Maker:
         match protocol:
             case 6:
                 flags = self.dice.choice((0x02, 0x12, 0x10, 0x18, 0x04, 0x14, 0x11, 0x00, self.dice.randrange(256)))
+                number, acknowledged = self.dice.choice((1, 1, 2, 3)), self.dice.choice((0, 2, 2, 3))
+                length = self.dice.choice((0x50, 0x80, 0xF0))
                 head = struct.pack(
-                    "!HHIIBBHHH", self._port(), self._port(), 1, 0, self.dice.choice((0x50, 0x80, 0xF0)), flags, 9, 0, 0
+                    "!HHIIBBHHH", self._port(), self._port(), number, acknowledged, length, flags, 9, 0, 0
                 )
                 return 6, head + self.dice.randbytes(self.dice.choice((0, 0, 12, 40)))
             case 17:

@@ -75,7 +75,7 @@ class Driver:
         argv = [sys.executable, "-m", "hypervigil.entrypoints.enforcer", *self.layout.arguments()]
         with log:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=log, cwd="/")
-        awaited("the enforcer", self._listens, 20)
+        awaited("the enforcer", self._listens, 60)
         self.connect()
 
     def _listens(self) -> bool:

@@ -56,6 +56,33 @@ Target = tuple[str, str, int]
 """``tcp`` or ``udp``, address, port."""
 
 
+BRIDGES = {"flat": "br1", "side": "br2"}
+"""Of each network here that has one; ``far`` is routed."""
+GATEWAYS = {
+    "far": ("10.73.0.1", "fd73::1"),
+    "flat": ("10.71.0.1", "fd71::1"),
+    "side": ("10.72.0.1", "fd72::1"),
+}
+ADDRESSES = {
+    "far-1": ("10.73.0.11", "fd73::11"),
+    "far-2": ("10.73.0.12", "fd73::12"),
+    "flat-1": ("10.71.0.11", "fd71::11"),
+    "side-1": ("10.72.0.11", "fd72::11"),
+}
+"""Of guests, called after their networks."""
+
+
+def network_entry(name: str, *keys: str) -> str:
+    """One of these networks in a policy file, with what else it says of it."""
+    place = f'bridge = "{BRIDGES[name]}"' if name in BRIDGES else 'forwarding = "routed"'
+    return "\n".join(("[[network]]", f'name = "{name}"', place, f"gateways = {json.dumps(GATEWAYS[name])}", *keys, ""))
+
+
+def machine_entry(name: str) -> str:
+    """One of these guests in a policy file."""
+    return f'[[vm]]\nname = "{name}"\naddresses = {json.dumps(ADDRESSES[name])}\n'
+
+
 @dataclass(frozen=True)
 class Card:
     """How a guest's network card is set up."""

@@ -9,7 +9,6 @@ is lived through again, closer and closer, until the one frame is found.
 
 import contextlib
 import ctypes
-import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -34,8 +33,10 @@ from hypervigil.model.port_policy import Fabric as Granted
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.network.compile import difference
+from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
+from tests.integration.percpu import CPUS, of_each_cpu, summed
 from tests.integration.testrun import Clock, Runner
 
 WORLD, TURN = 20_000, 400
@@ -44,7 +45,7 @@ PASS, DROP, REDIRECT = -1, 2, 7
 DECIDED, TICKET, DONE, PASSED = 0x4856_0000, 0xFFFF, 0x4857_0000, 0x4858_0000
 HOUR_NS, SECOND_NS = 3600 * 10**9, 10**9
 PORTS = 1024
-EXACT_PEER = ("packets", "octets", "openings", "resets", "mac", "admitted")
+EXACT_PEER = ("packets", "octets", "openings", "resets", "mac", "admitted", "silent")
 """What of a peer does not depend on the clock."""
 
 
@@ -76,6 +77,9 @@ class Tally:
     classes: np.ndarray = field(default_factory=lambda: np.zeros((2, layout.CLASSES), np.int64))
     limited: int = 0
     answered: int = 0
+    dialogues: int = 0
+    concluded: int = 0
+    greeters: int = 0
     flows: int = 0
     evicted: int = 0
     handovers: dict[Handover, int] = field(default_factory=dict)
@@ -90,7 +94,6 @@ class Scene:
         self.library = Library(devices, uplink, seed)
         self.reader = DataPlaneReader(plane.sensor_fds())
         self.maps = plane._maps
-        self.cpus = os.cpu_count() or 1
         self.runners = tuple(Runner(plane._programs[name]) for name in ("hv_from_vm", "hv_to_vm"))
         self._used: set[int] = set()
         self.clock = Clock(self.maps)
@@ -102,8 +105,8 @@ class Scene:
         self.plane.change_fabric(FabricChange(whole=True))
         for slot in self._used:
             number = ctypes.c_uint32(slot)
-            kernel.update(self.maps["hv_counters"], number, (layout.Counters * self.cpus)())  # type: ignore[arg-type]
-            kernel.update(self.maps["hv_crossings"], number, (layout.Crossings * self.cpus)())  # type: ignore[arg-type]
+            kernel.update(self.maps["hv_counters"], number, (layout.Counters * CPUS)())  # type: ignore[arg-type]
+            kernel.update(self.maps["hv_crossings"], number, (layout.Crossings * CPUS)())  # type: ignore[arg-type]
             kernel.update(self.maps["hv_buckets"], number, layout.Buckets())
             sets = range(slot * layout.FLOW_SETS, (slot + 1) * layout.FLOW_SETS)
             kernel.write_batch(
@@ -111,6 +114,9 @@ class Scene:
             )
         keys = list(kernel.keys(self.maps["hv_peers"], layout.PeerKey))
         kernel.write_batch(self.maps["hv_peers"], (layout.PeerKey * len(keys))(*keys), None)
+        for name, shape in (("hv_dialogues", layout.DialogueKey), ("hv_greeters", layout.GreeterKey)):
+            for key in list(kernel.keys(self.maps[name], shape)):
+                kernel.delete(self.maps[name], key)
         for router in list(kernel.keys(self.maps["hv_routers"], layout.LocalKey)):
             kernel.delete(self.maps["hv_routers"], router)
         self._used.clear()
@@ -127,13 +133,10 @@ class Scene:
 
     # --- what the kernel holds ---
     def counters(self, slot: int) -> bytes:
-        raw = (layout.Counters * self.cpus)()
-        kernel.lookup(self.maps["hv_counters"], ctypes.c_uint32(slot), raw)  # type: ignore[arg-type]
-        return np.frombuffer(raw, np.uint64).reshape(self.cpus, -1).sum(axis=0).tobytes()
+        return bytes(summed(self.maps["hv_counters"], slot, layout.Counters))
 
     def crossings(self, slot: int) -> tuple[Crossings, layout.Last]:
-        raw = (layout.Crossings * self.cpus)()
-        kernel.lookup(self.maps["hv_crossings"], ctypes.c_uint32(slot), raw)  # type: ignore[arg-type]
+        raw = of_each_cpu(self.maps["hv_crossings"], slot, layout.Crossings)
         denied = [[sum(one.denied[way][why] for one in raw) for why in range(layout.DENIALS)] for way in Direction]
         sums = [sum(getattr(one, name) for one in raw) for name in ("straight", "flows", "evicted")]
         last = max((one.last for one in raw), key=lambda last: int(last.word))
@@ -355,12 +358,20 @@ class World:
             places = sorted(place for place in held.keys() | wanted_.keys() if held.get(place) != wanted_.get(place))
             segment, address = places[0]
             return f"{address.hex()} in {segment}: kernel {held.get(places[0])}, model {wanted_.get(places[0])}"
-        return (self._peers_differ() or self._flows_differ()) if whole else None
+        return (self._peers_differ() or self._dialogues_differ() or self._flows_differ()) if whole else None
 
     def _peers_differ(self) -> str | None:
         theirs, mine = (exact_peers(one.peers()) for one in (self.scene.reader, ReferenceReader(self.model)))
         odd = sorted(set(theirs) ^ set(mine))
         return f"peers: {[one.hex() for one in odd[:4]]}" if odd else None
+
+    def _dialogues_differ(self) -> str | None:
+        theirs, mine = (
+            exact_dialogues(held_dialogues(self.scene.maps), self.scene.reader.greeters()),
+            exact_dialogues(self.model.dialogues.held, ReferenceReader(self.model).greeters()),
+        )
+        odd = sorted(theirs ^ mine)
+        return f"dialogues: {odd[:4]}" if odd else None
 
     def _flows_differ(self) -> str | None:
         for slot in self.scene.used:
@@ -399,6 +410,9 @@ class World:
         tally.forged += counters["forged"].sum(axis=0).astype(np.int64)
         tally.classes += counters["by_class"]["packets"].sum(axis=0).astype(np.int64)
         tally.limited += int(counters["by_class"]["limited"].sum())
+        tally.dialogues += int(counters["dialogues"].sum())
+        tally.concluded += int(counters["concluded"].sum())
+        tally.greeters += int(counters["greeters"].sum())
         tally.answered += int(counters["answered"].sum())
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)
@@ -483,5 +497,6 @@ def unlike(theirs: bytes, mine: layout.Counters) -> list[str]:
     ]
     counts += [(f"forged {kind.name}", there.forged[kind], mine.forged[kind]) for kind in ForgedKind]
     names = ("new_destinations", "failures", "peers_created", "events_lost", "answered", "proven")
+    names += ("dialogues", "concluded", "greeters")
     counts += [(name, getattr(there, name), getattr(mine, name)) for name in names]
     return [f"{what}: {one}, {other}" for what, one, other in counts if one != other]

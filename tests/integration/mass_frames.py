@@ -135,7 +135,9 @@ class Mill:
                 made = self._neighbourly()
             elif kind < 0.45 or len(self._past) < REMEMBERED:
                 made = self._fresh()
-            elif kind < 0.68:
+            elif kind < 0.51:
+                made = self._on(self._past[int(roll() * REMEMBERED)])
+            elif kind < 0.70:
                 made = self._answer(self._past[int(roll() * REMEMBERED)])
             elif kind < 0.85:
                 made = self._another(self._past[int(roll() * REMEMBERED)])
@@ -284,6 +286,18 @@ class Mill:
             return Shot(Direction.OUT, shot.ifindex, frame, shot.gso_size, 0, 0, shot.other)
         return Shot(Direction.IN, shot.other, frame, shot.gso_size, shot.ifindex, 0, shot.ifindex)
 
+    def _on(self, shot: Shot) -> Shot:
+        """What its sender says next, of TCP: a few octets more, or that this is all."""
+        frame = shot.frame
+        at = 34 if frame[12:15] == IPV4 + b"\x45" and frame[23:24] == b"\6" else 54 if frame[20:21] == b"\6" else 0
+        if not at or len(frame) < at + 20 or frame[12:14] not in {IPV4, IPV6}:
+            return self._another(shot)
+        flags = frame[at + 13]
+        number = int.from_bytes(frame[at + 4 : at + 8]) + (flags & 3 != 0) & 0xFFFF_FFFF
+        flags = self._one((b"\x18", b"\x18", b"\x11", b"\x11", b"\x14"))[0]
+        frame = frame[: at + 4] + number.to_bytes(4) + frame[at + 8 : at + 13] + bytes([flags]) + frame[at + 14 :]
+        return replace(shot, frame=frame, mark=0)
+
     def _another(self, shot: Shot) -> Shot:
         """The same from another port: one more conversation."""
         frame = shot.frame
@@ -335,6 +349,12 @@ def _reversed(frame: bytes) -> bytes:
 
 
 def _answering(protocol: int, transport: bytes) -> bytes:
+    if protocol == 6 and len(transport) >= 20:
+        number, flags = int.from_bytes(transport[4:8]), transport[13]
+        heard = (number + (flags & 3 != 0) & 0xFFFF_FFFF).to_bytes(4)
+        says = {0x02: 0x12, 0x12: 0x10}.get(flags & 0x17, flags)
+        head = transport[2:4] + transport[:2] + transport[8:12] + heard + transport[12:13]
+        return head + bytes([says]) + transport[14:]
     if protocol in (6, 17):
         return transport[2:4] + transport[:2] + transport[4:]
     if protocol in (1, 58):

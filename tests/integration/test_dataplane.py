@@ -53,7 +53,7 @@ class Rig:
         """Whether b gets it."""
         self.b.received()
         self.a.send(frame)
-        return frame in [got[: len(frame)] for got in self.b.received(0.05)]
+        return self.b.gets(frame, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,10 @@ VARIANTS = {
     "IPv6 behind options": (ForgedKind.IPV6, to_b(ipv6("fd77::99", B6, 60, OPTIONS + icmp(128)), 0x86DD)),
     "ARP with another's MAC": (ForgedKind.ARP, ethernet(A_MAC, B_MAC, 0x0806, arp(2, OTHER_MAC, A, B))),
     "ARP that asks for its own": (ForgedKind.ARP, ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, A_MAC, B, B))),
+    "ARP that takes an address": (
+        ForgedKind.IPV4,
+        ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, A_MAC, "0.0.0.0", B)),
+    ),
     "ND solicitation": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(135, B6, 1, OTHER_MAC)), 0x86DD)),
     "ND advertisement": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(136, A6, 2, OTHER_MAC)), 0x86DD)),
     "ND behind options": (ForgedKind.ND, to_b(ipv6(A6, B6, 60, OPTIONS + nd(136, "fd77::99", 2, A_MAC)), 0x86DD)),

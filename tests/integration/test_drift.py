@@ -36,7 +36,7 @@ class Rig:
         frame = ethernet(tap.mac, B_MAC, 0x0800, ipv4(source, B, 17, udp(1, 2)))
         self.b.received()
         tap.send(frame)
-        return frame in self.b.received(0.05)
+        return self.b.gets(frame, 0.05)
 
     def slot(self, mac: str) -> list[str]:
         kernel = self.driver.kernel()

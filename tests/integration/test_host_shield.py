@@ -15,15 +15,13 @@ from hypervigil.network.decide import decide
 from hypervigil.network.ends import Gateway, members
 from hypervigil.wire.messages import Repaired
 from tests.integration.enforcing import enforcer
-from tests.integration.guestlab import Card, Guest, Host, Target
+from tests.integration.guestlab import GATEWAYS, Card, Guest, Host, Target, machine_entry, network_entry
 from tests.integration.wirelab import Segment, ethernet, ipv4, namespace, run, udp
 
 pytestmark = [pytest.mark.root, pytest.mark.req("T-NET-5", "A29")]
 
-ADDRESSES = {
-    "flat's gateway": ("10.71.0.1", "fd71::1"),
-    "other's gateway": ("10.72.0.1", "fd72::1"),
-    "far's gateway": ("10.73.0.1", "fd73::1"),
+PLACES = {
+    **{f"{network}'s gateway": pair for network, pair in GATEWAYS.items()},
     "management": ("198.51.100.7", "fd99::7"),
     "metadata": ("169.254.169.254", None),
 }
@@ -31,43 +29,19 @@ SERVICES = [("tcp", 22), ("tcp", 53), ("tcp", 443), ("udp", 53), ("udp", 111)]
 CLOSED = [("tcp", 81), ("udp", 112)]
 TARGETS: list[Target] = [
     (kind, address, port)
-    for pair in ADDRESSES.values()
+    for pair in PLACES.values()
     for address in pair
     if address is not None
     for kind, port in (*SERVICES, *CLOSED)
 ]
-POLICY = """
-mode = "enforce"
-
-[[network]]
-name = "flat"
-bridge = "br1"
-cidr = "10.71.0.0/24"
-gateways = ["10.71.0.1", "fd71::1"]
-reaches = ["other"]
-outside = true
-
-[[network]]
-name = "other"
-bridge = "br2"
-cidr = "10.72.0.0/24"
-gateways = ["10.72.0.1", "fd72::1"]
-
-[[network]]
-name = "far"
-forwarding = "routed"
-cidr = "10.73.0.0/24"
-gateways = ["10.73.0.1", "fd73::1"]
-outside = true
-
-[[vm]]
-name = "flat-1"
-addresses = ["10.71.0.11", "fd71::11"]
-
-[[vm]]
-name = "far-1"
-addresses = ["10.73.0.11", "fd73::11"]
-
+POLICY = (
+    'mode = "enforce"\n'
+    + network_entry("flat", 'cidr = "10.71.0.0/24"', 'reaches = ["side"]', "outside = true")
+    + network_entry("side", 'cidr = "10.72.0.0/24"')
+    + network_entry("far", 'cidr = "10.73.0.0/24"', "outside = true")
+    + machine_entry("flat-1")
+    + machine_entry("far-1")
+    + """
 [[path]]
 name = "anything outside"
 from = "any"
@@ -80,6 +54,7 @@ from = ["vm:flat-1", "vm:far-1"]
 to = "gateway"
 services = ["tcp/53", "udp/53"]
 """
+)
 
 
 class Listeners:
@@ -123,15 +98,15 @@ class World:
         run("ip", "link", "set", "lo", "up")
         run("ip", "link", "add", "mgmt", "type", "bridge")
         run("ip", "link", "set", "mgmt", "up")
-        for device, place in (("br1", "flat's gateway"), ("br2", "other's gateway"), ("mgmt", "management")):
-            four, six = ADDRESSES[place]
+        for device, place in (("br1", "flat's gateway"), ("br2", "side's gateway"), ("mgmt", "management")):
+            four, six = PLACES[place]
             if device.startswith("br"):
                 Segment(device)
             run("ip", "address", "add", f"{four}/24", "dev", device)
             run("ip", "address", "add", f"{six}/64", "dev", device, "nodad")
         run("ip", "address", "add", "169.254.169.254/32", "dev", "lo")
-        flat = Card("52:54:00:71:00:11", ("10.71.0.11/24", "fd71::11/64"), ADDRESSES["flat's gateway"])
-        far = Card("52:54:00:73:00:11", ("10.73.0.11/32", "fd73::11/128"), ADDRESSES["far's gateway"])
+        flat = Card("52:54:00:71:00:11", ("10.71.0.11/24", "fd71::11/64"), PLACES["flat's gateway"])
+        far = Card("52:54:00:73:00:11", ("10.73.0.11/32", "fd73::11/128"), PLACES["far's gateway"])
         self.guests = {"flat-1": Guest("flat-1", flat, "br1"), "far-1": Guest("far-1", far)}
         self.listeners = Listeners()
 
@@ -159,7 +134,7 @@ class World:
         policy = self.host.policy
         [member] = members(policy, Inventory((self.guests[name].vm(),)))
         found = set()
-        for place, pair in ADDRESSES.items():
+        for place, pair in PLACES.items():
             for kind, port in (*SERVICES, *CLOSED):
                 one = service(6 if kind == "tcp" else 17, port)
                 gateway = Gateway(place.removesuffix("'s gateway"))

@@ -10,7 +10,17 @@ import pytest
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
-from hypervigil.hypervisor.reference import conversations, directory, fabric, frame, identity, neighbours, peers, port
+from hypervigil.hypervisor.reference import (
+    conversations,
+    dialogues,
+    directory,
+    fabric,
+    frame,
+    identity,
+    neighbours,
+    peers,
+    port,
+)
 from hypervigil.hypervisor.reference.port import Handover
 from tests.integration import mass
 from tests.integration.mass_policies import devices
@@ -57,6 +67,8 @@ def agree(scene: mass.Scene, part: int, frames: int) -> None:
     assert 0 < tally.swaps < tally.turns, "banks are swapped, and changed in place"
     assert tally.limited
     assert tally.answered, "proof of source"
+    assert tally.dialogues > tally.concluded > 0
+    assert tally.greeters
     assert tally.flows
     assert tally.evicted
 
@@ -104,6 +116,8 @@ WRONG: dict[str, tuple[object, str, object]] = {
     "frames to groups have no bound": (fabric.Fabric, "_beyond_broadcasts", _never),
     "a fragment may end before its header": (frame, "_within", lambda one, _: frame._transport(one)),
     "nothing is a failure": (port, "_unreachable", _never),
+    "who accepts was not asked": (dialogues.Dialogues, "_begin", _never),
+    "no service speaks first": (dialogues, "NAME", -1),
     "nobody begins anything": (peers, "opens", _never),
 }
 

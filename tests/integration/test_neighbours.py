@@ -1,8 +1,10 @@
 """Whose a link-local address is, and whom a question about an address reaches, on real taps."""
 
+import json
 import secrets
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,9 +17,10 @@ from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy, link_local
 from hypervigil.model.traffic import DenialKind, ForgedKind
+from tests.integration.guestlab import Card, Guest
 from tests.integration.test_dataplane import nd
 from tests.integration.test_fabric import FREE, OPEN, ROUTER, VMS, World, living
-from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, ipv6, mac_bytes, namespace, udp
+from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, icmp6, ipv6, mac_bytes, namespace, udp
 
 pytestmark = pytest.mark.root
 
@@ -25,7 +28,8 @@ MACS = {name: f"52:54:00:ac:00:0{number}" for number, name in enumerate(("one", 
 GROUP = "33:33:00:00:00:01"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 GATEWAY = "fe80::1"
-V6 = 0x86DD
+ARP, V6 = 0x0806, 0x86DD
+FOURS = {name: f"10.77.0.1{number}" for number, name in enumerate(MACS, start=1)}
 
 
 def fresh() -> str:
@@ -66,7 +70,7 @@ class Rig:
         destination.received()
         frame = ethernet(source.mac, to or destination.mac, V6, packet)
         source.send(frame)
-        return frame in [got[: len(frame)] for got in destination.received(0.05)]
+        return destination.gets(frame, 0.05)
 
     def speaks(self, name: str, address: str, to: str = "three") -> bool:
         """Whether a datagram from this address crosses."""
@@ -239,6 +243,101 @@ def test_who_asks_whether_an_address_is_free_has_it_if_it_is(rig: Rig) -> None:
     assert not rig.speaks("two", taken)
     assert not rig.says_it_has("one", free)
     assert rig.speaks("two", free)
+
+
+def probe(tap: Tap, address: str) -> bytes:
+    """Who asks for an address by none: whether it is free (RFC 5227)."""
+    return ethernet(tap.mac, EVERYBODY, ARP, arp(1, tap.mac, "0.0.0.0", address))
+
+
+def finds_free(rig: Rig, name: str, address: str, meanwhile: Callable[[], None]) -> bool:
+    """Whether a host that detects conflicts as RFC 5227 (2.1.1) says may take its address."""
+    here, wanted = rig.taps[name], ip_address(address).packed
+    here.received()
+    here.send(probe(here, address))
+    meanwhile()
+    for frame in here.received(0.05):
+        if frame[12:14] == ARP.to_bytes(2, "big"):
+            operation, sender_mac, sender, target = struct.unpack("!20xH6s4s6x4s", frame[:42])
+            probed = operation == 1 and not any(sender) and target == wanted and sender_mac != mac_bytes(here.mac)
+            if sender == wanted or probed:
+                return False
+    return True
+
+
+def bind_fours(rig: Rig, mode: Mode = Mode.ENFORCE) -> None:
+    rig.bind(mode)
+    for name, address in FOURS.items():
+        rig.attach(name, mode, addresses=(address,))
+
+
+@pytest.mark.req("T-NET-1", "A109")
+@pytest.mark.parametrize("to", [EVERYBODY, MACS["one"]], ids=["to everybody", "to it alone"])
+def test_nobody_is_kept_from_its_address_by_anothers_probe(rig: Rig, to: str) -> None:
+    two = rig.taps["two"]
+    forged = ethernet(two.mac, to, ARP, arp(1, two.mac, "0.0.0.0", FOURS["one"]))
+    bind_fours(rig, Mode.MONITOR)
+    assert finds_free(rig, "one", FOURS["one"], lambda: None)
+    assert not finds_free(rig, "one", FOURS["one"], lambda: two.send(forged)), "the control: it gives its address up"
+    bind_fours(rig)
+    before = rig.forged("two", ForgedKind.IPV4)
+    assert finds_free(rig, "one", FOURS["one"], lambda: two.send(forged))
+    assert rig.forged("two", ForgedKind.IPV4) == before + 1
+    answer = ethernet(rig.uplink.mac, MACS["one"], ARP, arp(2, rig.uplink.mac, FOURS["one"], FOURS["one"]))
+    assert not finds_free(rig, "one", FOURS["one"], lambda: rig.uplink.send(answer)), "who has it really says so"
+
+
+def test_who_asks_for_its_own_address_or_has_none_yet_is_heard(rig: Rig) -> None:
+    """A guest whose addresses are not known may turn out to have any."""
+    one, three = rig.taps["one"], rig.taps["three"]
+
+    def heard(address: str) -> bool:
+        three.received()
+        one.send(probe(one, address))
+        return three.gets(probe(one, address), 0.05)
+
+    bind_fours(rig)
+    before = rig.forged("one", ForgedKind.IPV4)
+    assert heard(FOURS["one"])
+    assert rig.forged("one", ForgedKind.IPV4) == before
+    assert not heard("10.77.0.99"), "nobody's, and not its own either: free as far as it can tell"
+    rig.attach("one", unchecked=(ForgedKind.IPV4,), addresses=(FOURS["one"],))
+    assert heard("10.77.0.99"), "a named exception"
+    rig.attach("one")
+    assert heard("10.77.0.99")
+
+
+@pytest.mark.req("T-NET-1", "A109")
+def test_a_linux_guest_is_not_kept_from_its_ipv6_address(rig: Rig) -> None:
+    address, two = "fd77::1", rig.taps["two"]
+    claim = ipv6(*icmp6("::", "ff02::1:ff00:1", nd(135, address, 14, two.mac)))
+    guest = Guest("dad", Card("52:54:00:ac:00:09", (), ()), "br0")
+
+    def keeps() -> bool:
+        """Whether its kernel has the address in the end, while its neighbour asks for it again and again."""
+        added = guest.run("ip", "-6", "address", "add", f"{address}/64", "dev", "eth0")
+        assert added.returncode == 0, added.stderr
+        while (found := state()).get("tentative") and not found.get("dadfailed"):
+            two.send(ethernet(two.mac, solicited(address), V6, claim))
+            time.sleep(0.02)
+        guest.run("ip", "-6", "address", "delete", f"{address}/64", "dev", "eth0")
+        return not found.get("dadfailed")
+
+    def state() -> dict[str, object]:
+        listed = json.loads(guest.run("ip", "-6", "-j", "address", "show", "dev", "eth0").stdout)
+        return next(one for one in listed[0]["addr_info"] if one["local"] == address)
+
+    try:
+        guest.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/eth0/accept_dad")
+        policy = PortPolicy(PortId(guest.card.mac), VmId("dad"), guest.tap.name, guest.tap.ifindex, Mode.ENFORCE)
+        rig.bind(Mode.MONITOR, addresses=("fd77::2",))
+        rig.plane.attach(policy)
+        assert not keeps(), "the control: its kernel gives the address up"
+        rig.attach("two", addresses=("fd77::2",))
+        assert keeps()
+    finally:
+        rig.plane.detach(PortId(guest.card.mac))
+        guest.close()
 
 
 def test_what_is_held_outlives_the_process_and_is_repaired(rig: Rig) -> None:

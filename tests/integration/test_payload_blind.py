@@ -4,8 +4,6 @@ So what is told of plaintext is told of ciphertext (T-NET-6). The two planes get
 the bytes behind the headers, which are drawn anew.
 """
 
-import ctypes
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervigil.hypervisor.adapters.ebpf import kernel, layout
+from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
 from hypervigil.hypervisor.reference.frame import ETH_HLEN, Frame, read
 from hypervigil.model.ids import PortId, VmId
@@ -21,6 +19,7 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import Direction
 from tests.integration.anyframe import Cast, Maker
+from tests.integration.percpu import summed
 from tests.integration.testrun import run_program, runnable
 from tests.integration.wirelab import Segment, namespace
 
@@ -32,7 +31,6 @@ CAST = Cast(
     v4=("10.78.0.1", "10.78.0.2", "10.78.0.3"),
     v6=("fd78::1", "fd78::2", "fe80::5054:ff:feab:1"),
 )
-CPUS = os.cpu_count() or 1
 HEADERS = {6: 20, 17: 8, 1: 8, 58: 8}
 """Of TCP without its options, UDP, and an echo with its identifier."""
 
@@ -68,10 +66,7 @@ class Plane:
 
     def counters(self) -> bytes:
         """Of all CPUs together."""
-        raw = (layout.Counters * CPUS)()
-        kernel.lookup(self.plane._maps["hv_counters"], layout.Number(self.slot), raw)  # type: ignore[arg-type]
-        words = [(ctypes.c_uint64 * (ctypes.sizeof(layout.Counters) // 8)).from_buffer_copy(one) for one in raw]
-        return bytes((ctypes.c_uint64 * len(words[0]))(*map(sum, zip(*words, strict=True))))
+        return bytes(summed(self.plane._maps["hv_counters"], self.slot, layout.Counters))
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ Here also what depends on the clock, frame by frame; ``test_mass.py`` sends a hu
 
 import ctypes
 import os
+import random
 import secrets
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +30,10 @@ from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from tests.integration.anyframe import Cast, Maker
 from tests.integration.mass import unlike
+from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
+from tests.integration.percpu import summed
 from tests.integration.testrun import Clock, run_program, runnable
-from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, namespace, tcp, udp
+from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, ipv6, namespace, tcp, udp
 
 pytestmark = pytest.mark.root
 
@@ -47,7 +51,6 @@ HOUR_NS = 3600 * 10**9
 BEHIND_NS = 100_000_000
 """So far behind the programs' time may be, which is of the kernel's last tick."""
 TAGS = (b"\x81\x00", b"\x88\xa8")
-CPUS = os.cpu_count() or 1
 PLACES = [(direction, traffic) for direction in Direction for traffic in (*TrafficClass, None)]
 
 
@@ -122,10 +125,7 @@ class Pair:
         return found if kernel.lookup(self.kernel._maps["hv_peers"], key, found) else None
 
     def _counters(self) -> bytes:
-        raw = (layout.Counters * CPUS)()
-        kernel.lookup(self.kernel._maps["hv_counters"], ctypes.c_uint32(self.slot.number), raw)  # type: ignore[arg-type]
-        words = [(ctypes.c_uint64 * (ctypes.sizeof(layout.Counters) // 8)).from_buffer_copy(one) for one in raw]
-        return bytes((ctypes.c_uint64 * len(words[0]))(*map(sum, zip(*words, strict=True))))
+        return bytes(summed(self.kernel._maps["hv_counters"], self.slot.number, layout.Counters))
 
     def _buckets(self) -> layout.Buckets:
         found = layout.Buckets()
@@ -193,7 +193,17 @@ def pair(tap: Tap) -> Iterator[Pair]:
 
 def _packed(record: np.void) -> bytes:
     """A peer's record without the padding at its end."""
-    return record.tobytes()[: layout.Peer.pad.offset + ctypes.sizeof(layout.PeerKey)]
+    return record.tobytes()[: ctypes.sizeof(layout.PeerKey) + layout.Peer.silent.offset + 1]
+
+
+def dialogues(pair: Pair) -> str | None:
+    """How what both hold of dialogues differs."""
+    greeters = (pair.reader.greeters(), ReferenceReader(pair.model).greeters())
+    held = (held_dialogues(pair.kernel._maps), pair.model.dialogues.held)
+    theirs, mine = map(exact_dialogues, held, greeters)
+    times = [sorted((one["greeter"]["last_ns"], one["greeter"]["lasted_ns"]) for one in each) for each in greeters]
+    odd = sorted(theirs ^ mine) or ([] if times[0] == times[1] else times)
+    return f"dialogues: {odd[:4]}" if odd else None
 
 
 def settings(pair: Pair, maker: Maker) -> None:
@@ -250,6 +260,7 @@ def compare(pair: Pair, seed: int, frames: int) -> None:
     assert pair.trips == ReferenceReader(pair.model).wait(0), f"seed {seed}: tripwires"
     theirs, mine = (sorted(map(_packed, reader.peers())) for reader in (pair.reader, ReferenceReader(pair.model)))
     assert theirs == mine, f"seed {seed}"
+    assert dialogues(pair) is None, f"seed {seed}"
     assert pair.reader.counters().tobytes() == ReferenceReader(pair.model).counters().tobytes(), f"seed {seed}"
     assert pair.holders() == pair.model.neighbours.holders, f"seed {seed}"
 
@@ -350,3 +361,78 @@ def test_the_frames_are_of_every_class_and_forged_in_every_way() -> None:
     frames = [read(one, len(one)) for one in (maker.frame() for _ in range(5000))]
     assert {frame.traffic for frame in frames} == set(TrafficClass)
     assert {identity.forgery(frame, lambda _: False) for frame in frames} == {*ForgedKind, None}
+
+
+class Talk:
+    """One TCP connection of the VM, told in whole or in part, with some of what goes wrong."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.out = dice.random() < 0.5
+        """Whether the VM is the client."""
+        self.six = dice.random() < 0.3
+        self.ports = (dice.randrange(40000, 40004), dice.choice((21, 2222)))
+        self.numbers = [dice.choice((7, 0xFFFF_FFFA, dice.getrandbits(32))) for _ in range(2)]
+        self.steps = self._steps(dice)
+
+    def _steps(self, dice: random.Random) -> list[tuple[Direction, bytes]]:
+        """Frames in order: who was told what, and what ends it, now and then twice, out of order or not at all."""
+        told: list[tuple[Direction, bytes]] = [self._says(0, 0x02)]
+        self.numbers[0] += 1
+        told.append(self._says(1, 0x12))
+        self.numbers[1] += 1
+        if dice.random() < 0.2:
+            told.append(self._says(0, 0x18, dice.choice((4, 44, 45, 200))))
+        for who in (1, 0, 1, 0, 1)[: dice.randrange(6)]:
+            size = dice.choice((0, 20, 20, 21, 33, 60, 3000 if dice.random() < 0.1 else 20))
+            told.append(self._says(who, 0x18, size, stale=dice.random() < 0.05))
+        for who, flags in dice.choice((((0, 0x11), (1, 0x11)), ((1, 0x11), (0, 0x11)), ((0, 0x14),), ((1, 0x14),))):
+            bogus = dice.random() < 0.15
+            told.append(self._says(who, flags if dice.random() < 0.9 else flags & 0xEF, dice.choice((0, 0, 9)), bogus))
+        if dice.random() < 0.2:
+            told.insert(dice.randrange(len(told)), dice.choice(told))
+        return told[: dice.choice((len(told), len(told), dice.randrange(1, len(told) + 1)))]
+
+    def _says(self, who: int, flags: int, size: int = 0, stale: bool = False) -> tuple[Direction, bytes]:
+        mine, theirs = (number & 0xFFFF_FFFF for number in (self.numbers[who], self.numbers[1 - who]))
+        ports = self.ports if who == 0 else self.ports[::-1]
+        number = (mine + 500) & 0xFFFF_FFFF if stale else mine
+        head = struct.pack("!HHIIBBHHH", *ports, number, theirs if flags & 0x10 else 0, 0x50, flags, 9, 0, 0)
+        if not stale:
+            self.numbers[who] += size + (flags & 1)
+        direction = Direction.OUT if (who == 0) == self.out else Direction.IN
+        ends = (0, 1) if direction is Direction.OUT else (1, 0)
+        macs = [CAST.macs[end] for end in ends]
+        addresses = [(CAST.v6 if self.six else CAST.v4)[end] for end in ends]
+        made = ipv6(*addresses, 6, head + bytes(size)) if self.six else ipv4(*addresses, 6, head + bytes(size))
+        return direction, ethernet(*macs, 0x86DD if self.six else 0x0800, made)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dialogues_agree(pair: Pair, seed: int) -> None:
+    """Connections side by side, of which either end may be the VM, and either end ends them in every way."""
+    pair.bind(Mode.ENFORCE, addresses=BOUND)
+    dice = random.Random(f"talks {seed}")
+    talks: list[Talk] = []
+    for number in range(3000):
+        if len(talks) < 6:
+            talks.append(Talk(dice))
+        talk = dice.choice(talks)
+        direction, frame = talk.steps.pop(0)
+        if not talk.steps:
+            talks.remove(talk)
+        difference = pair.send(direction, frame)
+        assert difference is None, f"seed {seed}, frame {number}, {direction.name}, {frame.hex()}: {difference}"
+        if number % 50 == 0 or number > 2990:
+            assert dialogues(pair) is None, f"seed {seed}, frame {number}, {frame.hex()}"
+    counters = pair.slot.counters
+    greeters = ReferenceReader(pair.model).greeters()["greeter"]
+    assert counters.dialogues > counters.concluded > 100
+    assert counters.greeters == len(greeters) >= 8, "both services, both directions, both kinds of address"
+    assert all(greeters[name].sum() for name in ("curt", "alike", "varied", "lasted_ns"))
+    assert greeters["ended"].sum() > greeters["curt"].sum() > greeters["alike"].sum() > greeters["varied"].sum()
+
+
+def test_a_wrong_count_of_dialogues_is_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hypervigil.hypervisor.reference.dialogues.NAME", 43)
+    with pytest.raises(AssertionError, match=r"dialogues|peer"):
+        test_dialogues_agree(pair, 0)

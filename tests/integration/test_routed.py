@@ -1,15 +1,13 @@
 """Routed VMs for real: guests with stacks of their own behind taps that no bridge carries, an enforcer's process."""
 
-import ctypes
 import itertools
 import json
 import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,54 +21,36 @@ from hypervigil.network.decide import decide
 from hypervigil.network.ends import members
 from hypervigil.wire.messages import Repaired
 from tests.integration.enforcing import awaited, enforcer, now
-from tests.integration.guestlab import Card, Guest, Host, Target
+from tests.integration.guestlab import (
+    ADDRESSES,
+    BRIDGES,
+    GATEWAYS,
+    Card,
+    Guest,
+    Host,
+    Target,
+    machine_entry,
+    network_entry,
+)
+from tests.integration.percpu import T, summed
 from tests.integration.wirelab import Segment, Tap, ethernet, ipv4, mac_of, namespace, run, udp
 
 pytestmark = pytest.mark.root
 
 WITHIN_S = 2.0
-ADDRESSES = {
-    "far-1": ("10.73.0.11", "fd73::11"),
-    "far-2": ("10.73.0.12", "fd73::12"),
-    "flat-1": ("10.71.0.11", "fd71::11"),
-    "side-1": ("10.72.0.11", "fd72::11"),
-}
-GATEWAYS = {
-    "far": ("10.73.0.1", "fd73::1"),
-    "flat": ("10.71.0.1", "fd71::1"),
-    "side": ("10.72.0.1", "fd72::1"),
-}
 LENGTHS = {
     "far-1": (32, 128),
     "far-2": (24, 128),  # a guest that was not told, and takes the whole network for its segment
     "flat-1": (24, 64),
     "side-1": (24, 64),
 }
-BRIDGES = {"flat": "br1", "side": "br2"}
 POLICY = (
     'mode = "enforce"\n'
-    + "".join(f'[[vm]]\nname = "{name}"\naddresses = {json.dumps(pair)}\n' for name, pair in ADDRESSES.items())
+    + "".join(machine_entry(name) for name in ADDRESSES)
+    + network_entry("far", 'cidr = "10.73.0.0/24"', 'between = "isolated"', 'reaches = ["flat"]', "uplinks = []")
+    + network_entry("flat", 'reaches = ["far"]')
+    + network_entry("side")
     + """
-[[network]]
-name = "far"
-forwarding = "routed"
-cidr = "10.73.0.0/24"
-gateways = ["10.73.0.1", "fd73::1"]
-between = "isolated"
-reaches = ["flat"]
-uplinks = []
-
-[[network]]
-name = "flat"
-bridge = "br1"
-gateways = ["10.71.0.1", "fd71::1"]
-reaches = ["far"]
-
-[[network]]
-name = "side"
-bridge = "br2"
-gateways = ["10.72.0.1", "fd72::1"]
-
 [[path]]
 name = "one to two"
 from = "vm:far-1"
@@ -168,22 +148,21 @@ class World:
         listed = json.loads(run("nft", "-j", "list", "counters", "table", "inet", "hypervigil"))["nftables"]
         return Counter({one["counter"]["name"]: one["counter"]["packets"] for one in listed if "counter" in one})
 
+    def values(self, name: str, table: str, kind: type[T]) -> T:
+        """What a guest's port counted, over all CPUs."""
+        with closing(self.host.driver.kernel()) as plane:
+            return summed(plane._maps[table], plane.ports()[PortId(self.guests[name].card.mac)], kind)
+
     def counted(self, name: str, other: str) -> Counter[str]:
         """What each layer counted so far: at the sender's and the receiver's port, and of the host as a router."""
-        pins = self.host.driver.layout.pin_dir
-        plane = self.host.driver.kernel()
-        slots = plane.ports()
-        plane.close()
-        here, there = (slots[PortId(self.guests[one].card.mac)] for one in (name, other))
         found = self.firewall()
-        for one in per_cpu(pins / "hv_counters", here, layout.Counters):
-            found["sent"] += sum(one.by_class[Direction.OUT][kind].packets for kind in UDP)
-            found["forged"] += one.forged[ForgedKind.IPV4]
-        for one in per_cpu(pins / "hv_crossings", here, layout.Crossings):
-            found["admitted"] += one.flows
-            found["denied"] += one.denied[Direction.OUT][1]
-        for one in per_cpu(pins / "hv_counters", there, layout.Counters):
-            found["received"] += sum(one.by_class[Direction.IN][kind].packets for kind in UDP)
+        crossed = self.values(name, "hv_crossings", layout.Crossings)
+        here, there = (self.values(one, "hv_counters", layout.Counters) for one in (name, other))
+        found["sent"] = sum(here.by_class[Direction.OUT][kind].packets for kind in UDP)
+        found["forged"] = here.forged[ForgedKind.IPV4]
+        found["received"] = sum(there.by_class[Direction.IN][kind].packets for kind in UDP)
+        found["admitted"] = crossed.flows
+        found["denied"] = crossed.denied[Direction.OUT][1]
         names, values = (line.split() for line in Path("/proc/net/snmp").read_text("ascii").splitlines()[:2])
         found["routed"] = int(values[names.index("ForwDatagrams")])
         return found
@@ -198,17 +177,6 @@ class World:
 
 UDP = (TrafficClass.UDP, TrafficClass.DNS)
 PORTS = itertools.count(20000)
-
-
-def per_cpu(pin: Path, slot: int, kind: type[ctypes.Structure]) -> list[Any]:
-    """The values of all CPUs."""
-    values = (kind * (int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1]) + 1))()
-    key, fd = layout.Number(slot), kernel.pinned(pin)
-    try:
-        kernel._bpf(kernel.LOOKUP, kernel._Element(fd, 0, ctypes.addressof(key), ctypes.addressof(values), 0))
-    finally:
-        os.close(fd)
-    return list(values)
 
 
 @pytest.fixture(scope="module")
@@ -315,12 +283,9 @@ def test_a_routed_vm_can_ask_for_proof_of_source(world: World, version: int) -> 
     far = world.guests["far-2"].vm()
     with world.host.driver.limited(far.vm, LimitKind.SOURCE_PROOF, direction=Direction.IN):
         awaited("an answer", lambda: world.answers(version=version), 5)
-        plane = world.host.driver.kernel()
-        slot = plane.ports()[PortId(world.guests["far-2"].card.mac)]
-        plane.close()
-        told = per_cpu(world.host.driver.layout.pin_dir / "hv_counters", slot, layout.Counters)
-        assert sum(one.answered for one in told) > 0, "the control: the source had to prove itself"
-        assert sum(one.proven for one in told) > 0
+        told = world.values("far-2", "hv_counters", layout.Counters)
+        assert told.answered > 0, "the control: the source had to prove itself"
+        assert told.proven > 0
 
 
 class TestALayerThatIsGone:
@@ -419,7 +384,7 @@ def carried(one: Tap, other: Tap) -> bool:
     marker = secrets.token_bytes(18)
     other.received()
     one.send(ethernet(one.mac, mac_of(one.name), 0x0800, ipv4("10.75.1.2", "10.75.2.2", 17, udp(1, 2, marker))))
-    return any(marker in frame for frame in other.received(0.1))
+    return other.gets(marker, 0.1)
 
 
 @pytest.mark.req("T-NET-1", "A204")
@@ -461,7 +426,7 @@ def test_what_stays_on_a_bridge_is_none_of_its_business(world: World, called: st
             marker = secrets.token_bytes(18)
             packet = ipv4("10.79.0.1", "10.79.0.2", 17, udp(1, 2, marker))
             taps[0].send(ethernet(taps[0].mac, taps[1].mac, 0x0800, packet))
-            assert any(marker in frame for frame in taps[1].received(0.2))
+            assert taps[1].gets(marker, 0.2)
         assert world.answers("far-2", "flat-1", port=22)
         assert world.answers("flat-1", "far-1", version=6)
         assert not world.answers("flat-1", "far-2")

@@ -19,6 +19,7 @@ from hypervigil.model.port_policy import Fabric, FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import difference
+from tests.integration.percpu import summed
 from tests.integration.proving import (
     ATTACKER,
     CLIENT,
@@ -157,7 +158,9 @@ def test_answers_are_not_the_ports_own_frames(rig: Rig) -> None:
             time.sleep(0.05)
     after = rig.counters()
     assert at_attacker.packets()["answers"] == 2000, "one each"
-    assert (after["by_class"]["packets"][Direction.OUT] == before["by_class"]["packets"][Direction.OUT]).all()
+    sent = after["by_class"]["packets"][Direction.OUT] - before["by_class"]["packets"][Direction.OUT]
+    sent[TrafficClass.ARP] = 0  # its kernel may be asked where it is meanwhile
+    assert not sent.any()
     assert (after["forged"] == before["forged"]).all()
     assert seen.packets()["marked"] == 0
     assert [one.packets()["marked"] for one in marked] == [0, 0, 0]
@@ -415,11 +418,7 @@ def ruled(rig: Rig) -> Iterator[Rig]:
 
 def remembered(rig: Rig) -> int:
     """Conversations that were remembered for the server, over all CPUs."""
-    cpus = int(Path("/sys/devices/system/cpu/possible").read_text().strip().split("-")[-1]) + 1
-    found = (layout.Crossings * cpus)()
-    slot = ctypes.c_uint32(rig.plane.ports()[rig.port])
-    kernel.lookup(rig.plane._maps["hv_crossings"], slot, found)  # type: ignore[arg-type]
-    return sum(one.flows for one in found)
+    return int(summed(rig.plane._maps["hv_crossings"], rig.plane.ports()[rig.port], layout.Crossings).flows)
 
 
 @pytest.mark.parametrize("address", [SERVER, SERVER6])

@@ -84,6 +84,15 @@ class Tap:
                 if left <= 0 or not select.select([self.fd], [], [], left)[0]:
                     return frames
 
+    def gets(self, wanted: bytes, wait_s: float) -> bool:
+        """Whether a frame with these bytes reaches the guest within so long; true as soon as it does."""
+        deadline = time.monotonic() + wait_s
+        while not any(wanted in frame for frame in self.received()):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
+                return False
+        return True
+
     def close(self) -> None:
         """The device goes."""
         os.close(self.fd)
@@ -140,10 +149,7 @@ def ipv4(source: str, destination: str, protocol: int, payload: bytes, *, fragme
         ip_address(source).packed,
         ip_address(destination).packed,
     )
-    total = sum(struct.unpack("!10H", head))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
-    return head[:10] + struct.pack("!H", total) + head[12:] + payload
+    return head[:10] + struct.pack("!H", ~checksum(head) & 0xFFFF) + head[12:] + payload
 
 
 def ipv6(source: str, destination: str, next_header: int, payload: bytes) -> bytes:
@@ -175,3 +181,23 @@ def arp(operation: int, sender_mac: str, sender: str, target: str) -> bytes:
         + b"\0" * 6
         + ip_address(target).packed
     )
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum's sum, not yet inverted."""
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def pseudo(source: str, destination: str, protocol: int, length: int) -> bytes:
+    """What a transport's checksum covers of the addresses."""
+    ends = ip_address(source).packed + ip_address(destination).packed
+    return ends + (struct.pack("!BBH", 0, protocol, length) if len(ends) == 8 else struct.pack("!II", length, protocol))
+
+
+def icmp6(source: str, destination: str, body: bytes) -> tuple[str, str, int, bytes]:
+    """What ``ipv6`` takes: an ICMPv6 message with its checksum."""
+    total = checksum(pseudo(source, destination, 58, len(body)) + body)
+    return source, destination, 58, body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hypervigil.model.ids import Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
-from hypervigil.model.observation import ClassCounts, PeerCount, PortSample, ResourceSample, Sweep
+from hypervigil.model.observation import ClassCounts, GreeterCount, PeerCount, PortSample, ResourceSample, Sweep
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -23,11 +23,12 @@ VM = VmId("11111111-2222-3333-4444-555555555555")
 PORT = PortId("52:54:00:00:00:01")
 COUNTS = ClassCounts(packets=(1,) * 11, octets=(60,) * 11, limited=(0,) * 11)
 PEER = PeerCount(Direction.OUT, "10.60.0.2", PORT, 9, 540, 9, 0, 0, 1, new=True)
+GREETER = GreeterCount(Direction.IN, "10.60.0.2", PORT, 21, 3, 3, 2, 1, 4.5)
 SWEEP = Sweep(
     sequence=7,
     at=Instant(12.5),
     interval_s=0.2,
-    ports=(PortSample(VM, PORT, COUNTS, COUNTS, (0,) * 10, 1, 0, (PEER,)),),
+    ports=(PortSample(VM, PORT, COUNTS, COUNTS, (0,) * 10, 1, 0, (PEER,), greeters=(GREETER,)),),
     resources=(ResourceSample(VM, cpu=0.5),),
 )
 LIMIT = Limit(

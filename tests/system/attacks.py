@@ -12,7 +12,7 @@ from ipaddress import IPv6Address
 from hypervigil.model.port_policy import link_local
 from hypervigil.model.traffic import ForgedKind
 from lab.guest.wire import TAG
-from tests.integration.wirelab import arp, ipv4, ipv6, mac_bytes, tcp, udp
+from tests.integration.wirelab import arp, icmp6, ipv4, ipv6, mac_bytes, tcp, udp
 
 ALL_NODES, ALL_NODES_MAC = "ff02::1", "33:33:00:00:00:01"
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
@@ -109,16 +109,6 @@ class Catalogue:
 def ethernet(source: str, destination: str, ethertype: int, payload: bytes, tag: bytes = b"") -> bytes:
     """A frame, padded to what Ethernet needs; the tag comes after what the packet says is its end."""
     return (mac_bytes(destination) + mac_bytes(source) + struct.pack("!H", ethertype) + payload + tag).ljust(60, b"\0")
-
-
-def icmp6(source: str, destination: str, body: bytes) -> tuple[str, str, int, bytes]:
-    """What ``ipv6`` takes: an ICMPv6 message with its checksum."""
-    pseudo = IPv6Address(source).packed + IPv6Address(destination).packed + struct.pack("!II", len(body), 58)
-    whole = pseudo + body + b"\0" * (len(body) % 2)
-    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return source, destination, 58, body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
 
 
 def advertisement(target: str, mac: str, *, flags: int = 0x20) -> bytes:

@@ -17,6 +17,7 @@ from hypervigil.model.traffic import Direction, ForgedKind
 from lab.commands import call
 from lab.guests import Guest
 from lab.paths import GUEST_FILES, STATE, make
+from tests.integration.percpu import summed
 
 WIRE = GUEST_FILES / "wire.py"
 _SEEN = "/tmp/seen.json"
@@ -116,7 +117,6 @@ class Dropped:
 
 def dropped(pin_dir: Path) -> dict[str, Dropped]:
     """Of each port, by its MAC: read from the kernel, where no process of the product is asked."""
-    cpus = int(Path("/sys/devices/system/cpu/possible").read_text().split("-")[-1]) + 1
     found = {}
     with (
         _map(pin_dir, "hv_ports") as ports,
@@ -125,13 +125,10 @@ def dropped(pin_dir: Path) -> dict[str, Dropped]:
     ):
         for index in list(kernel.keys(ports, ctypes.c_uint32)):
             port = layout.Port()
-            counted, crossed = (layout.Counters * cpus)(), (layout.Crossings * cpus)()
             kernel.lookup(ports, index, port)
-            slot = ctypes.c_uint32(port.slot)
-            kernel.lookup(counters, slot, counted)  # type: ignore[arg-type]
-            kernel.lookup(crossings, slot, crossed)  # type: ignore[arg-type]
-            forged = {kind: sum(cpu.forged[kind] for cpu in counted) for kind in ForgedKind}
-            denied = sum(sum(cpu.denied[Direction.OUT]) for cpu in crossed)
+            counted = summed(counters, port.slot, layout.Counters)
+            forged = {kind: int(counted.forged[kind]) for kind in ForgedKind}
+            denied = sum(summed(crossings, port.slot, layout.Crossings).denied[Direction.OUT])
             found[layout.unpack_mac(bytes(port.mac))] = Dropped(forged, denied)
     return found
 

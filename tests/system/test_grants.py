@@ -1,7 +1,8 @@
 """A running guest is given the agent, asks by it for more, gets it while its load is honest, and loses it when not."""
 
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,19 @@ QEMU_AGENT = "org.qemu.guest_agent.0"
 OWN_CPU, OWN_MEMORY_KIB, OWN_PACKETS = 0.3, 128 * 1024, 300
 MOST = 2
 PERIOD_US = 100_000
+OPENRC = (
+    "exclusive",
+    "starting",
+    "started",
+    "stopping",
+    "inactive",
+    "wasinactive",
+    "failed",
+    "daemons",
+    "options",
+    "tmp",
+)
+"""What OpenRC makes when it boots a system."""
 ASKED_S = 45.0
 """An agent asks after ten seconds near its capacity; the host must see the need, and the guest must have started."""
 BACK_S = 75.0
@@ -49,8 +63,16 @@ class Stage:
         limits = self.product.ask("limits", *(["--all"] if ended else []))["limits"]
         return [one for one in limits if one["kind"] == kind and one.get("raised_from") is not None]
 
-    def journal(self) -> str:
-        return self.product.call("journal", "show", "--limit", "1000").stdout
+    def until(self, what: str, look: Callable[[], object], *, within_s: float) -> None:
+        """Wait for it; where it never comes, say what is on record instead."""
+        try:
+            wait_for(what, look, within_s=within_s)
+        except AssertionError as error:
+            records = self.product.ask("journal", "show", "--last", "300")["records"]
+            told = [one["body"].get("text") or one["body"] for one in records if one["kind"] in {"guest", "case"}]
+            raise AssertionError(
+                f"{error}; cases: {self.product.cases_of(self.a.domain)}; told: {told[-12:]}"
+            ) from None
 
     def agent(self) -> dict[str, Any]:
         """What is heard of the agent in ``a``."""
@@ -66,7 +88,7 @@ def policy(a: Guest, b: Guest) -> str:
             'mode = "enforce"',
             "[grants]",
             f"cpu = {MOST}\nmemory = {MOST}\npackets = {MOST}\nheadroom = 0.02",
-            f'[[network]]\nname = "{a.network.spec.name}"\nbridge = "{a.network.bridge}"\ncidr = "{a.network.spec.cidr}"',
+            f'[[network]]\nname = "test"\nbridge = "{a.network.bridge}"\ncidr = "{a.network.spec.cidr}"',
             *(
                 f'[[vm]]\nname = "{vm.domain}"\ntenant = "{vm.spec.tenant}"\naddresses = ["{vm.address}"]\n{more}'
                 for vm, more in vms
@@ -91,8 +113,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         domain = libvirtd.connection().lookupByUUIDString(a.uuid)
         domain.setSchedulerParameters({"vcpu_period": PERIOD_US, "vcpu_quota": int(OWN_CPU * PERIOD_US)})
         domain.setMemoryFlags(OWN_MEMORY_KIB, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-        product = stack.enter_context(installed(tmp_path_factory.mktemp("grants"), "grants"))
-        path: Path = tmp_path_factory.mktemp("policy") / "policy.toml"
+        product = stack.enter_context(installed(Path("/run"), f"hvg-{secrets.token_hex(3)}"))
+        path = tmp_path_factory.mktemp("policy") / "policy.toml"
         path.write_text(policy(a, b), encoding="utf-8")
         done = product.call("up", "--detach", "--policy", str(path))
         assert done.returncode == 0, done.stderr
@@ -110,7 +132,7 @@ def agent(stage: Stage) -> Stage:
 def install(stage: Stage) -> str:
     """What a distribution's guest has at its start, and then the operator's one command."""
     ready = stage.a.run(
-        "mkdir -p /run/openrc /var/run && touch /run/openrc/softlevel && "
+        f"mkdir -p {' '.join(f'/run/openrc/{name}' for name in OPENRC)} && touch /run/openrc/softlevel && "
         f"port=$(basename $(dirname $(grep -lx {QEMU_AGENT} /sys/class/virtio-ports/*/name))) && "
         "{ pgrep -x qemu-ga >/dev/null || qemu-ga -d -m virtio-serial -p /dev/$port; }"
     )
@@ -130,7 +152,7 @@ def test_a_running_guest_is_given_a_port_and_the_agent(stage: Stage) -> None:
     said = install(stage)
     assert "started by OpenRC" in said
     assert stage.a.run("rc-service hypervigil-agent status").exit == 0
-    stage.a.run("kill -9 $(pgrep -f sbin/hypervigil-agent | tail -1)")
+    stage.a.run("kill -9 $(pgrep -f 'sbin/hypervigil-agen[t]' | tail -1)")
     wait_for("its supervisor has started it again", lambda: stage.agent()["hearing"] == "heard", within_s=30)
     assert "has a port" in install(stage), "doing it again is no error"
 
@@ -138,37 +160,37 @@ def test_a_running_guest_is_given_a_port_and_the_agent(stage: Stage) -> None:
 def test_honest_load_gets_cpu_and_gives_it_back(agent: Stage) -> None:
     assert agent.quota() == pytest.approx(OWN_CPU)
     job = agent.a.spawn("stress-ng --cpu 1 --timeout 300")
-    wait_for("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=ASKED_S)
+    agent.until("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=ASKED_S)
     grant = agent.grants("cpu")[0]
     assert grant["raised_from"] == pytest.approx(OWN_CPU)
     assert OWN_CPU < grant["value"] <= MOST * OWN_CPU + 1e-3
     assert "asks for more and uses" in grant["reason"]
     agent.a.stop(job)
-    wait_for("its quota is its own again", lambda: agent.quota() == pytest.approx(OWN_CPU), within_s=BACK_S)
+    agent.until("its quota is its own again", lambda: agent.quota() == pytest.approx(OWN_CPU), within_s=BACK_S)
 
 
 def test_honest_load_gets_memory_up_to_its_cap(agent: Stage) -> None:
     assert agent.balloon_kib() == pytest.approx(OWN_MEMORY_KIB, rel=0.1)
     job = agent.a.spawn("stress-ng --vm 1 --vm-bytes 93% --vm-keep --timeout 300")
-    wait_for("its balloon is larger", lambda: agent.balloon_kib() > 1.15 * OWN_MEMORY_KIB, within_s=ASKED_S)
+    agent.until("its balloon is larger", lambda: agent.balloon_kib() > 1.15 * OWN_MEMORY_KIB, within_s=ASKED_S)
     assert agent.grants("memory")[0]["value"] <= MOST * OWN_MEMORY_KIB
     agent.a.stop(job)
-    wait_for("its balloon is its own again", lambda: agent.balloon_kib() <= 1.1 * OWN_MEMORY_KIB, within_s=BACK_S)
+    agent.until("its balloon is its own again", lambda: agent.balloon_kib() <= 1.1 * OWN_MEMORY_KIB, within_s=BACK_S)
 
 
 def test_honest_load_gets_packets_and_an_attacker_loses_all(agent: Stage) -> None:
     """By what its NIC attempts, without a word of the agent; then it floods, while it asks for CPU as well."""
     agent.a.spawn("stress-ng --cpu 1 --timeout 300")
     job = agent.a.spawn(f"hv-load --rate 60 --seconds 300 http://{agent.b.address}/")
-    wait_for("its budget is raised", lambda: agent.grants("packets"), within_s=ASKED_S)
-    wait_for("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=2 * ASKED_S)
+    agent.until("its budget is raised", lambda: agent.grants("packets"), within_s=ASKED_S)
+    agent.until("its quota is raised", lambda: agent.quota() > 1.2 * OWN_CPU, within_s=2 * ASKED_S)
     flood = agent.a.spawn(f"timeout 60 hping3 -q --flood -S -p 81 {agent.b.address}")
-    wait_for(
+    agent.until(
         "it is an attacker",
         lambda: any(case["role"] == "attacker" for case in agent.product.cases_of(agent.a.domain)),
         within_s=30,
     )
-    wait_for("all grants are gone", lambda: not agent.grants("packets") + agent.grants("cpu"), within_s=5)
+    agent.until("all grants are gone", lambda: not agent.grants("packets") + agent.grants("cpu"), within_s=5)
     assert agent.quota() <= OWN_CPU + 1e-3
     agent.a.stop(flood)
     agent.a.stop(job)

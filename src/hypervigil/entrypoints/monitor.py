@@ -30,6 +30,7 @@ from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import ENFORCER, Conductor
 from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.links import ControlLink, EnforcerLink, InboundLink, listen
+from hypervigil.host.monitor.signing import Signing
 from hypervigil.host.monitor.tripwires import changed_tripwires
 from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import CaseId, Instant
@@ -42,9 +43,9 @@ from hypervigil.wire.messages import (
     FromEnforcer,
     FromSensors,
     InventoryChanged,
+    Refused,
     SetTripwires,
     Signed,
-    SignHead,
     Swept,
     Tripwire,
 )
@@ -54,7 +55,8 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1
 ALIVE_S = 0.5
 HISTORY_S = 10.0
-SIGN_S = 60.0
+LOOK_S = 1.0
+SIGN_NOW_S = 2.0
 TRIPWIRES_S = 5.0
 GAP_S = 1.0
 
@@ -127,8 +129,8 @@ class Monitor:
             gone=self._sensors_gone,
             uids=frozenset({user_ids(SENSORS_USER)[0]}),
         )
-        self._signed_through = 0
-        self._signing: tuple[int, bytes] = (0, b"")
+        self._signing = Signing(self.journal, self._enforcer)
+        self._head_answered = asyncio.Event()
         self._tripwires: dict[tuple[object, ...], Tripwire] = {}
         self._answers = Answers(
             self.conductor,
@@ -212,19 +214,15 @@ class Monitor:
     def _joined(self) -> None:
         self.conductor.blind(Blind(at=now(), what=ENFORCER, since=None), now())
         self._tripwires.clear()
+        self._signing.joined()
         self.conductor.joined()
 
     def _enforcer_gone(self) -> None:
         self.conductor.blind(Blind(at=now(), what=ENFORCER, since=now()), now())
 
     def _from_enforcer(self, message: FromEnforcer) -> None:
-        if isinstance(message, Signed):
-            sequence, digest = self._signing
-            self.journal.record_signature(
-                sequence, digest, message.signature, message.key_id, now=now(), wall_at=time.time()
-            )
-            self._signed_through = sequence
-            return
+        if isinstance(message, Signed | Refused) and self._signing.answered(message, now(), time.time()):
+            self._head_answered.set()
         self.conductor.enforced(message, now())
 
     # --- what recurs ----
@@ -250,8 +248,7 @@ class Monitor:
                 group.create_task(_every(ALIVE_S, self._alive)),
                 group.create_task(_every(HISTORY_S, self.save)),
                 group.create_task(_every(TRIPWIRES_S, self._set_tripwires)),
-                group.create_task(_every(SIGN_S, self._sign)),
-                group.create_task(_every(1.0, self._sign_verdicts)),
+                group.create_task(_every(LOOK_S, lambda: self._signing.tick(now()))),
             ]
             await stop.wait()
             for task in tasks:
@@ -261,8 +258,7 @@ class Monitor:
 
     async def _answer(self, request: control.Request) -> control.Response:
         if isinstance(request, control.SignNow):
-            self._sign()
-            await asyncio.sleep(0.2)
+            await self._sign_now()
         try:
             return self._answers.answer(request, now())
         except Exception:
@@ -284,17 +280,12 @@ class Monitor:
         except OSError as error:
             log.warning("history.not_written error=%s", error)
 
-    def _sign(self) -> None:
-        sequence, digest = self.journal.head()
-        if sequence > self._signed_through and self._enforcer.connected:
-            self._signing = (sequence, digest)
-            self._enforcer.send(SignHead(request=self._enforcer.next_request(), sequence=sequence, digest=digest))
-
-    def _sign_verdicts(self) -> None:
-        """A verdict is not left unsigned for longer than a second."""
-        newest = self.journal.last(Kind.DECISION)
-        if newest is not None and newest.sequence > self._signed_through:
-            self._sign()
+    async def _sign_now(self) -> None:
+        """Have the head signed that there is, and wait for it a moment; the answer tells how far it came."""
+        self._head_answered.clear()
+        if self._signing.ask(now()):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._head_answered.wait(), SIGN_NOW_S)
 
     def _set_tripwires(self) -> None:
         changed = changed_tripwires(self.conductor, self._hsem, self._tripwires)
@@ -306,7 +297,7 @@ class Monitor:
         return {
             "records": sequence,
             "head": digest.hex(),
-            "signed_through": self._signed_through,
+            "signed_through": self._signing.through,
             "waiting": self.journal.held,
             "trouble": self.journal.trouble,
         }

@@ -41,6 +41,28 @@ class PeerCount:
 
 
 @dataclass(frozen=True, slots=True)
+class GreeterCount:
+    """TCP connections with one service that speaks first, ended in one interval at one NIC."""
+
+    direction: Direction
+    """OUT: the VM is the client. IN: the service is its own."""
+    address: str
+    """The other end's."""
+    mac: str
+    port: int
+    """The service's."""
+    ended: int
+    curt: int
+    """Of these, those in which either end said at most 2,560 octets."""
+    alike: int
+    """Of these, those nearly as long as the curt one before: 16 octets of the service, 32 of its client."""
+    varied: int
+    """Of these, those in which the client said more or less than in the one before and was answered alike."""
+    lasted_s: float
+    """How long those alike took together."""
+
+
+@dataclass(frozen=True, slots=True)
 class PortSample:
     """One NIC in one interval."""
 
@@ -59,6 +81,7 @@ class PortSample:
     """Distinct sources that tried this NIC in the last second."""
     denied: tuple[tuple[int, ...], ...] = ()
     """Packets by ``Direction``, then by ``DenialKind``; empty where nothing was."""
+    greeters: tuple[GreeterCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

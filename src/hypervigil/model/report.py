@@ -65,6 +65,22 @@ class LimitedCount:
 
 
 @dataclass(frozen=True, slots=True)
+class DialogueCount:
+    """Dialogues of a VM with one service that speaks first, ended in the interval (see ``GreeterCount``)."""
+
+    vm: VmId
+    direction: Direction
+    other: VmId
+    address: str
+    port: int
+    ended: int
+    curt: int
+    alike: int
+    varied: int
+    lasted_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """One tick of HREM: rates for every VM, the busiest pairs, and notices. Origin is HOST_OBSERVED by construction."""
 
@@ -83,6 +99,7 @@ class HostReport:
     partial: bool = False
     """Only the listed VMs were looked at (a tripwire asked); the others are not silent, just not looked at."""
     denied: tuple[DeniedCount, ...] = ()
+    dialogues: tuple[DialogueCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class AttackClass(StrEnum):
     SPOOF = "spoof"
     OVERFLOW = "overflow"
     REFLECTION = "reflection"
+    BRUTE_FORCE = "brute-force"
     NONE = "none"
 
 

@@ -145,6 +145,16 @@ def test_a_victim_that_cannot_work_on_is_said_to_be() -> None:
     assert judge(replace(SEEN, scenario=file, work={**WORK, "b": []})).failures, "what was not seen was not kept"
 
 
+def test_a_control_run_in_which_nobody_is_hurt_proves_nothing() -> None:
+    file = scenario('guest = "b"\nverdict', 'guest = "b"\nloses = 0.4\nverdict')
+    free = replace(SEEN, scenario=file, judged=None)
+    said = "b should lose 40% of its work without the product, and did 8.0 a second instead of 8.0"
+    assert said in judge(free).failures
+    work = {**WORK, "b": [second(at, 4 if 50 < at <= 71 else 8) for at in range(1, 91)]}
+    assert not any("should lose" in failure for failure in judge(replace(free, work=work)).failures)
+    assert any("should lose" in failure for failure in judge(replace(free, work={**WORK, "b": []})).failures)
+
+
 def test_frames_are_split_where_the_limit_was_in_force_with_some_grace() -> None:
     (step,) = judge().steps
     assert (step.sent, step.delivered_before_limit, step.delivered_after_limit) == (100_000, 3508, 380)

@@ -210,7 +210,8 @@ class Drive:
 
     def _look(self, at: int) -> Snapshot:
         reader = self._reader
-        return Snapshot(_instant(at), reader.ports(), reader.counters(), reader.peers(), seed=1)
+        counted = reader.ports(), reader.counters(), reader.peers()
+        return Snapshot(_instant(at), *counted, seed=1, greeters=reader.greeters())
 
     # --- frames ----
     def _pass(self, one: Seen, at: int) -> None:

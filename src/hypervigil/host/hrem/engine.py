@@ -16,7 +16,7 @@ from hypervigil.host.hrem.overload import Overload
 from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import PeerCount, PortSample, ResourceSample, Sweep
-from hypervigil.model.report import DeniedCount, ForgedCount, HostReport, LimitedCount, PairRate
+from hypervigil.model.report import DeniedCount, DialogueCount, ForgedCount, HostReport, LimitedCount, PairRate
 from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory
 
@@ -99,6 +99,7 @@ class Hrem:
         forged: list[ForgedCount] = []
         limited: list[LimitedCount] = []
         denied: list[DeniedCount] = []
+        dialogues: list[DialogueCount] = []
         by_vm: dict[VmId, list[PortSample]] = {}
         for sample in known:
             by_vm.setdefault(sample.vm, []).append(sample)
@@ -108,6 +109,7 @@ class Hrem:
             forged += _forged(vm, by_vm[vm])
             limited += _limited(vm, by_vm[vm])
             denied += _denied(vm, by_vm[vm])
+            dialogues += self._dialogues(vm, by_vm[vm])
         counts[:, : Metric.CPU] /= _divisors(interval)
         reports = [
             HostReport(
@@ -120,6 +122,7 @@ class Hrem:
                 limited=tuple(limited),
                 partial=sweep.partial,
                 denied=tuple(denied),
+                dialogues=tuple(dialogues),
             )
         ]
         if not sweep.partial:
@@ -201,6 +204,24 @@ class Hrem:
                 )
             )
         return pairs
+
+    def _dialogues(self, vm: VmId, samples: Iterable[PortSample]) -> list[DialogueCount]:
+        return [
+            DialogueCount(
+                vm,
+                one.direction,
+                self._book.owner(one.address, one.mac),
+                one.address,
+                one.port,
+                one.ended,
+                one.curt,
+                one.alike,
+                one.varied,
+                one.lasted_s,
+            )
+            for sample in samples
+            for one in sample.greeters
+        ]
 
 
 def _fair_share(wanted: Sequence[int], room: int) -> int:

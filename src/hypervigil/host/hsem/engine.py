@@ -16,11 +16,10 @@ from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
+from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
 from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
-from hypervigil.host.hsem.scans import slow_probe, slow_sweep
-from hypervigil.host.hsem.slow import Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import Watch
@@ -30,7 +29,7 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, ForgedCount, HostReport, LeaveLevel2
-from hypervigil.model.status import Evidence, Level, Role, Verdict
+from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind
 from hypervigil.model.vm import Vm
 
@@ -61,7 +60,7 @@ class Hsem:
         self._next_limit = next_limit
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
-        self._slow = Slow()
+        self._lookback = Lookback()
         self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
@@ -147,7 +146,7 @@ class Hsem:
                 decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
         self._watch.keep(tuple(running))
         self._turns.keep(running)
-        self._slow.keep(running)
+        self._lookback.keep(running)
         self._outside.keep(running)
         if len(self._history.vms) > MAX_HISTORIES:
             self._history.keep(running)
@@ -318,13 +317,7 @@ class Hsem:
         if draft is None or now - draft.opened_at > DRAFT_S:
             if look.excess is not None and not look.excess.going_on:
                 return []  # what is over was asked about while it went on
-            draft = record.draft = self._file(record.vm, now)
-            draft.reports = 1
-            recent = self._watch.recent(record.vm)
-            for peer in look.recent(recent.counts, self._lately.of(record.vm, now)):
-                draft.add_peer(peer, look.room)
-            self._files.mark(draft, look, now)
-            draft.failures = recent.refused + recent.counts[Metric.IN_RST]
+            draft = record.draft = self._files.draft(record, look, self._lately.of(record.vm, now), now)
         else:
             self._files.grow(draft, look, now)
         if now - record.forged_since <= FORGED_S:
@@ -338,19 +331,23 @@ class Hsem:
 
     def _look_back(self, report: HostReport, values: Matrix, suspects: set[VmId], now: Instant) -> list[Decision]:
         """Remember tries in vain, and open a case of who made too many of them, however slowly."""
-        syns = dict(zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True))
-        for vm in suspects:
-            syns.pop(vm, None)  # what a limit of ours stops is not answered either
-        self._slow.see(report, syns, now)
-        decisions: list[Decision] = []
-        for vm in self._slow.ripe(now, MAX_LOOKS):
-            record, vain = self._record(vm), self._slow.of(vm, now)
-            if record.dossier is None and (slow_sweep(vain) or slow_probe(vain)):
-                dossier = self._file(vm, now)
-                dossier.vain = vain
-                evidence = explain.vain(dossier.facts(now, record.repetition))
-                decisions += self._open(record, dossier, tuple(evidence), now)
-                decisions += self._consider(record, now)
+        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
+        syns = {vm: rate for vm, rate in sent if vm not in suspects}  # what a limit stops is not answered either
+        return [one for finding in self._lookback.see(report, syns, now) for one in self._found(finding, now)]
+
+    def _found(self, finding: Finding, now: Instant) -> list[Decision]:
+        """What was done over some time opens a case; some of it adds to one that is open."""
+        record = self._record(finding.vm)
+        known = record.dossier
+        if known is not None and (not finding.adds or record.state is State.ATTACKER):
+            return []
+        dossier = known or self._file(record.vm, now)
+        finding.note(dossier)
+        record.stirred_at = now
+        evidence = finding.evidence(dossier.facts(now, record.repetition))
+        decisions = [] if known else self._open(record, dossier, evidence, now)
+        decisions += self._consider(record, now)
+        self._lookback.forget(record.vm)  # what goes on is counted anew
         return decisions
 
     def _open(self, record: Watched, dossier: Dossier, evidence: tuple[Evidence, ...], now: Instant) -> list[Decision]:
@@ -457,12 +454,12 @@ class Hsem:
         """Another VM attacks this one: open its case if need be, and have it judged."""
         record = self._record(target)
         self._accused.append(record)
+        dossier = record.dossier or self._file(target, now)
+        dossier.accusations[accusation.attacker] = accusation
+        if accusation.attack == AttackClass.BRUTE_FORCE:
+            dossier.guessed = self._lookback.guessed_by(target, accusation.attacker, now)
         if record.dossier is None:
-            dossier = self._file(target, now)
-            dossier.accusations[accusation.attacker] = accusation
-            evidence = explain.accused(dossier.facts(now, record.repetition))
-            return self._open(record, dossier, tuple(evidence), now)
-        record.dossier.accusations[accusation.attacker] = accusation
+            return self._open(record, dossier, tuple(explain.accused(dossier.facts(now, record.repetition))), now)
         record.stirred_at = now
         return []
 
@@ -486,7 +483,7 @@ class Hsem:
             return []
         record.targets = frozenset()
         self._watch.calm(record.vm)
-        self._slow.forget(record.vm)
+        self._lookback.forget(record.vm)
         return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
 
     # --- memory ----

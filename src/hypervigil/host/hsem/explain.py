@@ -45,6 +45,10 @@ def surges(facts: Facts) -> list[Evidence]:
     return [surge(facts.vm, one) for one in facts.surges]
 
 
+LOGINS = "logins at one service"
+"""What an accusation counts of guesses, instead of packets."""
+
+
 def _fact(facts: Facts, kind: str, value: float, unit: str, text: str) -> Evidence:
     return Evidence(facts.vm, kind, Origin.HOST_OBSERVED, facts.at, float(value), None, unit, text)
 
@@ -104,14 +108,16 @@ def accused(facts: Facts) -> list[Evidence]:
     """Who attacks it, by what was attempted before any limit."""
     found = surges(facts)
     for one in facts.accusations:
-        text = f"{one.attacker} attempted {one.packets:,.0f} packets ({one.traffic}) at it (case {one.case})"
-        found.append(_fact(facts, "attacked-by", one.packets, "packets", text))
+        what = one.traffic if one.traffic == LOGINS else f"packets ({one.traffic})"
+        text = f"{one.attacker} attempted {one.packets:,.0f} {what} at it (case {one.case})"
+        found.append(_fact(facts, "attacked-by", one.packets, what.split()[0], text))
     return found
 
 
 def accused_cause(facts: Facts, worst: Accusation) -> str:
     """One sentence."""
-    what = f"{worst.attack} of {worst.packets:,.0f} packets ({worst.traffic})"
+    what = f"{worst.attack} of {worst.packets:,.0f} "
+    what += worst.traffic if worst.traffic == LOGINS else f"packets ({worst.traffic})"
     return f"{facts.vm} is the target of a {what} by {worst.attacker}"
 
 
@@ -167,6 +173,35 @@ def vain_cause(facts: Facts, *, ports: bool) -> str:
     known = facts.vain
     what = f"{known.ports} ports of {known.address}" if ports else f"{known.hosts} addresses that it never talked to"
     return f"{facts.vm} tries {what} one after the other within {_span(known.seconds)}, and none answers"
+
+
+def guessed(facts: Facts) -> list[Evidence]:
+    """Dialogues that ended alike."""
+    known = facts.guessed
+    ends = f"{known.dialogues} dialogues with {_service(facts)} in {_span(known.seconds)} that ended alike"
+    varied = f"in {known.varied} of them the client said more or less than in the one before"
+    lasted = f"each took {known.lasted_s:.1f} s, as where whoever is refused is made to wait"
+    return [
+        _fact(facts, "refused-alike", known.dialogues, "dialogues", ends),
+        _fact(facts, "varied", known.varied, "dialogues", varied),
+        _fact(facts, "lasted", known.lasted_s, "s", lasted),
+    ]
+
+
+def guessed_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.guessed
+    tries = f"{known.dialogues} tries in {_span(known.seconds)}"
+    if known.direction is Direction.OUT:
+        return f"{facts.vm} guesses at what {_service(facts)} asks for: {tries}, refused alike each time"
+    return f"{known.address} outside guesses at what {_service(facts)} asks for: {tries}, refused alike each time"
+
+
+def _service(facts: Facts) -> str:
+    known = facts.guessed
+    if known.direction is Direction.IN:
+        return f"port {known.port} of {facts.vm}"
+    return f"port {known.port} of " + (f"{known.address} outside" if known.other == OUTSIDE else str(known.other))
 
 
 def _span(seconds: float) -> str:

@@ -143,6 +143,29 @@ class Vain:
 
 
 @dataclass(frozen=True, slots=True)
+class Guessed:
+    """Dialogues with one service, one after the other, that ended alike, as one VM's NIC saw them."""
+
+    vm: VmId = OUTSIDE
+    dialogues: int = 0
+    varied: int = 0
+    """Of these, in how many the client said more or less than in the one before."""
+    seconds: float = 0.0
+    """Since the first of them."""
+    lasted_s: float = 0.0
+    """Each, on average."""
+    excused: float = 0.0
+    """How many are no ground for suspicion, since the VM got work done at such services."""
+    direction: Direction = Direction.OUT
+    """OUT: the VM is the client. IN: the service is its own."""
+    address: str = ""
+    """The other end's."""
+    port: int = 0
+    other: VmId = OUTSIDE
+    """Who the other end is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that HSEM knows of one case when it judges."""
 
@@ -186,6 +209,7 @@ class Facts:
     refused_at: Instant | None = None
     """When it was last told that a port or host cannot be reached."""
     grabs: tuple[Grab, ...] = ()
+    guessed: Guessed = Guessed()
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -256,6 +280,7 @@ class Dossier:
     peers: dict[tuple[Direction, str], Peer] = field(default_factory=dict)
     peers_dropped: int = 0
     vain: Vain = Vain()
+    guessed: Guessed = Guessed()
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
@@ -352,6 +377,7 @@ class Dossier:
             told=tuple(self.told),
             refused_at=self.refused_at,
             grabs=tuple(self.grabs.values()),
+            guessed=self.guessed,
         )
 
     def _tries(self) -> Tries:
@@ -416,6 +442,7 @@ def reopened(facts: Facts) -> Dossier:
         contention=facts.contention,
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         vain=facts.vain,
+        guessed=facts.guessed,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,

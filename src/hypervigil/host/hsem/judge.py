@@ -6,6 +6,7 @@ from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.guesses import guesses
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
@@ -46,6 +47,7 @@ def judge(facts: Facts) -> Verdict | None:
     for rule in (
         _spoof,
         _scan,
+        _guessed,
         _flood,
         _seized,
         _accused,
@@ -157,6 +159,25 @@ def _scan(facts: Facts) -> Verdict | None:
     )
 
 
+def _guessed(facts: Facts) -> Verdict | None:
+    """One short dialogue with a service after the other, and each ends alike."""
+    known = facts.guessed
+    out = known.direction is Direction.OUT
+    if not guesses(known) or not (out or known.other == OUTSIDE):
+        return None
+    return _verdict(
+        facts,
+        Role.ATTACKER if out else Role.VICTIM,
+        AttackClass.BRUTE_FORCE,
+        evidence=explain.guessed(facts),
+        cause=explain.guessed_cause(facts),
+        counterfactual="would be CLEARED if one of these dialogues had come to more than the others, or if the "
+        "same had been said in each",
+        confidence=0.85 if known.varied >= 2 else 0.75,
+        target=known.other,
+    )
+
+
 def hostile_surges(facts: Facts, direction: Direction = Direction.OUT) -> list[Surge]:
     """Surges that are attacks by the one who sends, by how they are meant, the largest first."""
     found = [
@@ -221,6 +242,8 @@ def accused_by(facts: Facts, verdict: Verdict) -> dict[VmId, Accusation]:
         if slow_probe(facts.vain):
             found[facts.vain.other] = (facts.vain.ports, "tries of many ports over hours")
         found |= {peer.other: (peer.packets, "tries of many ports") for peer in scanned(facts)}
+    elif verdict.attack is AttackClass.BRUTE_FORCE:
+        found[facts.guessed.other] = (facts.guessed.dialogues, explain.LOGINS)
     elif verdict.attack is AttackClass.FLOOD:
         for surge in hostile_surges(facts):
             for peer in hit(facts, surge):

@@ -5,12 +5,13 @@ A provisional limit touches only the classes that are abnormal, outbound first, 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
+from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import packet_metric
 from hypervigil.model.policy import Bounds
@@ -30,6 +31,11 @@ LEAST_MEMORY_KIB = 131_072.0
 LEAST_DISK = 1e6
 LEAST_BLOCK = 50.0
 """Bytes and requests per second that a disk keeps."""
+
+GUESSES_PPS = 1.0
+"""Packets per second that a guesser may send to whom it guesses at, whatever their way: a dialogue takes a dozen."""
+OF_GUESSES, LEAST_GUESSES_PPS = 0.25, 0.1
+"""At a service outside nothing but all new connections can be limited: to this share of the guesses, and at least."""
 
 LADDER = {
     "quarantine": LimitKind.QUARANTINE,
@@ -83,6 +89,8 @@ def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[
     wanted = [_class_limit(surge, bounds) for surge in surges]
     if verdict.attack is AttackClass.SCAN:
         wanted += [_new_destinations(bounds), _fixed(TrafficClass.SYN, facts, bounds)]
+    if verdict.attack is AttackClass.BRUTE_FORCE:
+        wanted.append(_guessing(facts, bounds))
     if verdict.attack is AttackClass.SPOOF:
         roles = any(facts.forged[kind] for kind in FORGED_ROLES)
         wanted += [_new_destinations(bounds), *([_fixed(TrafficClass.ARP, facts, bounds)] if roles else [])]
@@ -113,6 +121,10 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
 def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
     """What keeps a flood from outside away from its victim; attackers of this host are limited where they are."""
     wanted = _throttled(facts, bounds) if facts.near_capacity else []
+    known = facts.guessed
+    if known.dialogues and known.direction is Direction.IN:
+        reason = f"{known.address} guesses at what port {known.port} asks for"
+        wanted.append(Wanted(LimitKind.PEER, reason, GUESSES_PPS, Direction.IN, peer=known.address))
     if from_outside(facts):
         for surge in hostile_surges(facts, Direction.IN):
             wanted += _inbound(facts, surge, bounds)
@@ -177,6 +189,15 @@ def _class_limit(surge: Surge, bounds: Bounds, least: float = 0.0) -> Wanted:
 def _fixed(traffic: TrafficClass, facts: Facts, bounds: Bounds) -> Wanted:
     tail = facts.tails[packet_metric(Direction.OUT, traffic)]
     return Wanted(LimitKind.PACKETS, "used for the attack", size(tail, bounds), Direction.OUT, traffic)
+
+
+def _guessing(facts: Facts, bounds: Bounds) -> Wanted:
+    """Fewer new connections; a VM of this host that is guessed at is kept from the guesser at its own port besides."""
+    known, usual = facts.guessed, _fixed(TrafficClass.SYN, facts, bounds)
+    if known.other != OUTSIDE or usual.value is None:
+        return usual
+    value = max(OF_GUESSES * known.dialogues / max(known.seconds, 1.0), LEAST_GUESSES_PPS)
+    return replace(usual, value=round(min(usual.value, value), 3))
 
 
 def _new_destinations(bounds: Bounds) -> Wanted:

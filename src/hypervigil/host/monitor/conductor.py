@@ -339,9 +339,7 @@ class Conductor:
                 self.note(Kind.REPAIRED, Repair(message.subject, message.ok, message.detail), now)
                 self.commit()
             case wire.Ended():
-                self.ledger.lifted(message.limit, self.wall(message.at), message.reason)
-                body = LimitEnded(message.limit, message.reason)
-                self.note(Kind.LIFTED, body, now, None, message.vm, message.limit)
+                self._ended(LimitEnded(message.limit, message.reason, message.at), message.vm, now)
                 self.commit()
             case wire.InForce():
                 self._reconcile(message, now)
@@ -349,6 +347,11 @@ class Conductor:
                 log.error("enforcer.refused request=%d reason=%s", message.request, message.reason)
             case wire.Signed():
                 pass
+
+    def _ended(self, end: LimitEnded, vm: VmId, now: Instant) -> None:
+        """A limit ended without our word."""
+        self.ledger.lifted(end.limit, self.wall(now if end.at is None else end.at), end.reason)
+        self.note(Kind.LIFTED, end, now, None, vm, end.limit)
 
     def _outcome(self, outcome: wire.Outcome, now: Instant) -> None:
         limit = self.ledger.limits.get(LimitId(outcome.subject))
@@ -399,6 +402,11 @@ class Conductor:
         stray = tuple(there - standing.keys())
         lacking = [e.limit for key, e in standing.items() if key not in there and e.limit.until > now]
         missing = tuple(limit for limit in lacking if not by_policy(limit))
+        for key, entry in standing.items():
+            if key not in there and entry.limit.until <= now and not by_policy(entry.limit):
+                # Nobody is left who could tell: the enforcer that ended it is gone as well.
+                self._ended(LimitEnded(key, "it had ended when the monitor came back"), entry.limit.vm, now)
+        self.commit()
         for key in there & standing.keys():
             self.ledger.enforced(key, self.wall(now), ok=True, detail="still in force")
         if stray:

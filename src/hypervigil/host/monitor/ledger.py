@@ -173,7 +173,7 @@ class Ledger:
                     self.lifted(lift.limit, at, lift.reason)
                 case Kind.LIFTED, "LimitEnded":
                     end = record.read(LimitEnded)
-                    self.lifted(end.limit, at, end.reason)
+                    self.lifted(end.limit, at if end.at is None else at - (record.boot_s - end.at), end.reason)
                 case _:
                     continue
         if current != boot_id:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hypervigil.model.ids import LimitId
+from hypervigil.model.ids import Instant, LimitId
 from hypervigil.model.limits import Limit
 
 
@@ -20,3 +20,5 @@ class LimitEnded:
 
     limit: LimitId
     reason: str
+    at: Instant | None = None
+    """When it ended, in the host's own time, which may be long before it was heard of; older records do not say."""

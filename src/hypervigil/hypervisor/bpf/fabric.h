@@ -541,7 +541,7 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		return port->mode == HV_ENFORCE ? DROP : pass_on(skb, here, direction, 0);
 	}
 	if (direction == HV_OUT && way > 0 && port->mode == HV_ENFORCE && !(here->flags & HV_ROUTED)) {
-		skb->mark = receive(s) ? DONE : DECIDED | (++s->ticket & TICKET);
+		skb->mark = receive(skb, s) ? DONE : DECIDED | (++s->ticket & TICKET);
 		crossings->straight += f->packets;
 		return bpf_redirect(way, 0);
 	}

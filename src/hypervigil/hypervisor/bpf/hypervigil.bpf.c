@@ -53,7 +53,7 @@ struct frame {
 	__u8 fragment;
 	__u8 multicast;
 	__u8 stranger;		/* no frame to this destination was let through yet */
-	__u8 pad;		/* MACs are compared two bytes at a time */
+	__u8 ends;		/* TCP: it has a FIN. MACs are compared two bytes at a time, so they begin at an even place */
 	__u8 source_mac[6], destination_mac[6];
 };
 
@@ -68,6 +68,10 @@ struct scratch {
 	struct hv_flow_key flow;
 	struct hv_range_key range;
 	struct hv_local_key local, former;
+	struct hv_dialogue_key dialogue;
+	struct hv_dialogue opening;
+	struct hv_greeter_key greeter;
+	struct hv_greeter greeted;
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
@@ -144,6 +148,7 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct scratch 
 		f->source_port = b[0] << 8 | b[1];
 		f->destination_port = b[2] << 8 | b[3];
 		f->traffic = tcp_class(b[13]);
+		f->ends = b[13] & 1;
 		*header_end = f->l4 + (b[12] >> 4) * 4;
 		return 1;
 	case 17:
@@ -284,6 +289,7 @@ static __always_inline int read_linear(struct __sk_buff *skb, struct frame *f, _
 	if (f->protocol == 6) {
 		*header_end = f->l4 + (l4[12] >> 4) * 4;
 		f->traffic = tcp_class(l4[13]);
+		f->ends = l4[13] & 1;
 	} else if (f->protocol == 17) {
 		*header_end = f->l4 + 8;
 		f->traffic = HV_UDP;
@@ -420,9 +426,13 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
 	/* The frame's own MAC was checked already: it is the port's, or one that was given to it. */
 	if (!same_mac(arp->sender_mac, port->mac) && !(port->pairs && same_mac(arp->sender_mac, f->source_mac)))
 		return HV_F_ARP;
-	if (!is_zero(&f->source, 12) && !bound(port, f, &f->source))
-		return HV_F_ARP;
-	return HV_FORGED_KINDS;
+	/*
+	 * Who asks by no address whether one is free (RFC 5227) takes it as much as who speaks from it: another's probe for the
+	 * same one ends the detection of whoever has a right to it. A client whose own probe is not heard finds its address free.
+	 */
+	if (is_zero(&f->source, 12))
+		return !CHECKED(HV_F_IPV4) || bound(port, f, &f->destination) ? HV_FORGED_KINDS : HV_F_IPV4;
+	return bound(port, f, &f->source) ? HV_FORGED_KINDS : HV_F_ARP;
 }
 
 static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
@@ -735,8 +745,10 @@ static __always_inline int opens(const struct frame *f)
 	return 0;
 }
 
+#include "dialogues.h"
+
 /* A peer that the data plane had never seen. */
-static __noinline void meet(struct scratch *s, const struct hv_peer_key *key, __u32 second, __u64 port)
+static __noinline void meet(struct __sk_buff *skb, struct scratch *s, const struct hv_peer_key *key, __u32 second, __u64 port)
 {
 	struct hv_peer *fresh = &s->peer;
 	struct frame *f = &s->frame;
@@ -751,12 +763,14 @@ static __noinline void meet(struct scratch *s, const struct hv_peer_key *key, __
 	fresh->second = second;
 	fresh->ports_now = port;
 	__builtin_memcpy(fresh->mac, s->direction == HV_OUT ? f->destination_mac : f->source_mac, 6);
+	if (of_dialogue(f, fresh))
+		converse(skb, s, fresh);
 	bpf_map_update_elem(&hv_peers, key, fresh, BPF_ANY);
 	f->stranger = s->direction == HV_OUT;
 }
 
 /* Remember who is talked to; 1 when the data plane had never seen this peer (or has forgotten it). */
-static __always_inline int remember(__u32 slot, __u32 direction, struct scratch *s, __u32 octets, __u64 now)
+static __always_inline int remember(struct __sk_buff *skb, __u32 slot, __u32 direction, struct scratch *s, __u32 octets, __u64 now)
 {
 	struct frame *f = &s->frame;
 	struct hv_peer_key key = { .slot = slot, .direction = direction };
@@ -769,7 +783,7 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 		port = 1ULL << ((f->destination_port * 2654435761U) >> 26);
 	peer = bpf_map_lookup_elem(&hv_peers, &key);
 	if (!peer) {
-		meet(s, &key, second, port);
+		meet(skb, s, &key, second, port);
 		return 1;
 	}
 	f->stranger = direction == HV_OUT && !peer->admitted;
@@ -787,6 +801,8 @@ static __always_inline int remember(__u32 slot, __u32 direction, struct scratch 
 	}
 	if (!(peer->ports_now & port))
 		peer->ports_now |= port;
+	if (of_dialogue(f, peer))
+		converse(skb, s, peer);
 	return 0;
 }
 
@@ -801,7 +817,7 @@ static __always_inline void admit(__u32 slot, const struct frame *f)
 }
 
 /* What is to be known of a readable frame beyond its class: signs of failure, and who is at the other end. */
-static __always_inline void note(__u32 slot, __u32 direction, struct scratch *s, struct hv_counters *counters)
+static __always_inline void note(struct __sk_buff *skb, __u32 slot, __u32 direction, struct scratch *s, struct hv_counters *counters)
 {
 	struct frame *f = &s->frame;
 
@@ -810,7 +826,7 @@ static __always_inline void note(__u32 slot, __u32 direction, struct scratch *s,
 		counters->failures++;
 	if (direction == HV_OUT && f->multicast && f->traffic != HV_ARP)
 		return;
-	if (remember(slot, direction, s, s->octets, s->now)) {
+	if (remember(skb, slot, direction, s, s->octets, s->now)) {
 		counters->peers_created++;
 		if (direction == HV_OUT)
 			counters->new_destinations++;
@@ -830,7 +846,7 @@ static __always_inline void count(__u32 slot, __u32 direction, struct scratch *s
 }
 
 /* All that the program at the receiver's port would do of a frame that goes straight there; 0 when it has to look itself. */
-static __always_inline int receive(struct scratch *s)
+static __always_inline int receive(struct __sk_buff *skb, struct scratch *s)
 {
 	__u32 slot = s->to;
 	struct hv_limits *limits = bpf_map_lookup_elem(&hv_limits, &slot);
@@ -841,7 +857,7 @@ static __always_inline int receive(struct scratch *s)
 	s->slot = slot;
 	s->direction = HV_IN;
 	count(slot, HV_IN, s, counters);
-	note(slot, HV_IN, s, counters);
+	note(skb, slot, HV_IN, s, counters);
 	return 1;
 }
 
@@ -916,7 +932,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	if (direction == HV_IN && limits && limits->armed && limits->proof_end_ns > now)
 		s->proof = asked_of(skb, s, port, readable);
 	if (readable && s->proof != HV_PROOF)
-		note(slot, direction, s, counters);
+		note(skb, slot, direction, s, counters);
 	if (limits && limits->armed && limited(s, port, limits)) {
 		traffic = f->traffic;
 		KEEP(traffic);

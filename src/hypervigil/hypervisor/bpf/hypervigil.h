@@ -56,6 +56,9 @@ struct hv_counters {
 	__u64 events_lost;
 	__u64 answered;		/* SYNs that were answered in place (proof.h) */
 	__u64 proven;		/* answers to those answers */
+	__u64 dialogues;	/* begun (dialogues.h); what of them is neither concluded nor held was pushed out */
+	__u64 concluded;
+	__u64 greeters;		/* services that speak first, first met; what is not held was pushed out */
 };
 
 struct hv_rate { __u64 packets_per_s_x1000, octets_per_s, end_ns; };
@@ -87,7 +90,32 @@ struct hv_peer {
 	__u32 second;
 	__u8 mac[6];
 	__u8 admitted;		/* outbound: a frame to it was let through */
+	__u8 silent;		/* dialogues in which the sender accepted and said nothing yet (dialogues.h) */
+};
+
+struct hv_dialogue_key { __u32 slot; __u16 own_port, other_port; struct hv_address address; };
+
+struct hv_dialogue {
+	__u64 opened_ns;
+	__u32 asked, answered;	/* the numbers of the first octet that the client says, and the service */
+	__u32 finish;		/* the number behind the client's last octet, by its FIN */
+	__u8 direction;		/* of the SYN */
+	__u8 first;		/* who spoke first (enum first) */
+	__u8 finished;
 	__u8 pad;
+};
+
+struct hv_greeter_key { __u32 slot; __u32 direction; struct hv_address address; __u16 port; __u8 pad[6]; };
+
+/* A service that speaks first: dialogues since it was met. */
+struct hv_greeter {
+	__u64 last_ns;
+	__u64 ended;
+	__u64 curt;		/* of these, with few octets each way */
+	__u64 alike;		/* of these, as long as the curt one before, nearly */
+	__u64 varied;		/* of these, where the client said more or less than in the one before, and the answer was the same */
+	__u64 lasted_ns;	/* how long those alike took, together */
+	__u32 asked, answered;	/* octets of the last curt one */
 };
 
 struct hv_local_key { __u32 segment; struct hv_address address; };

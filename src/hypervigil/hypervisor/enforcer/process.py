@@ -101,6 +101,7 @@ class Enforcer:
         self._writer: asyncio.StreamWriter | None = None
         self._away_since: Instant | None = _now()
         self._notices: list[FromEnforcer] = []
+        self._unheard = 0
         # One worker: steps on domains keep their order; NIC limits never wait for it.
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="libvirt")
         for problem in self._nics.recall(self._state):
@@ -296,6 +297,8 @@ class Enforcer:
             self._writer.write(encode(notice))
         elif len(self._notices) < MAX_NOTICES:
             self._notices.append(notice)
+        else:
+            self._unheard += 1
 
     # --- sockets ---
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -308,9 +311,13 @@ class Enforcer:
             self._writer.close()
         self._writer = writer
         self._away_since = None
+        if self._unheard:
+            lost = f"{self._unheard} more notices had no room while the monitor was away"
+            self._notices.append(Repaired(at=_now(), subject="notices", ok=False, detail=lost))
         for notice in self._notices:
             writer.write(encode(notice))
         self._notices.clear()
+        self._unheard = 0
         decoder: FrameDecoder[ToEnforcer] = FrameDecoder(ToEnforcer)
         # Requests on domains may take seconds; others go on meanwhile, each in the order in which it came.
         queue: asyncio.Queue[ToEnforcer] = asyncio.Queue(1000)

@@ -39,6 +39,8 @@ class Frame:
     destination_port: int = 0
     protocol: int = 0
     icmp_type: int = 0
+    ends: bool = False
+    """Of TCP: it has a FIN."""
     fragment: bool = False
     fragment_id: bytes = bytes(4)
     """As it is in the header; IPv4's two bytes are followed by zeros."""
@@ -187,6 +189,7 @@ def _transport(frame: Frame) -> int | None:
                 return None
             _ports(frame, head)
             frame.traffic = _tcp_class(head[13])
+            frame.ends = bool(head[13] & 1)
             return frame.l4 + (head[12] >> 4) * 4
         case 17:
             head = frame.load(frame.l4, 8)

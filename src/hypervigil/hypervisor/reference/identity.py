@@ -109,7 +109,11 @@ class Identity:
             return None
         if self._foreign_mac(frame, arp[8:14]):
             return ForgedKind.ARP
-        return ForgedKind.ARP if any(frame.source[12:]) and self._foreign(frame, frame.source) else None
+        if any(frame.source[12:]):
+            return ForgedKind.ARP if self._foreign(frame, frame.source) else None
+        # Who asks whether an address is free (RFC 5227) takes it as much as who speaks from it.
+        takes = ForgedKind.IPV4 not in self.unchecked and self._foreign(frame, frame.destination)
+        return ForgedKind.IPV4 if takes else None
 
     def _ipv4(self, frame: Frame) -> ForgedKind | None:
         datagram = frame.protocol == UDP and bool(frame.l4)

@@ -8,6 +8,7 @@ import numpy as np
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.reader import PEERS, Records
 from hypervigil.hypervisor.reference.bucket import SECOND_NS
+from hypervigil.hypervisor.reference.dialogues import Dialogues, Heard, concerns
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.model.traffic import Direction, TrafficClass
 
@@ -60,10 +61,23 @@ class Peers:
         return self._view[: len(self._peers)].copy()
 
 
-def remember(peers: Peers, slot: int, direction: Direction, frame: Frame, now: int) -> tuple[bool, bool]:
-    """Count a frame for its peer: whether the peer is new, and whether no frame to it was let through yet."""
+def remember(
+    peers: Peers,
+    dialogues: Dialogues,
+    whose: tuple[int, layout.Counters],
+    direction: Direction,
+    frame: Frame,
+    *,
+    now: int,
+) -> tuple[bool, bool]:
+    """Count a frame for its peer: whether the peer is new, and whether no frame to it was let through yet.
+
+    ``whose``: the port's slot and counters.
+    """
+    slot, counters = whose
     out = direction is Direction.OUT
-    key = (slot, direction, frame.destination if out else frame.source)
+    other = frame.destination if out else frame.source
+    key = (slot, direction, other)
     port = 1 << ((frame.destination_port * _HASH & 0xFFFF_FFFF) >> 26) if frame.destination_port else 0
     second = now // SECOND_NS & 0xFFFF_FFFF
     peer = peers.find(key)
@@ -85,6 +99,11 @@ def remember(peers: Peers, slot: int, direction: Direction, frame: Frame, now: i
         peer.openings += frame.packets
     if frame.traffic is TrafficClass.RST:
         peer.resets += frame.packets
+    if concerns(frame, peer):
+        ports = (frame.source_port, frame.destination_port) if out else (frame.destination_port, frame.source_port)
+        back = (slot, Direction(1 - direction), other)
+        heard = Heard(counters, (slot, *ports, other), direction, frame, peer, lambda: peers.find(back), now)
+        dialogues.converse(heard)
     return fresh, out and not peer.admitted
 
 

@@ -14,6 +14,7 @@ from hypervigil.hypervisor.adapters.ebpf.locals import given, segment_of
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, PORTS, Records, Trip
 from hypervigil.hypervisor.reference.bucket import NO_RATE, Rate
+from hypervigil.hypervisor.reference.dialogues import Dialogues
 from hypervigil.hypervisor.reference.fabric import Fabric
 from hypervigil.hypervisor.reference.frame import Frame, read
 from hypervigil.hypervisor.reference.identity import Identity
@@ -25,7 +26,7 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
-PEERS_PER_PORT, SOURCES_PER_PORT = 64, 4
+PEERS_PER_PORT, SOURCES_PER_PORT, GREETERS_PER_PORT = 64, 4, 16
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -37,13 +38,15 @@ class ReferencePlane:
         self._slots = [Slot(number, self._counters[number]) for number in range(max_ports)]
         self._ports: dict[int, Port] = {}
         self._ifindexes: dict[PortId, int] = {}
-        self.peer_memory = Peers(max_peers or max_ports * PEERS_PER_PORT)
+        room = max_peers or max_ports * PEERS_PER_PORT
+        self.peer_memory = Peers(room)
+        self.dialogues = Dialogues(room, room * GREETERS_PER_PORT // PEERS_PER_PORT)
         self._max_sources = max_ports * SOURCES_PER_PORT
         self.neighbours = Neighbours()
         self.events: deque[Trip] = deque()
         """Wires that sprang and were not read yet."""
         self.fabric = fabric or Fabric()
-        self._memory = Memory(self._slots, self.peer_memory, self.events, self.fabric, self.neighbours)
+        self._memory = Memory(self._slots, self.peer_memory, self.dialogues, self.events, self.fabric, self.neighbours)
 
     # --- frames ----
     def handle(
@@ -244,6 +247,10 @@ class ReferenceReader:
     def peers(self) -> Records:
         """Everybody talked to."""
         return self._plane.peer_memory.records()
+
+    def greeters(self) -> Records:
+        """Services that speak first."""
+        return self._plane.dialogues.records()
 
     def wait(self, timeout_s: float = 0.0) -> list[Trip]:  # noqa: ARG002 - nothing comes while one waits
         """Wires that sprang since the last call."""

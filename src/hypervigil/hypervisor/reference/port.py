@@ -8,6 +8,7 @@ from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Gate
 from hypervigil.hypervisor.adapters.ebpf.reader import Trip
 from hypervigil.hypervisor.reference.bucket import NO_RATE, Bucket, Rate
+from hypervigil.hypervisor.reference.dialogues import Dialogues
 from hypervigil.hypervisor.reference.fabric import Denial, Fabric
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity, link_local
@@ -107,6 +108,7 @@ class Memory:
 
     slots: list[Slot]
     peers: Peers
+    dialogues: Dialogues
     events: deque[Trip]
     fabric: Fabric
     neighbours: Neighbours
@@ -125,7 +127,7 @@ class Memory:
             counters.failures += 1
         if direction is Direction.OUT and frame.multicast and frame.traffic is not TrafficClass.ARP:
             return False
-        fresh, stranger = remember(self.peers, slot.number, direction, frame, now)
+        fresh, stranger = remember(self.peers, self.dialogues, (slot.number, counters), direction, frame, now=now)
         if fresh:
             counters.peers_created += 1
             if direction is Direction.OUT:

@@ -99,7 +99,7 @@ class Eyes:
         if reader is None:
             return None
         counted = reader.ports(), reader.counters(), reader.peers()
-        return Snapshot(self._at, *counted, self._seed, denied=reader.denied())
+        return Snapshot(self._at, *counted, self._seed, denied=reader.denied(), greeters=reader.greeters())
 
 
 class Sensors:

@@ -13,12 +13,15 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from hypervigil.hypervisor.adapters.ebpf.reader import GREETERS
 from hypervigil.model.ids import Instant, PortId, VmId
-from hypervigil.model.observation import ClassCounts, PeerCount, PortSample
+from hypervigil.model.observation import ClassCounts, GreeterCount, PeerCount, PortSample
 from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 
 TOP_PEERS = 16
 """The busiest peers told per port and direction."""
+MAX_GREETERS = 16
+"""Services that speak first told per port."""
 MAX_PEERS = 32
 """Peers told per port in all: the busiest, then those that are new."""
 
@@ -55,6 +58,7 @@ class Snapshot:
         seed: int,
         *,
         denied: Words | None = None,
+        greeters: Records | None = None,
     ) -> None:
         self.ports = ports
         words = np.ascontiguousarray(counters).view(np.uint64).reshape(len(counters), -1)
@@ -65,6 +69,8 @@ class Snapshot:
         """By slot."""
         self.seed = seed
         self.index(peers)
+        self.greeters = np.zeros(0, GREETERS) if greeters is None else greeters
+        self.greeters_by_hash = _Index(hash_keys(self.greeters["key"], seed))
 
     def index(self, peers: Records) -> None:
         """Take these peers."""
@@ -81,6 +87,9 @@ class Snapshot:
         mixed.at_ns = np.where(chosen, after.at_ns, self.at_ns)
         old, new = self.peers["key"]["slot"], after.peers["key"]["slot"]
         mixed.index(np.concatenate([self.peers[~chosen[old]], after.peers[chosen[new]]]))
+        old, new = self.greeters["key"]["slot"], after.greeters["key"]["slot"]
+        mixed.greeters = np.concatenate([self.greeters[~chosen[old]], after.greeters[chosen[new]]])
+        mixed.greeters_by_hash = _Index(hash_keys(mixed.greeters["key"], self.seed))
         return mixed
 
 
@@ -132,6 +141,7 @@ def compare(
     fans = _fans(after)
     traffic = _traffic(before, after)
     peers = _peers(after.peers, traffic, _choose(traffic))
+    greeters = _greeters(before, after)
     samples = []
     for row in np.flatnonzero(grown.any(axis=1)).tolist():
         slot = int(index[row])
@@ -150,6 +160,7 @@ def compare(
                 peers=tuple(peers.get(slot, ())),
                 fan_out=fans.get((slot, Direction.OUT), 0),
                 fan_in=fans.get((slot, Direction.IN), 0),
+                greeters=tuple(greeters.get(slot, ())),
                 denied=(tuple(denied[:_DENIALS]), tuple(denied[_DENIALS:])) if any(denied) else (),
             )
         )
@@ -263,6 +274,60 @@ def _peers(peers: Records, traffic: _Traffic, chosen: Mapping[int, list[int]]) -
     return {slot: list(islice(told, len(those))) for slot, those in chosen.items()}
 
 
+def _greeters(before: Snapshot, after: Snapshot) -> dict[int, list[GreeterCount]]:
+    """Dialogues that ended, by slot; of the services of one port those at which most ended."""
+    found: dict[int, list[GreeterCount]] = {}
+    since = before.at_ns[after.greeters["key"]["slot"]]
+    rows = np.flatnonzero(after.greeters["greeter"]["last_ns"] + np.uint64(_BEHIND_NS) > since)
+    new = after.greeters[rows]
+    at, known = before.greeters_by_hash.find(hash_keys(new["key"], after.seed))
+    old = before.greeters["greeter"][at] if len(before.greeters) else np.zeros(len(rows), new["greeter"].dtype)
+    grown = {
+        name: np.where(known, _grown(old[name], new["greeter"][name]), new["greeter"][name])
+        for name in ("ended", "curt", "alike", "varied", "lasted_ns")
+    }
+    slots = new["key"]["slot"].astype(np.int64)
+    order = np.lexsort((~grown["ended"], slots))
+    order = order[grown["ended"][order] > 0]
+    order = order[_rank(slots[order]) < MAX_GREETERS]
+    key = new["key"][order]
+    columns = zip(
+        key["slot"].tolist(),
+        key["direction"].tolist(),
+        np.ascontiguousarray(key["address"]).view("S16").ravel().tolist(),
+        _macs_of(after, key),
+        key["port"].tolist(),
+        np.stack([column[order] for column in grown.values()], axis=1).tolist(),
+        strict=True,
+    )
+    for slot, way, address, mac, port, (ended, curt, alike, varied, lasted) in columns:
+        told = GreeterCount(
+            _DIRECTION[way],
+            _address(address.ljust(16, b"\0")),
+            mac,
+            port,
+            ended,
+            curt,
+            alike,
+            varied,
+            lasted / 1e9,
+        )
+        found.setdefault(slot, []).append(told)
+    return found
+
+
+def _macs_of(snapshot: Snapshot, keys: Records) -> list[str]:
+    """The MAC behind each greeter's address, or none."""
+    wanted = np.zeros(len(keys), snapshot.peers["key"].dtype)
+    for name in ("slot", "direction", "address"):
+        wanted[name] = keys[name]
+    at, known = snapshot.by_hash.find(hash_keys(wanted, snapshot.seed))
+    if not len(snapshot.peers):
+        return [""] * len(keys)
+    macs = _macs(np.ascontiguousarray(snapshot.peers["peer"]["mac"][at]))
+    return [mac if one else "" for mac, one in zip(macs, known.tolist(), strict=True)]
+
+
 def _macs(packed: npt.NDArray[np.uint8]) -> list[str]:
     text = packed.tobytes().hex(":")
     return [text[start : start + 17] for start in range(0, len(text), 18)]
@@ -277,15 +342,15 @@ def _address(packed: bytes) -> str:
     return str(IPv6Address(packed))
 
 
-_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+_ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
 
 
 def hash_keys(keys: Records, seed: int) -> Words:
-    """64 bits of each peer key (slot, direction, address)."""
-    words = np.ascontiguousarray(keys).view(np.uint64).reshape(len(keys), 3)
+    """64 bits of each key of a peer (slot, direction, address) or of a greeter (and its port)."""
+    words = np.ascontiguousarray(keys).view(np.uint64).reshape(len(keys), keys.dtype.itemsize // 8)
     factors = [np.uint64((odd * (seed | 1) + (odd & seed) * 2) & 0xFFFFFFFFFFFFFFFF) for odd in _ODD]
     mixed: Words = words[:, 0] * factors[0]
-    for column in (1, 2):
+    for column in range(1, words.shape[1]):
         mixed ^= mixed >> np.uint64(29)
         mixed = (mixed + words[:, column]) * factors[column]
     return mixed ^ (mixed >> np.uint64(32))

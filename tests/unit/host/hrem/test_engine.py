@@ -9,8 +9,8 @@ from hypervigil.host.hrem import engine
 from hypervigil.host.hrem.engine import STALE_S, Hrem
 from hypervigil.model.ids import HOST, OUTSIDE, Instant, PortId, VmId
 from hypervigil.model.metric import PACKET_METRICS, Metric
-from hypervigil.model.observation import ClassCounts, PeerCount, PortSample, ResourceSample, Sweep
-from hypervigil.model.report import DeniedCount, ForgedCount, HostReport, LimitedCount
+from hypervigil.model.observation import ClassCounts, GreeterCount, PeerCount, PortSample, ResourceSample, Sweep
+from hypervigil.model.report import DeniedCount, DialogueCount, ForgedCount, HostReport, LimitedCount
 from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory, Nic, Vm
 
@@ -67,6 +67,15 @@ def test_what_was_denied_is_told_by_vm_direction_and_kind(hrem: Hrem) -> None:
         DeniedCount(A, way, kind, packets)
         for way in Direction
         for kind, packets in ((DenialKind.PATH, 3), (DenialKind.BROADCAST, 7))
+    )
+
+
+def test_dialogues_are_told_with_who_is_at_the_other_end(hrem: Hrem) -> None:
+    greeters = tuple(GreeterCount(Direction.OUT, f"10.0.0.{n}", "", 21, 9, 8, 7, 6, 5.0) for n in (2, 3))
+    report = one(hrem, sweep(1, sample(A, A1, greeters=greeters[:1]), sample(A, A2, greeters=greeters[1:])))
+    assert report.dialogues == tuple(
+        DialogueCount(A, Direction.OUT, other, f"10.0.0.{n}", 21, 9, 8, 7, 6, 5.0)
+        for n, other in ((2, B), (3, OUTSIDE))
     )
 
 

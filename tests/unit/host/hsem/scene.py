@@ -13,9 +13,10 @@ from hypervigil.host.hrem.engine import Hrem
 from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.inventory import AddressBook
+from hypervigil.hypervisor.reference.dialogues import CURT, LIKE_CLIENT, LIKE_SERVICE
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
-from hypervigil.model.observation import ClassCounts, PeerCount, PortSample, ResourceSample, Sweep
+from hypervigil.model.observation import ClassCounts, GreeterCount, PeerCount, PortSample, ResourceSample, Sweep
 from hypervigil.model.policy import Bounds, Policy
 from hypervigil.model.status import Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
@@ -26,6 +27,7 @@ SWEEP_S = 0.2
 TOP_PEERS, MAX_PEERS = 16, 32
 OUT, IN = Direction.OUT, Direction.IN
 ASKING = frozenset({TrafficClass.SYN, TrafficClass.FRAGMENT, TrafficClass.MULTICAST, TrafficClass.OTHER})
+OUTER_MAC = "52:54:00:ff:ff:01"
 INVENTED = "198.18."
 """Addresses that floods invent: nobody there ever answers."""
 ALL_BLOCKED = frozenset({LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
@@ -57,6 +59,8 @@ class Tally:
     talks: dict[tuple[Direction, str], Talk] = field(default_factory=lambda: defaultdict(Talk))
     new_destinations: int = 0
     failures: int = 0
+    greeters: dict[tuple[Direction, str, int], list[float]] = field(default_factory=dict)
+    """By address and port of the service: ended, curt, alike, varied, seconds."""
 
 
 class Scene:
@@ -86,6 +90,7 @@ class Scene:
         self.cpu: dict[str, float] = {}
         self.taken: dict[str, dict[str, float | None]] = defaultdict(dict)
         """Other resources than CPU, under the names of ``ResourceSample``."""
+        self._said: dict[tuple[str, Direction, str, int], tuple[int, int]] = {}
         self.unseen: set[str] = set()
         self.delivered: dict[tuple[str, str, TrafficClass], int] = defaultdict(int)
         """Packets that arrived since the scene began, by sender, receiver and class."""
@@ -347,11 +352,12 @@ class Scene:
         self._tokens = {one.id: (one.value or 0.0) * interval_s for one in self.witness.standing.values()}
 
     def _sample(self, name: str, tally: Tally) -> PortSample:
+        macs = {a: str(self.ports[n]) for n, a in self.addresses.items()}
+
         def peer(way: Direction, address: str, talk: Talk) -> PeerCount:
             back = tally.talks.get((IN if way is OUT else OUT, address), Talk())
-            macs = {a: str(self.ports[n]) for n, a in self.addresses.items()}
             return PeerCount(
-                way, address, macs.get(address, "52:54:00:ff:ff:01"), talk.packets, talk.octets, talk.openings,
+                way, address, macs.get(address, OUTER_MAC), talk.packets, talk.octets, talk.openings,
                 back.packets, back.resets, talk.ports, talk.new, talk.services,
             )  # fmt: skip
 
@@ -374,7 +380,35 @@ class Scene:
             peers=tuple(peer(way, address, talk) for (way, address), talk in told),
             fan_out=fans[OUT],
             fan_in=fans[IN],
+            greeters=tuple(
+                GreeterCount(way, address, macs.get(address, OUTER_MAC), port, *map(int, counts[:4]), counts[4])
+                for (way, address, port), counts in tally.greeters.items()
+            ),
         )
+
+    def converse(
+        self, client: str, service: str, said: int = 24, answered: int = 137, *, lasted_s: float = 2.0, port: int = 21
+    ) -> None:
+        """A TCP connection with a service that speaks first is over; either end may be an address outside."""
+        self.send(client, service, TrafficClass.SYN, 1, octets=60)
+        self.send(service, client, TrafficClass.SYNACK, 1, octets=60)
+        self.send(client, service, TrafficClass.TCP, 6, octets=60)
+        self.send(service, client, TrafficClass.TCP, 5, octets=80)
+        for name, way, other in ((client, OUT, service), (service, IN, client)):
+            if name not in self.names:
+                continue
+            key = (way, self.addresses.get(other, other), port)
+            counts = self._tallies[name].greeters.setdefault(key, [0, 0, 0, 0, 0.0])
+            counts[0] += 1
+            if max(said, answered) > CURT:
+                continue
+            before = self._said.get((name, *key))
+            self._said[name, *key] = said, answered
+            counts[1] += 1
+            if before and abs(said - before[0]) <= LIKE_CLIENT and abs(answered - before[1]) <= LIKE_SERVICE:
+                counts[2] += 1
+                counts[3] += said != before[0] and answered - before[1] in {0, said - before[0]}
+                counts[4] += lasted_s
 
     # --- what is asked of it ----
     def level(self, name: str) -> Level:

@@ -222,9 +222,15 @@ def test_what_happens_while_the_monitor_is_away_is_told_when_it_comes_but_not_wi
             await rig.enforcer.tick()
         rig.kernel.drifted = []
         await rig.comes()
-        told = [await rig.hear() for _ in range(3)]
-        assert [n.detail for n in told if isinstance(n, Repaired)] == ["change 0", "change 1", "change 2"]
-        assert isinstance(await rig.ask(Ask(request=9)), InForce), "no fourth"
+        told = [await rig.hear() for _ in range(4)]
+        assert [n.detail for n in told if isinstance(n, Repaired)] == [
+            *(f"change {number}" for number in range(3)),
+            "2 more notices had no room while the monitor was away",
+        ]
+        assert isinstance(await rig.ask(Ask(request=9)), InForce), "and no more"
+        await rig.goes()
+        await rig.comes()
+        assert isinstance(await rig.ask(Ask(request=10)), InForce), "nothing is told twice"
         await rig.goes()
 
     asyncio.run(play())

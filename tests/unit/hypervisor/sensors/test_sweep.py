@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervigil.hypervisor.adapters.ebpf import layout
-from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, PEERS, PORTS
-from hypervigil.hypervisor.sensors.sweep import MAX_PEERS, TOP_PEERS, Snapshot, compare
+from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, GREETERS, PEERS, PORTS
+from hypervigil.hypervisor.sensors.sweep import MAX_GREETERS, MAX_PEERS, TOP_PEERS, Snapshot, compare
 from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.observation import GreeterCount
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 SLOTS = 8
+GREETED = ("ended", "curt", "alike", "varied", "lasted_ns", "last_ns")
 OUT, IN = Direction.OUT, Direction.IN
 
 
@@ -25,6 +27,7 @@ class World:
     ports: dict[int, str] = field(default_factory=dict)  # slot → MAC
     counters: np.ndarray = field(default_factory=lambda: np.zeros(SLOTS, COUNTERS))
     peers: dict[tuple[int, int, str], dict] = field(default_factory=dict)
+    greeters: dict[tuple[int, int, str, int], dict[str, int]] = field(default_factory=dict)
 
     def send(self, slot: int, direction: Direction, address: str, at: float, **more) -> None:
         packets = more.get("packets", 1)
@@ -58,7 +61,20 @@ class World:
             row["peer"]["mac"] = [2, 0, 0, 0, 0, 9]
             for name, value in peer.items():
                 row["peer"][name] = value
-        return Snapshot(Instant(at), ports, self.counters.copy(), peers, seed=1234567)
+        greeters = np.zeros(len(self.greeters), GREETERS)
+        for row, ((slot, direction, address, port), counts) in zip(greeters, self.greeters.items(), strict=True):
+            row["key"]["slot"], row["key"]["direction"], row["key"]["port"] = slot, direction, port
+            row["key"]["address"] = list(layout.pack_address(address))
+            for name, value in counts.items():
+                row["greeter"][name] = value
+        return Snapshot(Instant(at), ports, self.counters.copy(), peers, seed=1234567, greeters=greeters)
+
+    def converse(self, slot: int, direction: Direction, address: str, port: int, at: float, **more: int) -> None:
+        self.send(slot, direction, address, at)
+        counts = self.greeters.setdefault((slot, direction, address, port), dict.fromkeys(GREETED, 0))
+        for name, value in ({"ended": 1, "curt": 1} | more).items():
+            counts[name] += value
+        counts["last_ns"] = int(at * 1e9)
 
 
 MACS = [f"52:54:00:00:00:{slot:02x}" for slot in range(SLOTS)]
@@ -254,3 +270,34 @@ def test_every_frame_is_counted_once_and_at_its_own_port(earlier: list, later: l
             assert peer.answers == sum(f[3] for f in back)
             assert peer.resets == sum(f[3] for f in back if f[4] is TrafficClass.RST)
             assert peer.new == all((f[0], f[1], f[2]) != (slot, peer.direction, peer.address) for f in earlier)
+
+
+def test_dialogues_of_the_interval_are_told_by_service(world: World) -> None:
+    world.converse(0, OUT, "10.0.0.9", 21, 1.0, alike=5)
+    world.converse(0, OUT, "10.0.0.8", 22, 1.0)
+    before = world.snapshot(2.0)
+    world.converse(0, OUT, "10.0.0.9", 21, 2.1, alike=1, varied=1, lasted_ns=1_500_000_000)
+    world.converse(0, OUT, "10.0.0.9", 21, 2.2, alike=1, lasted_ns=500_000_000)
+    world.converse(0, IN, "10.0.0.9", 2222, 2.2)
+    first, second = compare(before, world.snapshot(3.0), owners([0, 3]))[0].greeters
+    assert first == GreeterCount(OUT, "10.0.0.9", "02:00:00:00:00:09", 21, 2, 2, 2, 1, 2.0)
+    assert second == GreeterCount(IN, "10.0.0.9", "02:00:00:00:00:09", 2222, 1, 1, 0, 0, 0.0)
+
+
+def test_of_many_services_those_are_told_at_which_most_ended(world: World) -> None:
+    before = world.snapshot(1.0)
+    for port in range(40):
+        for _ in range(1 + port):
+            world.converse(0, OUT, "10.0.0.9", 1000 + port, 1.5)
+    (sample,) = compare(before, world.snapshot(2.0), owners([0]))
+    assert [one.port for one in sample.greeters] == [1039 - n for n in range(MAX_GREETERS)]
+
+
+def test_a_look_at_some_ports_takes_their_dialogues_only(world: World) -> None:
+    before = world.snapshot(1.0)
+    world.converse(0, OUT, "10.0.0.9", 21, 1.5)
+    world.converse(3, OUT, "10.0.0.9", 21, 1.5)
+    after = world.snapshot(2.0)
+    assert [one.vm for one in compare(before, after, owners([0, 3]), [0])] == ["vm0"]
+    later = compare(before.advanced(after, [0]), world.snapshot(3.0), owners([0, 3]))
+    assert {one.vm: len(one.greeters) for one in later} == {"vm3": 1}

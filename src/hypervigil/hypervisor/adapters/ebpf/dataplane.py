@@ -25,7 +25,7 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 _MODES = {Mode.MONITOR: 1, Mode.ENFORCE: 2}
 _ENDS = (("from", "hv_from_vm", kernel.TCX_INGRESS), ("to", "hv_to_vm", kernel.TCX_EGRESS))
-_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings")
+_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters")
 
 
 class Gate(IntEnum):

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 6
+ABI = 7
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -71,6 +71,9 @@ class Counters(ctypes.Structure):
         ("events_lost", c_uint64),
         ("answered", c_uint64),
         ("proven", c_uint64),
+        ("dialogues", c_uint64),
+        ("concluded", c_uint64),
+        ("greeters", c_uint64),
     ]
 
 
@@ -131,7 +134,55 @@ class Peer(ctypes.Structure):
         ("second", c_uint32),
         ("mac", c_uint8 * 6),
         ("admitted", c_uint8),
+        ("silent", c_uint8),
+    ]
+
+
+class DialogueKey(ctypes.Structure):
+    """``struct hv_dialogue_key``."""
+
+    _fields_ = [("slot", c_uint32), ("own_port", c_uint16), ("other_port", c_uint16), ("address", Address)]
+
+
+class Dialogue(ctypes.Structure):
+    """``struct hv_dialogue``; user space never writes it."""
+
+    _fields_ = [
+        ("opened_ns", c_uint64),
+        ("asked", c_uint32),
+        ("answered", c_uint32),
+        ("finish", c_uint32),
+        ("direction", c_uint8),
+        ("first", c_uint8),
+        ("finished", c_uint8),
         ("pad", c_uint8),
+    ]
+
+
+class GreeterKey(ctypes.Structure):
+    """``struct hv_greeter_key``."""
+
+    _fields_ = [
+        ("slot", c_uint32),
+        ("direction", c_uint32),
+        ("address", Address),
+        ("port", c_uint16),
+        ("pad", c_uint8 * 6),
+    ]
+
+
+class Greeter(ctypes.Structure):
+    """``struct hv_greeter``; user space never writes it."""
+
+    _fields_ = [
+        ("last_ns", c_uint64),
+        ("ended", c_uint64),
+        ("curt", c_uint64),
+        ("alike", c_uint64),
+        ("varied", c_uint64),
+        ("lasted_ns", c_uint64),
+        ("asked", c_uint32),
+        ("answered", c_uint32),
     ]
 
 
@@ -301,37 +352,6 @@ class Crossings(ctypes.Structure):
         ("last", Last),
     ]
 
-
-VALUES: dict[str, type[ctypes.Structure]] = {
-    "hv_pair": Pair,
-    "hv_port": Port,
-    "hv_counters": Counters,
-    "hv_limits": Limits,
-    "hv_buckets": Buckets,
-    "hv_peer_key": PeerKey,
-    "hv_peer": Peer,
-    "hv_local_key": LocalKey,
-    "hv_holder": Holder,
-    "hv_locals": Locals,
-    "hv_source_key": SourceKey,
-    "hv_source": Source,
-    "hv_proven": Proven,
-    "hv_secret": Secret,
-    "hv_tripwires": Tripwires,
-    "hv_windows": Windows,
-    "hv_event": Event,
-    "hv_epoch": Epoch,
-    "hv_place": Place,
-    "hv_member_key": MemberKey,
-    "hv_member": Member,
-    "hv_address": Home,
-    "hv_range_key": RangeKey,
-    "hv_grant_key": GrantKey,
-    "hv_services": ServiceSet,
-    "hv_allowance": Allowance,
-    "hv_last": Last,
-    "hv_crossings": Crossings,
-}
 
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
 

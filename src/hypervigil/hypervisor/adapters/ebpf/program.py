@@ -11,6 +11,8 @@ PROGRAMS = ("hv_from_vm", "hv_to_vm")
 ENTRIES = {
     **dict.fromkeys(("hv_ports", "hv_counters", "hv_limits", "hv_buckets", "hv_tripwires", "hv_windows"), 1),
     "hv_peers": 64,
+    "hv_dialogues": 64,
+    "hv_greeters": 16,
     "hv_sources": 4,
     "hv_proven": 64,
     "hv_copies": 2,

@@ -18,6 +18,7 @@ COUNTERS = np.dtype(layout.Counters)
 PORTS = np.dtype([("ifindex", "<u4"), ("port", np.dtype(layout.Port))])
 CROSSINGS = np.dtype(layout.Crossings)
 PEERS = np.dtype([("key", np.dtype(layout.PeerKey)), ("peer", np.dtype(layout.Peer))])
+GREETERS = np.dtype([("key", np.dtype(layout.GreeterKey)), ("greeter", np.dtype(layout.Greeter))])
 _PAGE = mmap.PAGESIZE
 _BUSY, _DISCARD, _LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
 _CHUNK = 4096
@@ -47,6 +48,12 @@ class DataPlaneReader:
         self._counters = _Table(self._fds["hv_counters"], 4, COUNTERS.itemsize * self._cpus, self._max_ports)
         self._peers = _Table(
             self._fds["hv_peers"], ctypes.sizeof(layout.PeerKey), ctypes.sizeof(layout.Peer), self._max_ports * 64
+        )
+        self._greeters = _Table(
+            self._fds["hv_greeters"],
+            ctypes.sizeof(layout.GreeterKey),
+            ctypes.sizeof(layout.Greeter),
+            kernel.max_entries(self._fds["hv_greeters"]),
         )
         self._crossings = _Table(self._fds["hv_crossings"], 4, CROSSINGS.itemsize * self._cpus, self._max_ports)
         self._events = _Events(self._fds["hv_events"])
@@ -98,6 +105,14 @@ class DataPlaneReader:
         found = np.empty(count, PEERS)
         found["key"] = np.frombuffer(keys, PEERS["key"], count)
         found["peer"] = np.frombuffer(values, PEERS["peer"], count)
+        return found
+
+    def greeters(self) -> Records:
+        """Services that speak first: ``key`` (slot, direction, address, port), ``greeter`` (ended, curt, alike …)."""
+        count, keys, values = self._greeters.read()
+        found = np.empty(count, GREETERS)
+        found["key"] = np.frombuffer(keys, GREETERS["key"], count)
+        found["greeter"] = np.frombuffer(values, GREETERS["greeter"], count)
         return found
 
     def wait(self, timeout_s: float) -> list[Trip]:

@@ -106,15 +106,16 @@ class GuestAgent:
             self._ask("guest-file-close", dict, {"handle": handle})
 
     def run(self, script: str, within_s: float) -> tuple[int, str]:
-        """Run a shell script to its end: its exit status, and the last line that it said."""
+        """Run a shell script to its end: its exit status, and the last line that it said, or complained with."""
         what = {"path": "/bin/sh", "arg": ["-c", script], "capture-output": True}
         begun = self._ask("guest-exec", _Started, what)
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
             status = self._ask("guest-exec-status", _Status, {"pid": begun.pid})
             if status.exited:
-                said = _last_line(status.err_data) or _last_line(status.out_data)
-                return (status.exitcode if status.exitcode is not None else 128 + (status.signal or 0)), said
+                code = status.exitcode if status.exitcode is not None else 128 + (status.signal or 0)
+                said = (status.err_data, status.out_data) if code else (status.out_data, status.err_data)
+                return code, _last_line(said[0]) or _last_line(said[1])
             time.sleep(0.2)
         raise GuestAgentError(f"what was started in it did not end within {within_s:g} s")
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import re
 import shutil
 import subprocess
 from typing import Any
@@ -14,6 +15,19 @@ from hypervigil.hypervisor.adapters.ebpf.program import OBJECT
 BPFTOOL = shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/bin:/bin")
 pytestmark = pytest.mark.skipif(BPFTOOL is None, reason="bpftool is missing: apt-get install bpftool")
 
+MIRRORS: dict[str, type[ctypes.Structure]] = {
+    said[1]: kind
+    for kind in vars(layout).values()
+    if isinstance(kind, type) and (said := re.match(r"``struct (\w+)``", kind.__doc__ or ""))
+}
+"""Each structure by the name that it says it has in the object."""
+
+
+def test_every_structure_says_what_it_mirrors() -> None:
+    """But a plain number, which is no structure there."""
+    ours = {kind for kind in vars(layout).values() if isinstance(kind, type) and issubclass(kind, ctypes.Structure)}
+    assert ours - set(MIRRORS.values()) == {layout.Number}
+
 
 @pytest.fixture(scope="module")
 def types() -> dict[int, dict[str, Any]]:
@@ -24,9 +38,9 @@ def types() -> dict[int, dict[str, Any]]:
 
 
 # The ring's events are no map's value, so the object does not tell their type; a tripwire that wakes the reader does.
-@pytest.mark.parametrize("name", sorted(layout.VALUES.keys() - {"hv_event"}))
+@pytest.mark.parametrize("name", sorted(MIRRORS.keys() - {"hv_event"}))
 def test_every_value_has_the_objects_fields_and_offsets(types: dict[int, dict[str, Any]], name: str) -> None:
-    mirror = layout.VALUES[name]
+    mirror = MIRRORS[name]
     [found] = [entry for entry in types.values() if entry["kind"] == "STRUCT" and entry["name"] == name]
     assert found["size"] == ctypes.sizeof(mirror)
     members = {member["name"]: member["bits_offset"] // 8 for member in found["members"]}

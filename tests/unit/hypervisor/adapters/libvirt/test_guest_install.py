@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import libvirt
@@ -80,12 +81,13 @@ class Connection:
 class Guest:
     """A QEMU guest agent: ``qemuAgentCommand``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, warns: str = "", exits: Sequence[int] = (0, 0)) -> None:
         self.files: dict[str, bytearray] = {}
         self.open: dict[int, str] = {}
         self.ran: list[str] = []
-        self.exits = [0, 0]
+        self.exits = list(exits)
         self.says = "systemd"
+        self.warns = warns
         self.forbidden: set[str] = set()
         self.answers: dict[str, str] = {}
         self.deaf = False
@@ -130,6 +132,8 @@ class Guest:
                 if self.polls % 2:
                     return {"exited": False}
                 told = {"out-data": base64.b64encode(f"x\n{self.says}\n".encode()).decode()}
+                if self.warns:
+                    told["err-data"] = base64.b64encode(f"x\n{self.warns}\n".encode()).decode()
                 return {"exited": True, "exitcode": self.exits[arguments["pid"] - 1], **told}
             case _:
                 return {}
@@ -147,6 +151,13 @@ def test_a_running_vm_gets_a_port_the_agent_and_what_starts_it() -> None:
     assert guest.open == {}, "every file is closed"
     assert guest.ran[-1] == SCRIPT
     assert done == ["web-1 was given a port for the agent", "the agent (131,072 bytes) is in web-1, started by systemd"]
+
+
+def test_a_warning_beside_a_success_is_not_the_answer_and_beside_a_failure_it_is() -> None:
+    """An init may warn of what is none of our business."""
+    assert "started by systemd" in install(Connection(Domain()), "web-1", FILES, Guest(warns="* WARNING: x"))[1]
+    with pytest.raises(InstallError, match=r"ended with 7 .* WARNING: x"):
+        install(Connection(Domain()), "web-1", FILES, Guest(warns="* WARNING: x", exits=(0, 7)))
 
 
 def test_a_port_that_is_there_stays_and_a_vm_without_definition_gets_one_for_this_run() -> None:
