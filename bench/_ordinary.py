@@ -4,6 +4,7 @@ What is made up is how a server's packets follow from its load: requests come in
 down within seconds and minutes, by more than chance alone would have it. Nothing in here is fitted to the judge.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,14 +104,12 @@ _IN = list(PACKET_METRICS[len(PACKET_METRICS) // 2 :])
 _OPENS = {Work.SERVE, Work.ASK, Work.LOOK_UP, Work.REPORT, Work.PINGED, Work.UNANSWERED, Work.REFUSED, Work.REFUSING}
 _BEGUN_HERE = {Work.ASK, Work.ASK_KEPT, Work.LOOK_UP, Work.REPORT, Work.COPY, Work.UNANSWERED, Work.REFUSED}
 _SUMS = [
-    {
-        direction: (float(_HEADS[work, columns].sum()), float(_BODIES[work, columns].sum()))
-        for direction, columns in ((Direction.OUT, _OUT), (Direction.IN, _IN))
-    }
+    tuple((float(_HEADS[work, columns].sum()), float(_BODIES[work, columns].sum())) for columns in (_OUT, _IN))
     for work in Work
 ]
-"""Packets per request: those that are always there, and those of usual size."""
+"""Packets per request, out and in: those that are always there, and those of usual size."""
 _OPENINGS = [max(1.0, float(_HEADS[work, Metric.OUT_SYN])) if work in _OPENS else 0.0 for work in Work]
+_NEW_PORTS = {Work.SERVE, Work.ASK, Work.REFUSED, Work.REFUSING}
 _RESET = {(Work.REFUSED, Direction.OUT), (Work.REFUSING, Direction.IN)}
 """What is answered by a reset, and which way it went."""
 _INSTEAD = {Work.UNANSWERED: Work.ASK, Work.REFUSED: Work.ASK, Work.REFUSING: Work.SERVE}
@@ -402,73 +401,73 @@ class Vms:
 
     def _pairs(self, row: int, requests: Numbers, sizes: Numbers, fresh: int) -> list[PairRate]:
         found: list[PairRate] = []
-        for work in map(Work, np.flatnonzero(requests).tolist()):
-            if work is Work.NEIGHBOURS:
-                continue
-            ports = float(self._lately[row, work] / requests[work])
-            for peer in self._peers(row, work, int(requests[work]), fresh):
-                found += self._pair(self.names[row], work, peer, float(sizes[work]), ports)
+        lately = self._lately[row].tolist()
+        size = float(sizes[0])
+        for work, many in zip(Work, requests.tolist(), strict=True):
+            if many and work is not Work.NEIGHBOURS:
+                for peer in self._peers(row, work, int(many), fresh):
+                    self._pair(found, row, work, peer, (size, lately[work] / many))
         return found
 
-    def _peers(self, row: int, work: Work, requests: int, fresh: int) -> Iterator[_Peer]:
+    def _peers(self, row: int, work: Work, requests: int, fresh: int) -> list[_Peer]:
         """Who is asked or asks, how often, and whether for the first time."""
         kind = _INSTEAD.get(work, work)
-        size = {
-            Work.SERVE: int(self._clients[row]),
-            Work.SERVE_KEPT: int(self._clients[row]),
-            Work.ASK: int(self._servers[row]),
-            Work.ASK_KEPT: max(1, int(self._servers[row]) // 3),
-        }.get(kind, 1)
+        size = 1
+        if kind in {Work.SERVE, Work.SERVE_KEPT}:
+            size = int(self._clients[row])
+        elif kind in {Work.ASK, Work.ASK_KEPT}:
+            size = int(self._servers[row]) if kind is Work.ASK else max(1, int(self._servers[row]) // 3)
         new = min(fresh, requests, TOLD) if _NEW[work] else 0
+        found = []
         for _ in range(new):
             self._strangers += 1
-            yield _Peer(f"198.18.{self._strangers >> 8 & 255}.{self._strangers & 255}", 1.0, True)
+            found.append(_Peer(f"198.18.{self._strangers >> 8 & 255}.{self._strangers & 255}", 1.0, True))
         left = requests - new
         if left <= 0:
-            return
-        if size == 1 or work is Work.COPY:
-            yield _Peer(f"10.{kind}.{row >> 8 & 255}.{row & 255}", float(left), False)
-            return
+            return found
+        if size == 1:
+            return [*found, _Peer(f"10.{kind.value}.{row >> 8 & 255}.{row & 255}", float(left), False)]
         if left <= FEW:
-            for _ in range(left):
-                yield _Peer(f"100.{64 + kind}.{row & 255}.{int(self._rng.random() * size) & 255}", 1.0, False)
-            return
-        drawn = self._rng.integers(size, size=min(left, 1000))
-        which, many = np.unique(drawn, return_counts=True)
-        order = np.argsort(-many)[:TOLD]
-        for peer, count in zip(which[order].tolist(), many[order].tolist(), strict=True):
-            yield _Peer(f"100.{64 + kind}.{row & 255}.{peer & 255}", count * left / len(drawn), False)
+            drawn = [int(self._rng.random() * size) for _ in range(left)]
+            return [*found, *(_Peer(_address(kind, row, peer), 1.0, False) for peer in drawn)]
+        drawn = self._rng.integers(size, size=min(left, 1000)).tolist()
+        each = left / len(drawn)
+        busiest = Counter(drawn).most_common(TOLD)
+        return [*found, *(_Peer(_address(kind, row, peer), count * each, False) for peer, count in busiest)]
 
-    def _pair(self, vm: VmId, work: Work, peer: _Peer, size: float, ports: float) -> Iterator[PairRate]:
-        """Both directions of what goes on with one peer."""
-        many = peer.requests
-        out = many * (_SUMS[work][Direction.OUT][0] + size * _SUMS[work][Direction.OUT][1])
-        into = many * (_SUMS[work][Direction.IN][0] + size * _SUMS[work][Direction.IN][1])
+    def _pair(self, found: list[PairRate], row: int, work: Work, peer: _Peer, how: tuple[float, float]) -> None:
+        """Both directions of what goes on with one peer; ``how``: a request's size, and ports per request."""
+        size, ports = how
+        many, vm, rate = peer.requests, self.names[row], 1.0 / self.beat_s
+        (out_head, out_body), (in_head, in_body) = _SUMS[work]
+        out, into = many * (out_head + size * out_body), many * (in_head + size * in_body)
         opened = many * _OPENINGS[work]
         ours = work in _BEGUN_HERE
         service = 1 << (7 * work % 64)
         # Whoever answers does so to a port of the asker's choice: of each connection another.
-        chosen = (
-            min(64, max(1, round(many * ports))) if work in {Work.SERVE, Work.ASK, Work.REFUSED, Work.REFUSING} else 1
-        )
-        many_ports = (1 << chosen) - 1
+        chosen = min(64, max(1, round(many * ports))) if work in _NEW_PORTS else 1
         for direction, sent, back in ((Direction.OUT, out, into), (Direction.IN, into, out)):
-            asks = ours == (direction is Direction.OUT)
+            asks = ours is (direction is Direction.OUT)
             if sent > 0:
-                yield PairRate(
+                pair = PairRate(
                     vm,
                     direction,
                     OUTSIDE,
                     peer.address,
-                    sent / self.beat_s,
-                    300.0 * sent / self.beat_s,
-                    (opened if asks else 0.0) / self.beat_s,
-                    back / self.beat_s,
-                    (many if (work, direction) in _RESET else 0.0) / self.beat_s,
+                    sent * rate,
+                    300.0 * sent * rate,
+                    opened * rate if asks else 0.0,
+                    back * rate,
+                    many * rate if (work, direction) in _RESET else 0.0,
                     1 if asks else chosen,
                     new=peer.new,
-                    services=service if asks else many_ports,
+                    services=service if asks else (1 << chosen) - 1,
                 )
+                found.append(pair)
+
+
+def _address(kind: Work, row: int, peer: int) -> str:
+    return f"100.{64 + kind.value}.{row & 255}.{peer & 255}"
 
 
 def _divisors(beat_s: float) -> Matrix:

@@ -27,6 +27,8 @@ from hypervigil.model.traffic import Direction
 BEAT_S = PERIOD_NS / 1e9
 STATES = (Metric.FAN_OUT, Metric.FAN_IN, Metric.PORTS_TRIED)
 """Columns that are states and no counts."""
+_TCP_OUT = (Metric.OUT_SYN, Metric.OUT_SYNACK, Metric.OUT_RST, Metric.OUT_TCP)
+_TCP_IN = (Metric.IN_SYN, Metric.IN_SYNACK, Metric.IN_RST, Metric.IN_TCP)
 
 Row = npt.NDArray[np.float32]
 Told = TypeVar("Told", PairRate, ForgedCount)
@@ -116,6 +118,13 @@ def record(path: Path) -> list[Tape]:
     return [
         Tape(f"{path.name} {vm}", BEAT_S, moments, max(moments) + 1) for vm, moments in drive.recorded.moments.items()
     ]
+
+
+def seen_from_one_side(tape: Tape) -> bool:
+    """Whether a capture shows only one direction of a host's TCP: its NIC carried both, or there were no TCP."""
+    counts = np.sum([moment.counts for moment in tape.moments.values()], axis=0)
+    out, into = (sum(counts[one] for one in those) for those in (_TCP_OUT, _TCP_IN))
+    return bool((counts[Metric.OUT_TCP] and not into) or (counts[Metric.IN_TCP] and not out))
 
 
 def slower(tape: Tape, times: int) -> Tape:

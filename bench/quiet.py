@@ -3,6 +3,8 @@
 Ordinary VMs (``bench/_ordinary.py``) live through days before the product's judge, HSEM, and HREM's notices of
 overload, as in monitor mode: limits are ordered and stop nothing. Every Level 2 is false, but that of a VM that really
 is at its capacity; so is every verdict but *cleared* and, of such a VM, *overloaded*. VMs begin without a history.
+Each false one is told when it happens. Hosts are left out of which a capture shows only one direction of their TCP: the
+NIC of a VM carries both, and what else it does is seen from both sides.
 
 A tenth of the VM-days is lived at the sensors' beat of five looks a second. The rest has one look a second, which
 shows every packet and is coarser as to bursts of less than a second; both are told apart.
@@ -30,7 +32,7 @@ from rich.table import Table
 from bench._ordinary import DAY_S, Chances, Matrix, Step, Vms
 from bench._series import Series
 from bench._series import read as read_series
-from bench._tapes import BEAT_S, STATES, Tape, record, slower
+from bench._tapes import BEAT_S, STATES, Tape, record, seen_from_one_side, slower
 from hypervigil.entrypoints.replay.capture import CaptureError
 from hypervigil.host.hrem.overload import NEAR_CAPACITY, Overload
 from hypervigil.host.hsem.engine import Hsem
@@ -54,6 +56,8 @@ VM_DAYS = 3000.0
 FINE = 0.1
 """This share of the VM-days is lived at the sensors' own beat."""
 LIFE_DAYS = 7.0
+LEAST_DAYS = 1 / 3
+"""A VM lives no shorter for the sake of more at once: a working day with its beginning."""
 TOGETHER = 400
 """So many VMs are simulated at once where there are days enough for each: it costs little more than one."""
 MOST_ATTACKERS = 1 / 1000
@@ -118,11 +122,16 @@ class Lived:
     """Cases that were opened when nobody had told with whom the VM talks: the simulation must not have any."""
 
 
+Say = Callable[[str], None]
+"""Told each false Level 2 and each false verdict when it happens, in one sentence."""
+
+
 class Watched:
     """Some VMs and their judge."""
 
-    def __init__(self, vms: Vms, *, seed: int) -> None:
+    def __init__(self, vms: Vms, *, seed: int, say: Say = lambda _: None) -> None:
         self._vms = vms
+        self._say = say
         self._seed = seed
         cases, limits = itertools.count(1), itertools.count(1)
         self._bounds = Bounds()
@@ -203,6 +212,8 @@ class Watched:
                     event = self._open.get(verdict.vm)
                     if event is not None and _graver(verdict.role, event.verdict):
                         event.verdict, event.cause = str(verdict.role), verdict.cause
+                        if event.false_verdict:
+                            self._say(f"false verdict {event.verdict} on {_where(event)}: {event.cause}")
                 case LeaveLevel2():
                     self._left(decision.vm, now)
                 case OrderLimit(limit=limit):
@@ -228,6 +239,8 @@ class Watched:
         )
         self.lived.events.append(event)
         self.lived.blind += decision.vm not in told
+        if not event.right:
+            self._say(f"false Level 2 of {_where(event)}: {event.metric}: {event.why}")
         self._open[decision.vm], self._since[decision.vm] = event, decision.at
         self._vms.watched[row] = True
 
@@ -241,6 +254,10 @@ class Watched:
         event, since = self._limits.pop(limit, (None, now))
         if event is not None:
             event.limited_s = round(event.limited_s + now - since, 2)
+
+
+def _where(event: Event) -> str:
+    return f"{event.vm} ({event.doing}; {event.source}) on day {event.day:.3f} at {event.beat_s:g} s"
 
 
 def _graver(role: Role, verdict: str) -> bool:
@@ -260,10 +277,11 @@ def live(
     seed: int,
     *,
     chances: Chances | None = None,
+    say: Say = lambda _: None,
     tell: Progress = lambda _lived, _share: None,
 ) -> Lived:
     """So many VM-days at one beat."""
-    vms = max(1, math.ceil(max(vm_days / LIFE_DAYS, min(TOGETHER, vm_days))))
+    vms = max(1, math.ceil(max(vm_days / LIFE_DAYS, min(TOGETHER, vm_days / LEAST_DAYS))))
     seconds = vm_days / vms * DAY_S
     ordinary = Vms(
         [VmId(f"vm{n}") for n in range(vms)],
@@ -274,7 +292,7 @@ def live(
         rng=np.random.default_rng([seed, round(beat_s * 1000)]),
         chances=chances or Chances(),
     )
-    watched = Watched(ordinary, seed=seed)
+    watched = Watched(ordinary, seed=seed, say=say)
     told_at = time.monotonic()
     for _ in range(max(1, round(seconds / beat_s))):
         watched.step()
@@ -378,6 +396,11 @@ def result(lived: Sequence[Lived], seed: int, sources: dict[str, int]) -> dict[s
 
 
 _UNFINISHED = "it was stopped before its end"
+_LEFT = "hosts seen from one side, left out"
+
+
+def _tell(sentence: str) -> None:
+    print(f"quiet: {sentence}", file=sys.stderr, flush=True)
 
 
 def _progress(
@@ -391,11 +414,9 @@ def _progress(
         false = sum(not event.right for event in lived.events)
         verdicts = sum(event.false_verdict for event in lived.events)
         left = (time.monotonic() - began) * (all_days / days - 1) / 60
-        print(
-            f"quiet: {days:,.0f} of {all_days:,.0f} VM-days at {lived.beat_s:g} s: {false} false Level 2, "
-            f"{verdicts} false verdicts; about {left:.0f} min left",
-            file=sys.stderr,
-            flush=True,
+        _tell(
+            f"{days:,.0f} of {all_days:,.0f} VM-days at {lived.beat_s:g} s: {false} false Level 2, "
+            f"{verdicts} false verdicts; about {left:.0f} min left"
         )
 
     return tell
@@ -436,10 +457,15 @@ def main() -> None:
         tapes = [tape for path in sorted((arguments.data / "captures" / "benign").iterdir()) for tape in record(path)]
     except (CaptureError, OSError, KeyError, ValueError) as error:
         raise SystemExit(f"quiet: {error}; is {arguments.data} whole?") from error
-    if not series or not tapes:
+    whole = [tape for tape in tapes if not seen_from_one_side(tape)]
+    if not series or not whole:
         raise SystemExit(f"quiet: {arguments.data} has no series or no captures; set HYPERVIGIL_DATA to the data")
-    sources = {"series": len(series), "captures' hosts": len(tapes)}
-    print(f"quiet: VMs are made of {len(series)} series and {len(tapes)} hosts of captures", file=sys.stderr)
+    sources = {
+        "series": len(series),
+        "captures' hosts": len(whole),
+        _LEFT: len(tapes) - len(whole),
+    }
+    _tell(f"VMs are made of {len(series)} series and {len(whole)} hosts of captures; one side only of {sources[_LEFT]}")
 
     def keep(those: Sequence[Lived], *, finished: bool = False) -> dict[str, Any]:
         document = result(those, arguments.seed, sources)
@@ -455,7 +481,8 @@ def main() -> None:
     for share, beat_s in ((arguments.fine, BEAT_S), (1.0 - arguments.fine, 1.0)):
         if share > 0:
             tell = _progress(lived, arguments.vm_days, began, keep)
-            lived.append(live(share * arguments.vm_days, beat_s, series, tapes, arguments.seed, tell=tell))
+            days = share * arguments.vm_days
+            lived.append(live(days, beat_s, series, whole, arguments.seed, say=_tell, tell=tell))
     document = keep(lived, finished=True)
     show(document)
     raise SystemExit(1 if document["missed"] else 0)

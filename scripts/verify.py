@@ -30,7 +30,7 @@ LAB = ("src", "lab", "requirements.lock")
 CODE = (*LAB, "bench", "tests", "scripts", "Makefile", "pyproject.toml")
 MASS = "tests/integration/test_mass.py"
 TAIL_LINES = 25
-QUIET_PARTS, QUIET_VM_DAYS = 5, 600
+QUIET_PARTS, QUIET_VM_DAYS = 3, 1000
 """The long quiet, 3,000 VM-days, in parts that an interruption does not cost."""
 GUEST_PARTS = 3
 """Each tries every cell of the scoreboard once."""

@@ -119,6 +119,19 @@ def test_an_attack_among_the_applications_is_found_with_its_reason(beat_s):
     assert not lived.blind
 
 
+def test_each_false_case_and_verdict_is_told_when_it_happens():
+    often = Chances(away=0.0, gone=0.0, restart=0.0, reboot=0.0, sessions=(2000.0, 2001.0))
+    told = []
+    lived = live(0.005, 0.2, [HALF], [_flood(20)], 3, chances=often, say=told.append)
+    cases = [sentence for sentence in told if sentence.startswith("false Level 2 of 3/vm0 (")]
+    assert len(cases) == sum(not event.right for event in lived.events) > 0
+    assert "outbound-surge" in cases[0]
+    verdicts = [sentence for sentence in told if sentence.startswith("false verdict attacker on 3/vm0 (")]
+    assert len(verdicts) == sum(event.false_verdict for event in lived.events) > 0
+    assert "flood" in verdicts[0]
+    assert told.index(verdicts[0]) > told.index(cases[0])
+
+
 def test_vms_at_their_capacity_are_suspected_rightly():
     changing = np.where(np.arange(500) % 12 == 11, 1.0, 0.2).astype(np.float32)
     lived = live(0.1, 1.0, [Series("cpu", changing, cpu=True)], [_silent()], 1, chances=NEVER)

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from bench._tapes import BEAT_S, Moment, Tape, rated, record, slower
+from bench._tapes import BEAT_S, Moment, Tape, rated, record, seen_from_one_side, slower
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import PairRate
@@ -40,6 +40,21 @@ def test_a_slower_look_sees_every_packet_and_the_widest_fan():
     (pair,) = slow.moments[0].pairs
     assert pair.packets == pytest.approx(8)  # 2 packets and 6 packets in one second
     assert (pair.new, pair.ports, pair.services) == (True, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("columns", "one_side"),
+    [
+        ({Metric.OUT_TCP: 900, Metric.OUT_SYN: 4, Metric.IN_UDP: 5}, True),
+        ({Metric.IN_TCP: 24}, True),
+        ({Metric.OUT_TCP: 900, Metric.IN_RST: 1}, False),
+        ({Metric.OUT_SYN: 9}, False),
+        ({Metric.OUT_UDP: 100}, False),
+    ],
+)
+def test_who_is_seen_from_one_side_is_told_by_tcp_beyond_the_handshake(columns, one_side):
+    """A handshake that nobody answers, and datagrams, may go one way."""
+    assert seen_from_one_side(Tape("a", 0.2, {3: _moment(columns), 5: _moment({Metric.OUT_ARP: 1})}, 6)) is one_side
 
 
 def test_at_the_same_beat_nothing_changes():

@@ -55,8 +55,13 @@ MOST = 0.5
 """What holds for this share of an excess holds for it."""
 REPEATED = 6.0
 """SYN-ACKs per SYN that nobody takes up: the first and five repetitions (Linux's ``tcp_synack_retries``)."""
+TRIED = 7.0
+"""SYNs per connection that nobody answers: the first and six repetitions (Linux's ``tcp_syn_retries``)."""
+HARDLY_ANY = 0.05
+"""Of tries, so few answers: those of whoever else is asked."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
+_NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
 
 
 class Conduct(IntEnum):
@@ -178,11 +183,21 @@ def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
     refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - taken_up)
     excess = passed - min(mine.usual[TrafficClass.SYN], passed / 2)
     # Of what is new nothing is known: it counts as what is ripe does.
-    found = _by_share((unanswered + max(refused, broken)) / max(1.0, min(excess, ripe)))
+    judged = max(1.0, min(excess, ripe))
+    found = _by_share((unanswered + max(refused, broken)) / judged)
+    if unanswered >= LED_TO_NOTHING * judged and _silence(mine, theirs):
+        return min(found, Conduct.UNCLEAR)
     went_well = min(answered, taken_up) - broken - mine.usual[TrafficClass.SYN]
     if went_well >= DOES_WHAT_IT_CAN * excess and theirs.passed[TrafficClass.RST] < MOST * unanswered:
         return min(found, Conduct.UNCLEAR)
     return found
+
+
+def _silence(mine: Side, theirs: Side) -> bool:
+    """Whether a server that is away explains as many SYNs: its clients' tries, repeated, and now not a word from it."""
+    said = theirs.fresh[TrafficClass.SYNACK] + theirs.fresh[TrafficClass.RST]
+    few = said <= HARDLY_ANY * mine.fresh[TrafficClass.SYN]
+    return few and mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
 
 
 def _taken_up(mine: Side, peers: tuple[Peer, ...]) -> float:
@@ -218,13 +233,21 @@ def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool)
     if mine.share_ripe(TrafficClass.TCP) < MOST / 2:
         return Conduct.HONEST  # the first acknowledgements are still on their way
     least = (HEARD if slow else ACKNOWLEDGED) * share
-    deaf = sum(p.packets for p in peers if p.answers - p.resets < least * p.packets)
+    deaf = sum(p.packets - p.openings for p in peers if p.answers - p.resets < least * p.packets)
+    deaf -= _unheard_besides(mine, theirs, peers)
     back = theirs.passed[TrafficClass.TCP] + sum(p.unseen for p in peers)
     if share * deaf < max(1.0, MOST * sent) and back >= least * mine.unusual(TrafficClass.TCP):
         return Conduct.HONEST
     # Mere acknowledgements, and nothing that they are for: it may come another way, where nobody looks.
     small = sum(p.octets for p in peers) <= ACKNOWLEDGEMENT * sum(p.packets for p in peers)
     return Conduct.UNCLEAR if slow and small and not any(theirs.tried) else Conduct.HOSTILE
+
+
+def _unheard_besides(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> float:
+    """Packets of who does not answer that are no TCP and begin nothing: calls, pictures, files for a group."""
+    silent = sum(mine.tried[c] for c in _NO_TCP if theirs.tried[c] < HEARD * mine.tried[c])
+    begun = sum(peer.openings for peer in peers) - mine.tried[TrafficClass.SYN]
+    return max(0.0, silent - max(0.0, begun))
 
 
 def _spreading(peak_pps: float) -> Conduct:
@@ -264,7 +287,8 @@ def _datagrams(
     sent = share * sum(p.packets for p in streams)
     if heard >= max(1.0, HEARD * sent):
         return Conduct.ANSWERING
-    few = len(asking) <= FEW and len(streams) <= FEW
+    silent = [p for p in streams if p.answers - p.resets < HEARD * p.packets]  # conversations by TCP are not
+    few = len(asking) <= FEW and len(silent) <= FEW
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
 
 

@@ -12,6 +12,7 @@ from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
 from hypervigil.host.hsem.judge import accused_by, judge
+from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
@@ -60,6 +61,7 @@ class Hsem:
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._lookback = Lookback()
+        self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
@@ -185,6 +187,7 @@ class Hsem:
         if not report.partial:
             for vm, lasting in self._full.see(report.vms, values[:, Metric.CPU], report.interval_s):
                 decisions += self._exhausted(self._record(vm), now, lasting=lasting)
+        self._lately.add(report, values, now)
         return decisions + self._look_back(report, values, suspects, now)
 
     def given(self, grants: Iterable[Limit]) -> None:
@@ -317,13 +320,7 @@ class Hsem:
         if draft is None or now - draft.opened_at > DRAFT_S:
             if look.excess is not None and not look.excess.going_on:
                 return []  # what is over was asked about while it went on
-            draft = record.draft = self._file(record.vm, now)
-            draft.reports = 1
-            recent = self._watch.recent(record.vm)
-            for peer in look.scaled(recent.counts):
-                draft.add_peer(peer, look.room)
-            self._files.mark(draft, look, now)
-            draft.failures = recent.refused + recent.counts[Metric.IN_RST]
+            draft = record.draft = self._files.draft(record, look, self._lately.of(record.vm, now), now)
         else:
             self._files.grow(draft, look, now)
         if now - record.forged_since <= FORGED_S:

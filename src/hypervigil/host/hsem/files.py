@@ -1,5 +1,8 @@
 """How a VM's file begins and grows: its history, what was seen of it just now, and what each report adds. Pure."""
 
+from collections.abc import Sequence
+
+from hypervigil.host.hsem.conduct import Peer
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.history import History
 from hypervigil.host.hsem.look import Look
@@ -38,6 +41,18 @@ class Files:
         usual = [recent.minute_s * self._history.middle(vm, metric) for metric in (Metric.OUT_SYN, Metric.IN_SYN)]
         dossier.ask_before(recent.asked, usual)
         dossier.new_destinations = recent.counts[_NEW]
+        return dossier
+
+    def draft(
+        self, record: Watched, look: Look, before: tuple[tuple[float, ...], Sequence[Peer]], now: Instant
+    ) -> Dossier:
+        """A dossier of what a first look shows; ``before``: as ``Lately`` tells."""
+        dossier, recent = self.begin(record, now), self._watch.recent(record.vm)
+        dossier.reports = 1
+        for peer in look.recent(recent.counts, before):
+            dossier.add_peer(peer, look.room)
+        self.mark(dossier, look, now)
+        dossier.failures = recent.refused + recent.counts[Metric.IN_RST]
         return dossier
 
     def grow(self, dossier: Dossier, look: Look, now: Instant) -> None:

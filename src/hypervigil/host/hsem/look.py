@@ -51,17 +51,24 @@ class Look:
         """Whether it is so by far."""
         return self.excess is not None and self.excess.clearly[WATCHED.index(metric)]
 
-    def scaled(self, recent: tuple[float, ...]) -> list[Peer]:
-        """The peers as if this interval were as long as the time that the recent counts stand for."""
+    def recent(self, counted: tuple[float, ...], before: tuple[tuple[float, ...], Sequence[Peer]]) -> list[Peer]:
+        """The peers as if this interval were as long as the time that ``counted`` packets stand for.
+
+        ``before``: what is known of it, as ``Lately`` tells. Of the rest it is presumed that it was as what is known.
+        """
         factors = {}
         for direction in Direction:
             part = slice(direction * len(TrafficClass), (direction + 1) * len(TrafficClass))
-            now = sum(self.counts[part])
-            factors[direction] = max(1.0, sum(recent[part]) / now) if now else 1.0
-        return [_times(peer, factors[peer.direction]) for peer in self.peers]
+            now, known, all_ = sum(self.counts[part]), sum(before[0][part]), sum(counted[part])
+            known_share = min(1.0, max(0.0, all_ - now) / known) if known else 0.0
+            seen = now + known_share * known
+            factors[direction] = (max(1.0, all_ / seen) if seen else 1.0, known_share)
+        found = [times(peer, factors[peer.direction][0]) for peer in self.peers]
+        return found + [times(peer, factors[peer.direction][0] * factors[peer.direction][1]) for peer in before[1]]
 
 
-def _times(peer: Peer, factor: float) -> Peer:
+def times(peer: Peer, factor: float) -> Peer:
+    """So many times what was exchanged with a peer."""
     return Peer(
         peer.direction,
         peer.other,

@@ -9,6 +9,8 @@ SCAN_PORTS = 24
 FEW_PORTS = 8
 """Ports of one host tried at once that are a scan too, if none accepts and nothing else is said."""
 SCAN_HOSTS = 20.0
+LEAST_TRIED = 4
+"""Hosts on file that were tried: new ones may all be clients, and the one that is silent an old friend."""
 FEW_COMPLETED = 0.5
 TRIES_PER_PORT = 4.0
 """Tries per port by which a scan shows beside much other traffic with the same host."""
@@ -60,7 +62,7 @@ _ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficCla
 def swept(facts: Facts) -> bool:
     """Whether it tries many addresses that it never talked to, and few of them answer."""
     tries = facts.tries
-    if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2 or not tries.hosts:
+    if facts.new_destinations < SCAN_HOSTS or facts.fan_out < SCAN_HOSTS / 2 or tries.hosts < LEAST_TRIED:
         return False
     if tries.mixed:
         asked, accepted = facts.of(Direction.OUT, TrafficClass.SYN), facts.of(Direction.IN, TrafficClass.SYNACK)

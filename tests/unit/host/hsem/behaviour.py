@@ -37,6 +37,20 @@ def browses(client: str, server: str, per_s: float, *, wobble: float = 0.3, capa
     return behave
 
 
+def welcomes(server: str, per_s: float) -> Behaviour:
+    """So many clients a second that were never there before, one request each."""
+    pace, number = Pace(per_s), [0]
+
+    def behave(scene: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            number[0] += 1
+            client = f"203.0.{number[0] // 250 % 250}.{number[0] % 250 + 1}"
+            scene.send(server, client, SYNACK, scene.send(client, server, SYN, 1))
+            scene.send(server, client, TCP, scene.send(client, server, TCP, 4, octets=150), octets=700)
+
+    return behave
+
+
 def resolves(client: str, resolver: str, per_s: float, *, times_larger: float = 2.0) -> Behaviour:
     """DNS queries and their answers."""
     pace = Pace(per_s, 0.3)
@@ -130,6 +144,37 @@ def copies(sender: str, receiver: str, per_s: float, *, packets_per_ack: int = 2
             scene.send(receiver, sender, SYNACK, scene.send(sender, receiver, SYN, 1))
         scene.send(sender, receiver, TCP, pace(s), octets=1500)
         scene.send(receiver, sender, TCP, acks(s), octets=60)
+
+    return behave
+
+
+def in_turns(clients: list[str], friend: str, server: str, *, phase: int) -> Behaviour:
+    """Two intervals of requests on new connections, one of many on one that stays; all are answered."""
+    turn = [phase]
+
+    def behave(scene: Scene, _: float) -> None:
+        turn[0] += 1
+        if turn[0] % 3 == 0:
+            scene.send(server, friend, TCP, scene.send(friend, server, TCP, 300, octets=150), octets=700)
+            return
+        for client in clients:
+            accepted = scene.send(server, client, SYNACK, scene.send(client, server, SYN, 8))
+            scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * accepted, octets=150), octets=700)
+
+    return behave
+
+
+def asks_in_vain(client: str, server: str, per_s: float) -> Behaviour:
+    """Of a server that is away: each SYN is repeated after 1, 3, 7 and 15 seconds."""
+    pace, due, at = Pace(per_s), dict[int, int](), [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        new = pace(s)
+        for after in (1.0, 3.0, 7.0, 15.0):
+            step = round((at[0] + after) / s)
+            due[step] = due.get(step, 0) + new
+        scene.send(client, server, SYN, new + due.pop(round(at[0] / s), 0))
+        at[0] += s
 
     return behave
 

@@ -9,6 +9,7 @@ from tests.unit.host.hsem.behaviour import (
     TCP,
     UDP,
     acknowledges,
+    asks_in_vain,
     browses,
     calls,
     casts,
@@ -17,6 +18,7 @@ from tests.unit.host.hsem.behaviour import (
     floods,
     floods_open_port,
     for_,
+    in_turns,
     is_ahead_of_its_service,
     meets_peers,
     pings,
@@ -24,6 +26,7 @@ from tests.unit.host.hsem.behaviour import (
     resolves,
     sends_late,
     streams,
+    welcomes,
 )
 from tests.unit.host.hsem.conftest import RESOLVER, town
 from tests.unit.host.hsem.scene import Behaviour, Scene
@@ -62,6 +65,29 @@ def test_it_is_neither_suspected_nor_limited(kind: str) -> None:
     scene = town().begin(HONEST[kind]).run(20)
     assert scene.suspected() == set()
     assert scene.limited() == set()
+
+
+@pytest.mark.parametrize("besides", [casts("film", ["bob"], 300), streams("film", "bob", 95, reports_per_s=0)])
+def test_what_nobody_answers_besides_tcp_makes_no_attack_of_it(scene: Scene, besides: Behaviour) -> None:
+    """Of a peer only the sum of all that it said is known: what is no TCP of it went without an answer as well."""
+    scene.begin(besides).run(3)
+    scene.begin(browses("bob", "web", 15)).run(5)
+    assert scene.suspected() == set()
+
+
+def test_a_call_is_one_whoever_else_is_talked_with(scene: Scene) -> None:
+    """Conversations by TCP, however many, are not those to whom the datagrams go."""
+    scene.begin(*[browses("alice", f"203.0.113.{n}", 4) for n in range(6)]).learn()
+    scene.begin(streams("alice", RESOLVER, 90, reports_per_s=0)).run(10)
+    assert scene.suspected() == set()
+
+
+@pytest.mark.parametrize("phase", range(3))
+def test_a_new_look_may_come_just_after_many_connections_began(scene: Scene, phase: int) -> None:
+    """Who began them is not seen any more in that interval: they are not for that reason taken up by nobody."""
+    clients = [f"203.0.113.{n}" for n in range(1, 6)]
+    scene.older(100).begin(in_turns(clients, "alice", "web", phase=phase)).run(8)
+    assert scene.suspected() == set()
 
 
 def test_it_may_also_begin_and_end_and_begin(scene: Scene) -> None:
@@ -127,6 +153,29 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     scene.begin(streams("web", "alice", 300, reports_per_s=0)).run(40)
     assert scene.blamed() == set()
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
+def test_new_clients_of_a_server_at_its_capacity_are_no_hosts_that_it_looks_for() -> None:
+    """Its case lasts, they become many, and the only one that does not answer is where its logs go."""
+    scene = Scene("web").begin(
+        *[browses(f"198.51.100.{n}", "web", 4) for n in range(30)],
+        welcomes("web", 3),
+        streams("web", "198.51.100.200", 1, reports_per_s=0, downwards=True),
+    )
+    scene.learn().cpu["web"] = 0.97
+    scene.run(40)
+    assert scene.roles("web") == [Role.OVERLOADED]
+
+
+@pytest.mark.parametrize(("per_s", "blamed"), [(30, set()), (400, {"alice"})])
+def test_who_asks_a_server_that_is_away_repeats_it(per_s: float, blamed: set[str]) -> None:
+    """That may be several times as many tries as usual, and no more than these."""
+    client = browses("alice", "203.0.113.9", 20)
+    scene = Scene("alice").begin(client).learn()
+    scene.end(client)
+    scene.begin(asks_in_vain("alice", "203.0.113.9", per_s)).run(40)
+    assert scene.blamed() == blamed
+    assert blamed or not scene.limits("alice"), "it is free in the end"
 
 
 @pytest.mark.parametrize("for_s", [1.0, 3.0])
