@@ -21,6 +21,7 @@ from typing import Any
 
 import libvirt
 
+from lab import agents
 from lab.accelerator import choose, qemu_version
 from lab.commands import call
 from lab.errors import LabError
@@ -60,6 +61,7 @@ class GuestSpec:
     memory_mib: int = 192
     vcpus: int = 1
     work: str = "idle"
+    agent: bool = False
 
 
 class Guest:
@@ -105,6 +107,8 @@ class Guest:
             else:
                 self._restore_or_boot(on_created)
                 self._call("configure", **self._configuration())
+            if self.spec.agent:
+                agents.install(self)
         except BaseException:
             self.destroy()
             raise
@@ -201,6 +205,11 @@ class Guest:
             "hostname": self.name,
             "wall_s": time.time(),
         }
+
+    @property
+    def agent_socket(self) -> Path:
+        """The host's end of its agent's port; only of a guest with an agent."""
+        return self._directory / "agent.sock"
 
     def _nic(self) -> str:
         """Where its NIC goes: to the network's bridge, or nowhere but to the host."""
@@ -351,6 +360,7 @@ class Guest:
       <source mode='bind' path='{self._directory}/lab.sock'/>
       <target type='virtio' name='{PORT}'/>
     </channel>
+    {agents.port(self.agent_socket) if self.spec.agent else ""}
     <memballoon model='virtio'><stats period='1'/></memballoon>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
   </devices>

@@ -222,7 +222,14 @@ def staged(scenario: Scenario, *, watched: bool, places: Places | None = None) -
 
 def _spec(scenario: Scenario, table: GuestTable) -> GuestSpec:
     return GuestSpec(
-        table.name, table.tenant, table.network, scenario.index(table), table.memory_mib, table.vcpus, table.work
+        table.name,
+        table.tenant,
+        table.network,
+        scenario.index(table),
+        table.memory_mib,
+        table.vcpus,
+        table.work,
+        table.agent,
     )
 
 
