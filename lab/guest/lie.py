@@ -24,7 +24,9 @@ AGENT = "/usr/local/sbin/hypervigil-agent"
 HERE = Path("/run/hv-lie")
 READ = 65536
 RECORDED_MOST = 8 << 20
-TAG, AGENT_ID, SEQUENCE, AT_MS, VALUES, TALKERS = 0, 2, 3, 4, 9, 11  # places in a report's line
+REPORTS_MOST = 1 << 16
+TAG, SEQUENCE, AT_MS, INTERVAL_MS, VALUES, TALKERS = 0, 3, 4, 8, 9, 11  # places in a report's line
+OUT_PACKETS, OUT_BYTES = 0, 1
 REPORTS = ("r1", "r2")
 
 
@@ -131,8 +133,8 @@ def pass_on(agent: socket.socket, port: int, edit: Callable[[bytes], bytes], rec
 # --- what was said before ---
 
 
-def reports(path: str) -> list[list[Any]]:
-    """The reports among recorded lines."""
+def reports(path: str, last: int) -> list[list[Any]]:
+    """The last reports among recorded lines."""
     found = []
     for line in Path(path).read_bytes().splitlines():
         with contextlib.suppress(ValueError):
@@ -141,17 +143,17 @@ def reports(path: str) -> list[list[Any]]:
                 found.append(message)
     if not found:
         raise SystemExit(f"{path} has no report")
-    return found
+    return found[-last:]
 
 
 def replay(options: argparse.Namespace) -> None:
     """Say recorded reports again, one a second, round and round: with fresh numbers, and perhaps with fresh times."""
-    told = reports(options.file)
+    recorded = reports(options.file, options.last)
     port = take_port()
-    sequence = told[-1][SEQUENCE]
+    sequence = recorded[-1][SEQUENCE]
     due = time.monotonic()
     write_all(port, b"\n")
-    for message in round_and_round(told):
+    for message in round_and_round(recorded):
         fresh = list(message)
         if not options.verbatim:
             sequence += 1
@@ -161,6 +163,14 @@ def replay(options: argparse.Namespace) -> None:
         write_all(port, json.dumps(fresh, separators=(",", ":")).encode() + b"\n")
         due += 1.0
         time.sleep(max(0.0, due - time.monotonic()))
+
+
+def told(options: argparse.Namespace) -> None:
+    """Say how many reports were recorded, and what they tell of."""
+    found = reports(options.file, options.last)
+    octets = sum(one[VALUES][OUT_BYTES] for one in found)
+    rates = [round(1000 * one[VALUES][OUT_PACKETS] / max(1, one[INTERVAL_MS]), 1) for one in found]
+    print(json.dumps({"reports": len(found), "out_bytes": octets, "packets_per_s": rates}), flush=True)
 
 
 def round_and_round(told: list[list[Any]]) -> Iterator[list[Any]]:
@@ -218,8 +228,12 @@ def _options() -> argparse.Namespace:
     between.add_argument("--record", metavar="FILE", help="keep what the agent says")
     again = kinds.add_parser("replay", help="say recorded reports again, with fresh sequence numbers and times")
     again.add_argument("file")
+    again.add_argument("--last", type=int, default=REPORTS_MOST, help="only so many")
     again.add_argument("--old-times", action="store_true", help="with the times at which they were true")
     again.add_argument("--verbatim", action="store_true", help="with their old sequence numbers, too")
+    recorded = kinds.add_parser("told", help="sum up recorded reports")
+    recorded.add_argument("file")
+    recorded.add_argument("--last", type=int, default=REPORTS_MOST, help="only so many")
     anything = kinds.add_parser("send", help="send something else")
     anything.add_argument("what", choices=("garbage", "line", "forged"))
     anything.add_argument("--seconds", type=float, default=10.0)
@@ -232,7 +246,7 @@ def _options() -> argparse.Namespace:
 def main() -> None:
     """Do one of them."""
     options = _options()
-    {"relay": relay, "replay": replay, "send": send}[options.kind](options)
+    {"relay": relay, "replay": replay, "told": told, "send": send}[options.kind](options)
 
 
 if __name__ == "__main__":

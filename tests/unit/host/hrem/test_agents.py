@@ -55,6 +55,22 @@ def test_an_agent_that_spoke_and_does_not_is_silent_within_three_reports(agents:
     assert agents.state(A).hearing is Hearing.HEARD
 
 
+@pytest.mark.req("T-CORE-10", "A223")
+def test_what_a_channel_carries_is_told_of_the_last_half_minute(agents: Agents) -> None:
+    agents.read(A, 5_000, Instant(1.0))
+    assert agents.state(A).octets_per_s is None, "nobody knows in how long these came"
+    for second in range(2, 40):
+        agents.read(A, 400, Instant(float(second)))
+    assert agents.state(A).octets_per_s == pytest.approx(400)
+    for second in range(40, 70):
+        agents.read(A, 800, Instant(float(second)))
+    assert agents.state(A).octets_per_s == pytest.approx(800)
+    agents.reported(report(70.0))
+    agents.reported(report(71.0, level=2))
+    assert agents.state(A).octets_per_s is None, "the other level costs otherwise"
+    assert agents.state(B).octets_per_s is None
+
+
 def test_nobody_is_silent_while_nobody_listens(agents: Agents) -> None:
     agents.reported(report(1.0))
     agents.deaf()
