@@ -21,6 +21,8 @@ SILENT_S = 3.0
 """Three reports that did not come."""
 LATE_S = 1.0
 LATELY_S = 10.0
+UNTOLD = 0.25
+"""A report that leaves out more of the time before it than this share of its own tells of less than was."""
 OFFSETS = 128
 SPOKEN_S = 30.0
 SPOKEN = 256
@@ -64,6 +66,8 @@ class _Agent:
     """By how much the host's clock was ahead of the guest's when a report was heard."""
     spoken: deque[tuple[Instant, int]] = field(default_factory=lambda: deque(maxlen=SPOKEN))
     """When octets were heard at this level, and how many."""
+    told: tuple[int, float] = (0, 0.0)
+    """Which agent told of its time until when, by the guest's clock."""
     words: _Allowance = field(default_factory=_Allowance)
     findings: _Allowance = field(default_factory=_Allowance)
     """The host's own: what a guest says cannot use them up."""
@@ -75,12 +79,16 @@ class _Agent:
         return sum(octets for _, octets in list(self.spoken)[1:]) / (self.spoken[-1][0] - self.spoken[0][0])
 
     def on_time(self, report: GuestReport) -> bool:
-        """Whether a report tells of now."""
+        """Whether a report tells of now, and of all the time since the one before."""
+        agent, until_s = self.told
+        untold_s = report.guest_at_s - report.interval_s - until_s if agent == report.agent else 0.0
+        self.told = report.agent, report.guest_at_s if agent != report.agent else max(until_s, report.guest_at_s)
         offset = report.at - report.guest_at_s
         self.offsets.append((report.at, offset))
         while report.at - self.offsets[0][0] > LATELY_S:
             self.offsets.popleft()
-        return offset - min(known for _, known in self.offsets) <= LATE_S and comparable(report)
+        late_s = offset - min(known for _, known in self.offsets)
+        return late_s <= LATE_S and untold_s <= UNTOLD * report.interval_s and comparable(report)
 
 
 class Agents:
