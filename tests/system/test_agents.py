@@ -111,7 +111,8 @@ class Town:
         return [one for one in guests if one["body"]["kind"] == kind and one["body"]["vm"] == vm]
 
     def honest(self) -> None:
-        """The genuine agent alone has the port, and is heard."""
+        """The genuine agent alone has the port, and is heard; no limit of before holds the guest back."""
+        self.product.ask("release", f"hvl-{LIAR}")
         self.liar.run(f"{LIE}; {agents.END}; true")
         began = time.time()
         agents.start(self.liar)
@@ -305,6 +306,7 @@ def test_one_that_is_frozen_tells_less_or_tells_of_the_past_is_found_out(town: T
     watch, liar = town.watch, town.liar
 
     # Frozen, and thawed.
+    town.product.ask("exempt", f"hvl-{LIAR}", "--until", "10m")  # judged, and its CPU its own
     town.honest()
     frozen = time.time()
     liar.run("pkill -STOP -f '[h]ypervigil.guest import agent'")
@@ -361,6 +363,37 @@ def test_whatever_comes_by_one_port_delays_no_other_and_fills_nothing(town: Town
 
 
 @pytest.mark.long
+@pytest.mark.req("A214", "A239")
+def test_what_never_reaches_a_nic_is_known_by_the_agent_alone(town: Town) -> None:
+    """Listening to others, a module into the kernel, a gateway of one's own: the host's counts do not move."""
+    plain = town.stage.guests[PLAIN]
+    town.honest()
+    wait_for("it has looked at its setup", lambda: len(town.watch.seen) > 0 and aged(town, 12), within_s=20)
+    kinds = {
+        "promiscuous eth0": "hv-wire watch /run/seen",
+        "module dummy": "modprobe dummy",
+        "forwarding": "echo 1 > /proc/sys/net/ipv4/ip_forward",
+    }
+    for words, command in kinds.items():
+        began = time.time()
+        for place in (town.liar, plain):
+            place.spawn(command)
+
+        def told(words: str = words, since: float = began) -> float | None:
+            facts = town.facts("special-request", since)
+            return next((one["wall_at"] - since for one in facts if words in one["body"]["text"]), None)
+
+        print(f"{words}: told after {wait_for(words, told, within_s=15):.1f} s")
+    assert not [case for case in town.product.cases() if case.name == f"hvl-{PLAIN}"], "of c nothing is known"
+
+
+def aged(town: Town, seconds: float) -> bool:
+    """Whether the genuine agent has been heard for so long without a break."""
+    lately = town.watch.since(time.time() - seconds, LIAR)
+    return len(lately) > 5 * seconds and all(one["hearing"] == "heard" for _, one in lately)
+
+
+@pytest.mark.long
 @pytest.mark.req("T-CORE-10", "A220", "A236", "A242")
 def test_the_channel_costs_little_at_both_levels(town: Town) -> None:
     watch = town.watch
@@ -368,6 +401,7 @@ def test_the_channel_costs_little_at_both_levels(town: Town) -> None:
     print(f"level {quiet['level']}: {quiet['bytes_per_s']:.0f} bytes/s")
     assert quiet["bytes_per_s"] <= 1000
 
+    town.product.ask("exempt", f"hvl-{LIAR}", "--until", "10m")  # judged, and its CPU its own
     town.honest()
     with town.sending("for i in 1 2; do timeout {seconds} hping3 -q --flood -S -p 80 {to} & done; wait", 30) as began:
         wait_for("its case raises the agent", lambda: watch.now(LIAR)["level"] == 2, within_s=10)
