@@ -244,7 +244,7 @@ def test_without_the_product_lies_are_believed_and_lines_without_end_are_kept(co
     assert controls["held"] >= (ENDLESS_MIB - 1) << 20
 
 
-@pytest.mark.req("T-CORE-7", "A227")
+@pytest.mark.req("T-CORE-7", "T-CORE-10", "A227")
 def test_an_honest_agent_agrees_and_one_that_is_killed_or_tells_old_things_is_found_out(town: Town) -> None:
     watch, liar = town.watch, town.liar
     for name in (LIAR, WITNESS):
@@ -257,6 +257,10 @@ def test_an_honest_agent_agrees_and_one_that_is_killed_or_tells_old_things_is_fo
         calm = time.time()
         wait_for("genuine reports of a calm time", lambda: time.time() - calm >= RECORD_S, within_s=RECORD_S + 5)
         liar.run("cp /run/genuine /run/calm")
+        quiet = watch.now(LIAR)
+        print(f"level {quiet['level']}: {quiet['bytes_per_s']:.0f} bytes/s")
+        assert quiet["level"] == 1
+        assert quiet["bytes_per_s"] <= 1000
         before, told_before = sent(liar), told(liar)
         with town.sending("iperf3 -c {to} -t {seconds:g} >/dev/null", 8):
             wait_for("much traffic", lambda: sent(liar)["bytes"] - before["bytes"] > 4 << 20, within_s=20)
@@ -395,12 +399,8 @@ def aged(town: Town, seconds: float) -> bool:
 
 @pytest.mark.long
 @pytest.mark.req("T-CORE-10", "A220", "A236", "A242")
-def test_the_channel_costs_little_at_both_levels(town: Town) -> None:
+def test_the_channel_costs_little_in_a_flood_too(town: Town) -> None:
     watch = town.watch
-    quiet = watch.now(WITNESS)
-    print(f"level {quiet['level']}: {quiet['bytes_per_s']:.0f} bytes/s")
-    assert quiet["bytes_per_s"] <= 1000
-
     town.product.ask("exempt", f"hvl-{LIAR}", "--until", "10m")  # judged, and its CPU its own
     town.honest()
     with town.sending("for i in 1 2; do timeout {seconds} hping3 -q --flood -S -p 80 {to} & done; wait", 30) as began:
