@@ -186,6 +186,7 @@ def unwatched() -> Iterator[Stage]:
     """The guests without the product."""
     with staged(SCENARIO, watched=False) as stage:
         stage.begin()
+        stage.guests[WITNESS].spawn("iperf3 -s")
         stage.guests[WITNESS].spawn("hv-udp serve --port 53")
         yield stage
 
