@@ -88,7 +88,7 @@ SCENARIO = Scenario(
         Step(
             LIE_AT_S,
             LIAR,
-            f"timeout {LIE_FOR_S:g} hping3 -q -i u{1_000_000 // LIE_RATE} -S -p 80 $ip_{VICTIM}",
+            f"timeout {LIE_FOR_S:g} hping3 -q -i u{1_000_000 // LIE_RATE} -d 120 -S -p 80 $ip_{VICTIM}",
             attack=True,
             target=VICTIM,
         ),
