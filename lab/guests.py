@@ -111,7 +111,7 @@ class Guest:
                 self._restore_or_boot(on_created)
                 self._call("configure", **self._configuration())
             if self.spec.agent:
-                agents.install(self)
+                (agents.start if self.restored else agents.install)(self)
         except BaseException:
             self.destroy()
             raise
@@ -235,6 +235,9 @@ class Guest:
             # Restored even now, so that every start of a guest is like every other.
             with _boots_at_once:
                 self._boot_in_time(xml)
+                if self.spec.agent:
+                    agents.install(self)
+                    self.run(agents.END)  # what was compiled stays
                 self._save(saved)
         try:
             self._restore(xml, saved, on_created)
@@ -340,9 +343,11 @@ class Guest:
         _evict_saved(keep=saved)
 
     def _fingerprint(self, xml: str) -> str:
-        """What saved RAM depends on: the whole definition (with the image in it), QEMU, accelerator and processor."""
+        """What saved RAM depends on: the whole definition (with the image in it), agent, QEMU and processor."""
         processor = "" if "type='qemu'" in xml else platform.release() + Path("/proc/cpuinfo").read_text()[:400]
-        return hashlib.sha256(f"{_SAVED_KIND}{xml}{qemu_version()}{processor}".encode()).hexdigest()[:24]
+        agent = hashlib.sha256(agents.packed()).hexdigest() if self.spec.agent else ""
+        known = f"{_SAVED_KIND}{xml}{agent}{qemu_version()}{processor}"
+        return hashlib.sha256(known.encode()).hexdigest()[:24]
 
     def _console(self) -> str:
         try:
