@@ -21,11 +21,12 @@ from typing import Any
 
 PORT = "org.hypervigil.agent.0"
 AGENT = "/usr/local/sbin/hypervigil-agent"
+STATE = "/run/hypervigil-agent/level"
 HERE = Path("/run/hv-lie")
 READ = 65536
 RECORDED_MOST = 8 << 20
 REPORTS_MOST = 1 << 16
-TAG, SEQUENCE, AT_MS, INTERVAL_MS, VALUES, TALKERS = 0, 3, 4, 8, 9, 11  # places in a report's line
+TAG, AGENT_ID, SEQUENCE, AT_MS, INTERVAL_MS, VALUES, TALKERS = 0, 2, 3, 4, 8, 9, 11  # places in a report's line
 OUT_PACKETS, OUT_BYTES = 0, 1
 REPORTS = ("r1", "r2")
 
@@ -93,7 +94,7 @@ def relay(options: argparse.Namespace) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(HERE / "port"))
         listening.listen(1)
-        agent = subprocess.Popen([AGENT, str(HERE / "port"), str(HERE / "level")])
+        agent = subprocess.Popen([AGENT, str(HERE / "port"), STATE])
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             connection, _ = listening.accept()
@@ -150,14 +151,15 @@ def replay(options: argparse.Namespace) -> None:
     """Say recorded reports again, one a second, round and round: with fresh numbers, and perhaps with fresh times."""
     recorded = reports(options.file, options.last)
     port = take_port()
-    sequence = recorded[-1][SEQUENCE]
+    sequence = 0 if options.new else recorded[-1][SEQUENCE]
+    agent = random.randrange(1 << 48) if options.new else recorded[-1][AGENT_ID]
     due = time.monotonic()
     write_all(port, b"\n")
     for message in round_and_round(recorded):
         fresh = list(message)
         if not options.verbatim:
             sequence += 1
-            fresh[SEQUENCE] = sequence
+            fresh[AGENT_ID], fresh[SEQUENCE] = agent, sequence
             if not options.old_times:
                 fresh[AT_MS] = now_ms()
         write_all(port, json.dumps(fresh, separators=(",", ":")).encode() + b"\n")
@@ -230,6 +232,7 @@ def _options() -> argparse.Namespace:
     again.add_argument("file")
     again.add_argument("--last", type=int, default=REPORTS_MOST, help="only so many")
     again.add_argument("--old-times", action="store_true", help="with the times at which they were true")
+    again.add_argument("--new", action="store_true", help="as an agent that has just begun")
     again.add_argument("--verbatim", action="store_true", help="with their old sequence numbers, too")
     recorded = kinds.add_parser("told", help="sum up recorded reports")
     recorded.add_argument("file")
