@@ -137,19 +137,12 @@ def until(condition: Callable[[], object], what: str, log: Path) -> None:
 class Channel:
     """The host's end of the agent's channel, read at once, so that nothing of it waits."""
 
-    def __init__(self, path: Path) -> None:
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
-        self._server.listen(1)
-        self._server.settimeout(PATIENCE_S)
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
         self._splitter = guest.LineSplitter()
         self._octets = 0
         self._lock = threading.Lock()
         self.kinds: list[str] = []
-
-    def accept(self) -> None:
-        """The agent is there."""
-        self._connection = self._server.accept()[0]
         threading.Thread(target=self._read, daemon=True).start()
 
     def say(self, message: guest.ToGuest) -> None:
@@ -179,21 +172,24 @@ class Channel:
     def close(self) -> None:
         """Hear no more."""
         self._connection.close()
-        self._server.close()
 
 
 @contextmanager
 def our_agent(directory: Path, prefix: tuple[str, ...] = ()) -> Iterator[tuple[int, Channel]]:
     """The packed agent as a guest runs it."""
-    channel = Channel(directory / "channel")
     log = directory / "log"
-    with running([*prefix, str(AGENT), str(directory / "channel"), str(directory / "state" / "level")], log) as process:
-        channel.accept()
-        try:
-            until(lambda: "Report1" in channel.kinds, "the agent reported nothing", log)
-            yield process.pid, channel
-        finally:
-            channel.close()
+    argv = [*prefix, str(AGENT), str(directory / "channel"), str(directory / "state" / "level")]
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(directory / "channel"))
+        server.listen(1)
+        server.settimeout(PATIENCE_S)
+        with running(argv, log) as process:
+            channel = Channel(server.accept()[0])
+            try:
+                until(lambda: "Report1" in channel.kinds, "the agent reported nothing", log)
+                yield process.pid, channel
+            finally:
+                channel.close()
 
 
 @contextmanager

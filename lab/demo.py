@@ -1,26 +1,29 @@
-"""``python -m lab demo``: an honest surge and an attack on real guests, told live, judged, and drawn.
+"""``python -m lab demo``: an honest surge, an attack and a lie on real guests, told live, judged, and drawn.
 
-Three guests share a network: B serves a small page, A and C are its clients. First B becomes popular, then A floods it.
+Four guests share a network: B serves a small page, A and C are its clients, D idles and has our agent. First B becomes
+popular, then A floods it, then D's root lies about what D sends.
 """
 
 import argparse
+import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lab import report
 from lab.accelerator import choose, qemu_version
+from lab.agents import END
 from lab.capture import Counter, Slice
+from lab.checked import Check
 from lab.clean import clean_all
 from lab.demonstrated import (
     ATTACKER,
@@ -29,36 +32,42 @@ from lab.demonstrated import (
     GUESTS,
     SURGE,
     VICTIM,
-    Check,
     Demonstration,
     FloodAct,
     JournalSeen,
     Offer,
     SurgeAct,
-    Used,
     checks,
-    named,
 )
 from lab.errors import LabError
 from lab.frames import Heading, Test, View
 from lab.image import image
-from lab.place import WorkSample
+from lab.liar import LIAR, Fact, LiarAct
+from lab.place import JobId
 from lab.residue import look, residue
 from lab.run import ask, check_root, step_seen, write
 from lab.scenario import CLIENT_RATE, GuestTable, Limits, NetworkTable, Scenario, Step
 from lab.scratch import say
 from lab.stage import Act, Stage, staged
-from lab.watched import Case, Product
+from lab.teller import Teller
+from lab.watched import Product
 
 NEIGHBOUR_RATE = 4
 USUAL_RATE = CLIENT_RATE + NEIGHBOUR_RATE
 SURGE_RATE = 6 * USUAL_RATE
 SURGE_AT_S, SURGE_FOR_S = 47.0, 15.0
 FLOOD_AT_S, FLOOD_FOR_S = 70.0, 25.0
-PATIENCE_S = 60.0
-"""After the flood A's limits end by themselves, by the policy's default within about a minute of the verdict."""
+RECORDED = 60
+"""Genuine reports of D, one a second, that are said again."""
+DEAD_FOR_S, REPLAY_FOR_S, LIE_FOR_S = 6.0, 5.0, 12.0
+"""Nobody speaks for D's agent; old reports are said again; and D sends besides."""
+LIE_AT_S = FLOOD_AT_S + FLOOD_FOR_S + DEAD_FOR_S + REPLAY_FOR_S
+LIE_RATE = 200
+PATIENCE_S = 65.0
+"""Afterwards limits end by themselves, by the policy's default within about a minute of the verdict."""
 CORES = min(4, os.cpu_count() or 1)
 """A has as many and floods with all of them, so that whoever else is on the host has to fight for his."""
+GUILTY = (ATTACKER, LIAR)
 SCENARIO = Scenario(
     name="demo",
     network=(NetworkTable("net1", "10.60.0.0/24"),),
@@ -66,6 +75,7 @@ SCENARIO = Scenario(
         GuestTable(ATTACKER, "net1", "red", vcpus=CORES, work=f"web-client:{VICTIM} --rate {NEIGHBOUR_RATE}"),
         GuestTable(VICTIM, "net1", "blue", work="web-server"),
         GuestTable(CLIENT, "net1", "green", work=f"web-client:{VICTIM}"),
+        GuestTable(LIAR, "net1", "yellow", agent=True),
     ),
     step=(
         Step(
@@ -75,21 +85,22 @@ SCENARIO = Scenario(
             attack=True,
             target=VICTIM,
         ),
+        Step(
+            LIE_AT_S,
+            LIAR,
+            f"timeout {LIE_FOR_S:g} hping3 -q -i u{1_000_000 // LIE_RATE} -d 120 -S -p 80 $ip_{VICTIM}",
+            attack=True,
+            target=VICTIM,
+        ),
     ),
-    limits=Limits(FLOOD_AT_S + FLOOD_FOR_S + PATIENCE_S),
+    limits=Limits(LIE_AT_S + LIE_FOR_S + PATIENCE_S),
     warmup_s=45.0,
     seed=7,
 )
 
 _FILE = "report.html"
 _DATA = "demo.json"
-_CALM_POLL_S, _TENSE_POLL_S = 5.0, 1.0
-_TENSE_FOR_S = 4.0
-"""From the beginning of an act on; the command line costs a third of a second of a core, which C needs as well."""
-_POLITELY = 10
-"""Asking must not take the guests' cores while their latency is measured."""
-_TELL_EVERY_S = 15.0
-_TICK_S = 0.25
+_GENUINE = "/run/genuine"
 _TCP_FLAGS = {"syn": (0x16, 0x02), "synack": (0x16, 0x12), "rst": (0x04, 0x04), "tcp": (0x06, 0x00)}
 """Masks and values of a TCP header's flags, which tell the product's classes of TCP apart."""
 
@@ -123,7 +134,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def play(console: Console) -> Demonstration:
-    """Boot, play both acts, undo everything, and say what was seen."""
+    """Boot, play all acts, undo everything, and say what was seen."""
     began, made_at = time.monotonic(), time.time()
     _introduce(console)
     for thing in clean_all():  # what a crashed run left is not this one's residue
@@ -131,7 +142,7 @@ def play(console: Console) -> Demonstration:
     before = look()
     with staged(SCENARIO, watched=True) as stage:
         started = time.monotonic()
-        demonstration = _acts(stage, _Teller(console, stage))
+        demonstration = _acts(stage, Teller(console, stage, SCENARIO.warmup_s))
     ended = time.monotonic()
     left = residue(before)
     disks = image()
@@ -149,8 +160,9 @@ def play(console: Console) -> Demonstration:
 # --- the acts ---
 
 
-def _acts(stage: Stage, told: "_Teller") -> Demonstration:
+def _acts(stage: Stage, told: Teller) -> Demonstration:
     stage.begin()
+    genuine = stage.guests[LIAR].spawn(f"{END}; hv-lie relay --record {_GENUINE}")
     product = stage.product
     if product is None:
         raise LabError("the demonstration needs the product")
@@ -161,7 +173,8 @@ def _acts(stage: Stage, told: "_Teller") -> Demonstration:
     told.until(FLOOD_AT_S, "the crowd has gone")
     act = _flood(stage, told)
     flood = _flood_seen(stage, act)
-    told.until(stage.now_s + PATIENCE_S, "A is calm; its limits end by themselves", over=lambda: told.free(ATTACKER))
+    lie = _lie(stage, told, product, genuine)
+    told.until(stage.now_s + PATIENCE_S, "all are calm; limits end by themselves", over=lambda: told.free(*GUILTY))
     stage.read_work()
     with suppress(LabError):
         told.crowd += [replace(one, at_s=stage.since(one.at_s)) for one in stage.ext.work_read()]
@@ -174,6 +187,7 @@ def _acts(stage: Stage, told: "_Teller") -> Demonstration:
         ended_s=stage.now_s,
         surge=surge,
         flood=flood,
+        lie=lie,
         work={**{name: tuple(stage.samples(name)) for name in GUESTS}, SURGE: tuple(told.crowd)},
         offers=counted,
         busy=tuple(told.busy),
@@ -184,7 +198,7 @@ def _acts(stage: Stage, told: "_Teller") -> Demonstration:
     )
 
 
-def _surge(stage: Stage, told: "_Teller") -> SurgeAct:
+def _surge(stage: Stage, told: Teller) -> SurgeAct:
     """B is suddenly popular: many ask it from outside, all of them honestly."""
     told.act(
         "Act 1: B is suddenly popular",
@@ -198,13 +212,13 @@ def _surge(stage: Stage, told: "_Teller") -> SurgeAct:
     return SurgeAct(began, ended, SURGE_RATE, USUAL_RATE)
 
 
-def _flood(stage: Stage, told: "_Teller") -> Act:
+def _flood(stage: Stage, told: Teller) -> Act:
     """A floods B with connection tries at full speed."""
     told.act("Act 2: A floods B", "A sends B as many connection tries (SYN) as it can; C goes on asking B as ever.")
     step = SCENARIO.step[0]
     end_s = stage.now_s + FLOOD_FOR_S
     act = stage.act(step, end_s + 5.0)
-    told.flood = act
+    told.attack = act
     told.until(end_s, "the flood")
     stage.settle(act)
     return act
@@ -212,16 +226,56 @@ def _flood(stage: Stage, told: "_Teller") -> Act:
 
 def _flood_seen(stage: Stage, act: Act) -> FloodAct:
     seen = step_seen(stage, act)
-    sent = act.sent.slices if act.sent is not None else ()
     return FloodAct(
         began_s=seen.began_s,
         ended_s=seen.ended_s,
         onset_s=seen.first_s,
         command=seen.step.run,
-        sent=tuple(replace(part, from_s=stage.since(part.from_s), to_s=stage.since(part.to_s)) for part in sent),
+        sent=_sent(stage, act),
         delivered=seen.delivered,
         problem=seen.problem,
     )
+
+
+def _lie(stage: Stage, told: Teller, product: Product, genuine: JobId) -> LiarAct:
+    """Root of D kills the agent in it, speaks for it, and sends."""
+    told.act(
+        "Act 3: D lies",
+        f"Root of D has recorded what Hypervigil's agent in D says. It kills the agent, says {RECORDED} s of those "
+        f"reports again\nas if they were of now, with fresh numbers and times, and sends B {LIE_RATE} packets/s.",
+    )
+    told.liar = LIAR
+    guest, began = stage.guests[LIAR], stage.now_s
+    guest.stop(genuine)  # and with it the agent that it had started
+    rates = json.loads(guest.run(f"hv-lie told {_GENUINE} --last {RECORDED}").output)["packets_per_s"]
+    told.until(began + DEAD_FOR_S, "D's agent is dead")
+    replay, replayed = guest.spawn(f"hv-lie replay {_GENUINE} --last {RECORDED}"), stage.now_s
+    told.until(replayed + REPLAY_FOR_S, "old reports are said again")
+    end_s = stage.now_s + LIE_FOR_S
+    act = stage.act(SCENARIO.step[1], end_s + 5.0)
+    told.attack = act
+    told.until(end_s, "D sends and says that it does not")
+    stage.settle(act)
+    guest.stop(replay)
+    seen = step_seen(stage, act)
+    facts = [Fact(one.kind, one.at - stage.wall_s, one.text) for one in product.told({guest.uuid: LIAR})]
+    return LiarAct(
+        began_s=began,
+        ended_s=seen.ended_s,
+        replayed_s=replayed,
+        onset_s=seen.first_s,
+        command=seen.step.run,
+        told=tuple(rates),
+        sent=_sent(stage, act),
+        delivered=seen.delivered,
+        facts=tuple(fact for fact in facts if fact.at_s >= began),
+        problem=seen.problem,
+    )
+
+
+def _sent(stage: Stage, act: Act) -> tuple[Slice, ...]:
+    sent = act.sent.slices if act.sent is not None else ()
+    return tuple(replace(part, from_s=stage.since(part.from_s), to_s=stage.since(part.to_s)) for part in sent)
 
 
 def _journal(product: Product) -> JournalSeen:
@@ -288,164 +342,11 @@ def _console() -> Console:
 
 def _introduce(console: Console) -> None:
     console.print(
-        "Three guests of three tenants on one virtual network: [bold]B[/] serves a small page, [bold]A[/] and "
-        "[bold]C[/] are its clients.\nHypervigil watches from the host. It is told their names and addresses, and "
+        "Four guests of four tenants on one virtual network: [bold]B[/] serves a small page, [bold]A[/] and "
+        "[bold]C[/] are its clients,\n[bold]D[/] idles, and our agent runs in it.\nHypervigil watches from the "
+        "host. It is told their names and addresses, and "
         "nothing of what will happen."
     )
-
-
-@dataclass
-class _Teller:
-    """Tells what happens while it happens, on a terminal with progress, and keeps what is seen in passing."""
-
-    console: Console
-    stage: Stage
-    flood: Act | None = None
-    crowd: list[WorkSample] = field(default_factory=list)
-    busy: list[Used] = field(default_factory=list)
-    _act_s: float = 0.0
-    _told: set[tuple[str, str]] = field(default_factory=set)
-    _next_poll_s: float = 0.0
-    _free: set[str] = field(default_factory=set)
-    _ticks: tuple[int, int, int] = (0, 0, 0)
-    _own: list[int] | None = None
-    _rates: tuple[float, int, int] = (0.0, 0, 0)
-
-    def act(self, title: str, sentence: str) -> None:
-        """A new act begins."""
-        self._act_s = self.stage.now_s
-        self._next_poll_s = self._act_s + _TENSE_POLL_S
-        self.console.print(f"\n[bold]{title}[/]\n{sentence}")
-
-    def until(self, end_s: float, what: str, over: Callable[[], bool] | None = None) -> None:
-        """Let time go by and tell of it; ``over`` ends it before its time."""
-        began_s = self.stage.now_s
-        next_line_s = began_s
-        with self._progress() as progress:
-            task = progress.add_task(what, total=end_s - began_s) if progress is not None else None
-            while (now_s := self.stage.now_s) < end_s and not (over is not None and over()):
-                self._measure()
-                words = f"{what}{self._counted()}"
-                if progress is not None:
-                    progress.update(TaskID(task or 0), completed=now_s - began_s, description=words)
-                elif now_s >= next_line_s:
-                    self.console.print(f"  {now_s:4.0f} s  {words}")
-                    next_line_s += _TELL_EVERY_S
-                if now_s >= self._next_poll_s and now_s > SCENARIO.warmup_s:
-                    self._look()
-                time.sleep(max(0.0, min(_TICK_S, end_s - self.stage.now_s)))
-
-    def free(self, name: str) -> bool:
-        """Whether a guest's case is closed again."""
-        return name in self._free
-
-    @contextmanager
-    def _progress(self) -> Iterator[Progress | None]:
-        if not self.console.is_terminal:
-            yield None
-            return
-        columns = (TextColumn("  {task.description}"), BarColumn(30), TimeRemainingColumn(compact=True))
-        with Progress(*columns, console=self.console, transient=True, refresh_per_second=4) as progress:
-            yield progress
-
-    def _counted(self) -> str:
-        """The rates of the flood by the lab's own count, of the last second or so."""
-        act = self.flood
-        if act is None or act.sent is None or act.ended_s is not None:
-            return ""
-        now, sent, arrived = time.monotonic(), act.sent.total, sum(counter.total for counter in act.delivered)
-        then, sent_then, arrived_then = self._rates
-        if sent:
-            self._rates = (now, sent, arrived)
-        if sent <= sent_then or not then:
-            return ""
-        passed = now - then
-        return (
-            f": A sends {(sent - sent_then) / passed:,.0f} packets/s, B gets {(arrived - arrived_then) / passed:,.0f}"
-        )
-
-    def _measure(self) -> None:
-        """How much of the host's CPU was in use since the last time, and how much of that by nobody of ours."""
-        with Path("/proc/stat").open() as file:
-            ticks = [int(word) for word in file.readline().split()[1:9]]
-        total, idle, own = sum(ticks), ticks[3] + ticks[4], sum(_ticks_of(pid) for pid in self._pids())
-        then, idle_then, own_then = self._ticks
-        passed = total - then
-        if passed >= os.sysconf("SC_CLK_TCK"):
-            if then:
-                used = passed - (idle - idle_then)
-                others = max(0, used - max(0, own - own_then))
-                self.busy.append(Used(round(self.stage.now_s, 2), round(used / passed, 3), round(others / passed, 3)))
-            self._ticks = (total, idle, own)
-
-    def _pids(self) -> list[int]:
-        """The lab itself, the guests and the product."""
-        if self._own is None:
-            product = self.stage.product
-            pids = product.pids().values() if product is not None else ()
-            self._own = [os.getpid(), *pids, *(guest.pid for guest in self.stage.guests.values())]
-        return self._own
-
-    def _look(self) -> None:
-        """Ask the product what it decided, and tell what is new, in the order in which it happened."""
-        if self.stage.product is None:
-            return
-        product = replace(self.stage.product, nice=_POLITELY)
-        found = [event for case in product.cases() for event in self._events(product, case)]
-        began, onset = self.stage.wall_s, self._onset_s()
-        for event in sorted(found):
-            if (event.case, event.what) not in self._told:
-                self._told.add((event.case, event.what))
-                self.console.print(f"  [bold]{event.wall_s - began - onset:+6.2f} s[/]  {event.words}", soft_wrap=True)
-        tense = self.stage.now_s - self._act_s < _TENSE_FOR_S
-        self._next_poll_s = self.stage.now_s + (_TENSE_POLL_S if tense else _CALM_POLL_S)
-
-    def _onset_s(self) -> float:
-        """From when on times are told: the flood's first packet, else the beginning of the act."""
-        sent = self.flood.sent if self.flood is not None else None
-        return self._act_s if sent is None or sent.first_at_s is None else self.stage.since(sent.first_at_s)
-
-    def _events(self, product: Product, case: Case) -> Iterator["_Event"]:
-        who = "the host" if case.name == "host" else named(case.name or "?")
-        yield _Event(case.opened_at, case.case, "opened", f"{who} behaves unusually: a case is opened")
-        if case.role is not None and case.decided_at is not None:
-            colour = {"attacker": "red", "victim": "yellow", "cleared": "green"}.get(case.role, "magenta")
-            words = f"{who} is found [{colour}]{case.role}[/]: {escape(named(case.cause or ''))}"
-            yield _Event(case.decided_at, case.case, case.role, words)
-            if case.role == "attacker" and (case.case, "limited") not in self._told:
-                yield from self._limited(product, case, who)
-        if case.closed_at is not None:
-            yield _Event(case.closed_at, case.case, "closed", f"{who} is back to normal: {case.closing_reason}")
-            self._free.add(who.lower())
-
-    def _limited(self, product: Product, case: Case, who: str) -> Iterator["_Event"]:
-        """What an attacker met first."""
-        for limit in product.limits():
-            if limit.case == case.case and limit.in_force_at is not None:
-                value = f" to {limit.value:g} packets/s" if limit.value is not None else ""
-                classes = f" of {', '.join(limit.classes).upper()}" if limit.classes else ""
-                yield _Event(
-                    limit.in_force_at, case.case, "limited", f"{who} is limited{value}{classes}, provisionally"
-                )
-
-
-@dataclass(frozen=True, order=True)
-class _Event:
-    """Something that the product did. Of two with the same ``what`` in a case only the first is told."""
-
-    wall_s: float
-    case: str
-    what: str
-    words: str
-
-
-def _ticks_of(pid: int) -> int:
-    """The CPU time of a process and of its children that ended."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return sum(int(word) for word in words[11:15])
 
 
 def _tell(console: Console, judged: Sequence[Check]) -> None:

@@ -5,13 +5,15 @@ small numbers, the slack that it is given is stated beside it.
 """
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from lab import liar
 from lab.capture import Slice
+from lab.checked import Check, after, because, counted, end, in_ms, limit_words, overlap, role_of, start
 from lab.figures import percentile
+from lab.liar import LIAR, LiarAct
 from lab.outcome import GRACE_S
 from lab.place import WorkSample
 from lab.watched import Case, Limit
@@ -101,19 +103,8 @@ class Demonstration(msgspec.Struct, frozen=True):
     cases: tuple[Case, ...]
     limits: tuple[Limit, ...]
     journal: JournalSeen
+    lie: LiarAct
     residue: tuple[str, ...]
-
-
-class Check(msgspec.Struct, frozen=True):
-    """One row of the table."""
-
-    act: str
-    of: str
-    expected: str
-    decided: str
-    when: str
-    evidence: str
-    ok: bool
 
 
 class Stretch(msgspec.Struct, frozen=True):
@@ -127,12 +118,7 @@ class Stretch(msgspec.Struct, frozen=True):
 
 def checks(seen: Demonstration) -> list[Check]:
     """Everything that was promised, in the order in which it was played."""
-    return [*_surge(seen), *_flood(seen), *_afterwards(seen)]
-
-
-def named(text: str) -> str:
-    """A sentence of the product's with the guests' names as the audience knows them."""
-    return re.sub(r"\bhvl-([a-z])\b", lambda found: found[1].upper(), text)
+    return [*_surge(seen), *_flood(seen), *_lie(seen), *_afterwards(seen)]
 
 
 def stretch(seconds: Iterable[WorkSample], low_s: float, high_s: float) -> Stretch:
@@ -168,7 +154,7 @@ def deciding(seen: Demonstration, name: str, low_s: float, high_s: float) -> Cas
 def in_force(seen: Demonstration, name: str | None = None) -> list[Limit]:
     """Limits that were in force at some time, of one guest or of all, in order."""
     own = [limit for limit in seen.limits if limit.in_force_at is not None and name in (None, limit.name)]
-    return sorted(own, key=_start)
+    return sorted(own, key=start)
 
 
 def busy(seen: Demonstration, low_s: float, high_s: float) -> Used | None:
@@ -201,14 +187,14 @@ def _surge(seen: Demonstration) -> list[Check]:
                 name.upper(),
                 "innocent",
                 "no case" if case is None else role or "no verdict",
-                _after(case.decided_at if case else None, low),
-                _because(case) or why,
+                after(case.decided_at if case else None, low),
+                because(case) or why,
                 role in (None, "cleared"),
             )
         )
-    limited = [limit for limit in in_force(seen) if _overlap(limit, low, high) > 0]
+    limited = [limit for limit in in_force(seen) if overlap(limit, low, high) > 0]
     kept = [(limit, _kept(seen, limit)) for limit in limited]
-    standing = [limit for limit in limited if _end(limit) > seen.surge.ended_s]
+    standing = [limit for limit in limited if end(limit) > seen.surge.ended_s]
     least = min((share for _, share in kept if share is not None), default=None)
     too_small = [limit for limit, share in kept if share is not None and share < LEFT_OF_SURGE]
     return [
@@ -217,9 +203,9 @@ def _surge(seen: Demonstration) -> list[Check]:
             act,
             "all",
             f"no limit below {LEFT_OF_SURGE:.0%} of what is offered",
-            f"{_count(len(limited), 'limit')}" + (f", the smallest {least:.0%}" if least is not None else ""),
-            _after(_start(limited[0]) if limited else None, low),
-            "; ".join(_limit(limit) for limit in too_small or limited) or "nothing was held back",
+            f"{counted(len(limited), 'limit')}" + (f", the smallest {least:.0%}" if least is not None else ""),
+            after(start(limited[0]) if limited else None, low),
+            "; ".join(limit_words(limit) for limit in too_small or limited) or "nothing was held back",
             not too_small,
         ),
         Check(
@@ -227,8 +213,8 @@ def _surge(seen: Demonstration) -> list[Check]:
             "all",
             "nobody is limited at its end",
             ", ".join(sorted({(limit.name or "?").upper() for limit in standing})) or "nobody",
-            _after(seen.surge.ended_s, low),
-            "; ".join(_limit(limit) for limit in standing) or "no limit stands",
+            after(seen.surge.ended_s, low),
+            "; ".join(limit_words(limit) for limit in standing) or "no limit stands",
             not standing,
         ),
         _unfailed(act, "the crowd", asked),
@@ -238,7 +224,7 @@ def _surge(seen: Demonstration) -> list[Check]:
 
 def _unfailed(act: str, of: str, done: Stretch) -> Check:
     total = done.ok + done.failed
-    p95 = f"95 % within {_ms(done.p95_s)}" if done.p95_s is not None else "none was answered"
+    p95 = f"95 % within {in_ms(done.p95_s)}" if done.p95_s is not None else "none was answered"
     return Check(
         act, of, "no request fails", f"{done.failed} of {total:,} failed", "", p95, done.ok > 0 and not done.failed
     )
@@ -251,7 +237,7 @@ def _kept(seen: Demonstration, limit: Limit) -> float | None:
     """
     if limit.kind != "packets" or limit.value is None:
         return 0.0
-    low, high = max(_start(limit), seen.surge.began_s), min(_end(limit), seen.surge.ended_s)
+    low, high = max(start(limit), seen.surge.began_s), min(end(limit), seen.surge.ended_s)
     first = math.floor((low - seen.surge.began_s) / BIN_S)
     last = max(first + 1, math.ceil((high - seen.surge.began_s) / BIN_S))
     offered = 0.0
@@ -270,21 +256,21 @@ def _flood(seen: Demonstration) -> list[Check]:
     onset = _onset(seen)
     act = "flood"
     attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
-    victim = deciding(seen, VICTIM, seen.flood.began_s, math.inf)
+    victim = deciding(seen, VICTIM, seen.flood.began_s, seen.lie.began_s)
     client = deciding(seen, CLIENT, seen.flood.began_s, math.inf)
-    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > onset]
-    limited = min((_start(limit) for limit in limits), default=None)
+    limits = [limit for limit in in_force(seen, ATTACKER) if end(limit) > onset]
+    limited = min((start(limit) for limit in limits), default=None)
     first = limits[0] if limits else None
-    on_client = [limit for limit in in_force(seen, CLIENT) if _end(limit) > onset]
+    on_client = [limit for limit in in_force(seen, CLIENT) if end(limit) > onset]
     role = attacker.role if attacker else None
     return [
         Check(
             act,
             "A",
             "attacker: flood",
-            _role(attacker),
-            _after(attacker.decided_at if attacker else None, onset),
-            _because(attacker) or seen.flood.problem or "",
+            role_of(attacker),
+            after(attacker.decided_at if attacker else None, onset),
+            because(attacker) or seen.flood.problem or "",
             role == "attacker"
             and attacker is not None
             and attacker.attack == "flood"
@@ -295,8 +281,8 @@ def _flood(seen: Demonstration) -> list[Check]:
             "A",
             f"limited within {LIMITED_WITHIN_S:g} s",
             "limited" if limited is not None else "not limited",
-            _after(limited, onset),
-            _limit(first) if first is not None else "",
+            after(limited, onset),
+            limit_words(first) if first is not None else "",
             limited is not None and limited - onset <= LIMITED_WITHIN_S,
         ),
         _delivered(seen, limits, limited),
@@ -304,18 +290,18 @@ def _flood(seen: Demonstration) -> list[Check]:
             act,
             "B",
             "victim of A",
-            _role(victim) + (f" of {victim.target.upper()}" if victim and victim.target else ""),
-            _after(victim.decided_at if victim else None, onset),
-            _because(victim),
+            role_of(victim) + (f" of {victim.target.upper()}" if victim and victim.target else ""),
+            after(victim.decided_at if victim else None, onset),
+            because(victim),
             victim is not None and victim.role == "victim" and victim.target == ATTACKER,
         ),
         Check(
             act,
             "C",
             "innocent, not limited",
-            ("no case" if client is None else _role(client)) + (", limited" if on_client else ""),
-            _after(client.decided_at if client else None, onset),
-            _because(client) or "does what it always does",
+            ("no case" if client is None else role_of(client)) + (", limited" if on_client else ""),
+            after(client.decided_at if client else None, onset),
+            because(client) or "does what it always does",
             (client is None or client.role in (None, "cleared")) and not on_client,
         ),
         *_client(seen),
@@ -332,7 +318,7 @@ def _delivered(seen: Demonstration, limits: Sequence[Limit], limited: float | No
     early = sum(part.frames for part in seen.flood.delivered if part.from_s < low)
     late = sum(part.frames for part in seen.flood.delivered if part.from_s >= low)
     packets = [limit for limit in limits if limit.kind == "packets" and limit.value is not None]
-    passed = sum((limit.value or 0.0) * _overlap(limit, low, high) for limit in packets)
+    passed = sum((limit.value or 0.0) * overlap(limit, low, high) for limit in packets)
     allowed = DELIVERED_FACTOR * passed + DELIVERED_SLACK * len(limits)
     return Check(
         "flood",
@@ -369,12 +355,21 @@ def _client(seen: Demonstration) -> list[Check]:
         "flood",
         "C",
         expected,
-        _ms(hit.p95_s),
+        in_ms(hit.p95_s),
         f"{seen.flood.ended_s - _onset(seen):.0f} s long",
-        f"before {_ms(usual.p95_s)}, allowed {_ms(allowed_latency_s(usual.p95_s))}",
+        f"before {in_ms(usual.p95_s)}, allowed {in_ms(allowed_latency_s(usual.p95_s))}",
         hit.p95_s <= allowed_latency_s(usual.p95_s),
     )
     return [rate, latency]
+
+
+# --- the third act ---
+
+
+def _lie(seen: Demonstration) -> list[Check]:
+    case = deciding(seen, LIAR, seen.lie.began_s, math.inf)
+    limits = [limit for limit in in_force(seen, LIAR) if end(limit) > seen.lie.began_s]
+    return liar.checks(seen.lie, case, limits)
 
 
 # --- afterwards ---
@@ -382,46 +377,37 @@ def _client(seen: Demonstration) -> list[Check]:
 
 def _afterwards(seen: Demonstration) -> list[Check]:
     act = "after"
-    onset = _onset(seen)
-    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > onset]
-    standing = [limit for limit in seen.limits if limit.in_force_at is not None and limit.lifted_at is None]
-    freed = max((_end(limit) for limit in limits), default=None)
-    blamed = sorted({case.name for case in seen.cases if case.role == "attacker" and case.name not in (None, ATTACKER)})
+    lied_s = seen.lie.began_s if seen.lie.onset_s is None else seen.lie.onset_s
+    guilty = {ATTACKER: _onset(seen), LIAR: lied_s}
+    attackers = {(case.name, case.opened_at) for case in seen.cases if case.role == "attacker" and case.name}
+    blamed = sorted({name for name, at in attackers if at < guilty.get(name, math.inf)})
     journal = seen.journal
     good = journal.ok and journal.problem is None and journal.records > 0
     return [
-        Check(
-            act,
-            "A",
-            "free again once it is calm",
-            "limited" if standing or freed is None else "free",
-            _after(freed, onset) if not standing else "",
-            "; ".join(_limit(limit) for limit in standing) or "every limit has an end",
-            bool(limits) and not standing,
-        ),
+        *(_free(seen, name, onset) for name, onset in guilty.items()),
         Check(
             act,
             "all",
             "nobody is wrongly blamed",
             ", ".join((name or "?").upper() for name in blamed) or "nobody",
             "",
-            f"{_count(len(seen.cases), 'case')} in all",
+            f"{counted(len(seen.cases), 'case')} in all",
             not blamed,
         ),
         Check(
             act,
             "journal",
             "whole, and leads to the same verdicts",
-            f"{'good' if good else 'broken'}, {journal.mismatches} of {_count(journal.verdicts, 'verdict')} differ",
+            f"{'good' if good else 'broken'}, {journal.mismatches} of {counted(journal.verdicts, 'verdict')} differ",
             "",
-            journal.problem or f"{journal.records:,} records, {_count(journal.heads, 'signed head')}",
+            journal.problem or f"{journal.records:,} records, {counted(journal.heads, 'signed head')}",
             good and journal.verdicts > 0 and not journal.mismatches,
         ),
         Check(
             act,
             "host",
             "nothing is left",
-            f"{_count(len(seen.residue), 'thing')} left" if seen.residue else "nothing",
+            f"{counted(len(seen.residue), 'thing')} left" if seen.residue else "nothing",
             "",
             "; ".join(seen.residue) or "compared with before",
             not seen.residue,
@@ -429,51 +415,24 @@ def _afterwards(seen: Demonstration) -> list[Check]:
     ]
 
 
-# --- words and times ---
+def _free(seen: Demonstration, name: str, onset_s: float) -> Check:
+    """Whether one who was limited for good reason is free in the end."""
+    limits = [limit for limit in in_force(seen, name) if end(limit) > onset_s]
+    standing = [limit for limit in limits if limit.lifted_at is None]
+    freed = max((end(limit) for limit in limits), default=None)
+    return Check(
+        "after",
+        name.upper(),
+        "free again once it is calm",
+        "limited" if standing or freed is None else "free",
+        "" if standing else after(freed, onset_s),
+        "; ".join(limit_words(limit) for limit in standing) or "every limit has an end",
+        bool(limits) and not standing,
+    )
+
+
+# --- times ---
 
 
 def _onset(seen: Demonstration) -> float:
     return seen.flood.began_s if seen.flood.onset_s is None else seen.flood.onset_s
-
-
-def _start(limit: Limit) -> float:
-    return limit.in_force_at if limit.in_force_at is not None else math.inf
-
-
-def _end(limit: Limit) -> float:
-    return limit.lifted_at if limit.lifted_at is not None else limit.to
-
-
-def _overlap(limit: Limit, low_s: float, high_s: float) -> float:
-    return max(0.0, min(_end(limit), high_s) - max(_start(limit), low_s))
-
-
-def _role(case: Case | None) -> str:
-    if case is None or case.role is None:
-        return "no verdict"
-    return f"{case.role}: {case.attack}" if case.role == "attacker" else case.role
-
-
-def _because(case: Case | None) -> str:
-    """The cause, or while there is none what the case was opened for."""
-    if case is None:
-        return ""
-    return named(case.cause or (case.evidence[0].text if case.evidence else ""))
-
-
-def _limit(limit: Limit) -> str:
-    value = "" if limit.value is None else f" {limit.value:g}/s"
-    classes = f" of {', '.join(limit.classes).upper()}" if limit.classes else ""
-    return f"{(limit.name or '?').upper()}: {limit.kind}{value}{classes} {limit.direction or ''}".rstrip()
-
-
-def _after(at_s: float | None, since_s: float) -> str:
-    return "" if at_s is None else f"{at_s - since_s:+.2f} s"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number or 'no'} {what}{'' if number == 1 else 's'}"

@@ -5,18 +5,17 @@ Charts are SVG made here. Colours are the reader's choice of light or dark.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
 
-from lab.capture import Slice
+from lab.chart import Chart, decades, even, log, log1, rates, rolling, trimmed
+from lab.checked import Check, end, named, start
 from lab.demonstrated import (
     ATTACKER,
     CLIENT,
     GUESTS,
     SURGE,
     VICTIM,
-    Check,
     Demonstration,
     allowed_latency_s,
     before,
@@ -24,22 +23,22 @@ from lab.demonstrated import (
     deciding,
     during,
     in_force,
-    named,
     stretch,
 )
 from lab.figures import percentile
-from lab.place import WorkSample
-from lab.watched import Case, Limit
+from lab.liar import LIAR
+from lab.watched import Case
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 1040, 64, 18, 30, 26
-_ACTS = {"surge": "Act 1 · B is suddenly popular", "flood": "Act 2 · A floods B", "after": "Afterwards"}
+_ACTS = {
+    "surge": "Act 1 · B is suddenly popular",
+    "flood": "Act 2 · A floods B",
+    "lie": "Act 3 · D lies",
+    "after": "Afterwards",
+}
 _SO = "An attacker named, its victim protected, nobody else disturbed"
 _NOT_SO = "Not everything went as promised"
 _ZOOM = (-0.4, 2.0)
-_ZOOM_BIN_S, _BIN_S, _WINDOW_S = 0.02, 0.5, 5.0
-_SECONDS_EVERY = 10.0
-
-Point = tuple[float, float]
+_ZOOM_BIN_S, _BIN_S = 0.02, 0.5
 
 
 def html(seen: Demonstration, judged: Sequence[Check]) -> str:
@@ -73,9 +72,13 @@ def html(seen: Demonstration, judged: Sequence[Check]) -> str:
 <p class="lead">Packets per second of the flood, counted by the lab itself: what A sends, and what of it reaches B.</p>
 <figure class="card">{_first_seconds(seen)}</figure></section>
 <section><h2>The whole story</h2>
-<p class="lead">Two minutes on one axis. Shaded: the two acts. Everything here is counted by the lab, nothing by
+<p class="lead">Three minutes on one axis. Shaded: the acts. Everything here is counted by the lab, nothing by
 Hypervigil.</p>
 <figure class="card">{"".join(_charts(seen))}</figure></section>
+<section><h2>A guest that lies</h2>
+<p class="lead">Hypervigil's agent runs in D. Root of D kills it, says what it said in a calm time again, with fresh
+numbers and times, and sends B packets meanwhile. The lab counts what it sends.</p>
+<figure class="card">{_lie(seen)}</figure>{_on_record(seen)}</section>
 <section><h2>Expected and decided</h2>{_table(judged)}</section>
 <section><h2>Why it decided so</h2>
 <p class="lead">In Hypervigil's own words: the cause, what would have cleared the accused, and the evidence.</p>
@@ -130,10 +133,10 @@ def _scene(seen: Demonstration) -> str:
 def _tiles(seen: Demonstration) -> Iterable[str]:
     onset = seen.flood.onset_s
     attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
-    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    limits = [limit for limit in in_force(seen, ATTACKER) if end(limit) > seen.flood.began_s]
     sent, arrived = (sum(p.frames for p in parts) for parts in (seen.flood.sent, seen.flood.delivered))
     if onset is not None and limits:
-        yield _tile(f"{_start(limits[0]) - onset:.2f} s", "from A's first packet until it was limited", "a")
+        yield _tile(f"{start(limits[0]) - onset:.2f} s", "from A's first packet until it was limited", "a")
     if onset is not None and attacker is not None and attacker.decided_at is not None:
         yield _tile(f"{attacker.decided_at - onset:.2f} s", f"until it was named {attacker.role or '–'}", "a")
     if sent:
@@ -159,111 +162,6 @@ def _share(value: float) -> str:
 # --- charts ---
 
 
-@dataclass
-class _Chart:
-    """One chart: a scale for each axis, and the marks drawn so far."""
-
-    title: str
-    low_s: float
-    high_s: float
-    ticks: Sequence[tuple[float, str]]
-    scale: Callable[[float], float]
-    """From a value to its height, from 0 to 1."""
-    height: int = 190
-    time_label: Callable[[float], str] = lambda at: f"{at:.0f} s"
-    every_s: float = _SECONDS_EVERY
-    unit: str = ""
-    parts: list[str] = field(default_factory=list)
-    legend: list[tuple[str, str]] = field(default_factory=list)
-
-    def x(self, at_s: float) -> float:
-        """Where a time lies."""
-        share = (at_s - self.low_s) / (self.high_s - self.low_s)
-        return _LEFT + min(1.0, max(0.0, share)) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        """Where a value lies."""
-        share = min(1.0, max(0.0, self.scale(value)))
-        return self.height - _BOTTOM - share * (self.height - _TOP - _BOTTOM)
-
-    def band(self, low_s: float, high_s: float, kind: str, label: str = "") -> None:
-        """A shaded time."""
-        left, right = self.x(low_s), self.x(high_s)
-        self.parts.append(
-            f'<rect class="band {kind}" x="{left:.1f}" y="{_TOP}" width="{right - left:.1f}" '
-            f'height="{self.height - _TOP - _BOTTOM}"/>'
-        )
-        if label:
-            self.parts.append(f'<text class="bandname" x="{left + 6:.1f}" y="{_TOP + 14}">{escape(label)}</text>')
-
-    def line(self, points: Iterable[Point], kind: str, name: str = "") -> None:
-        """A line through points."""
-        path = " ".join(f"{self.x(at):.1f},{self.y(value):.1f}" for at, value in points)
-        self.parts.append(f'<polyline class="line {kind}" points="{path}"/>')
-        if name:
-            self.legend.append((f"line {kind}", name))
-
-    def steps(self, bins: Sequence[Point], width_s: float, kind: str, name: str = "", *, filled: bool = True) -> None:
-        """A staircase over equal times; each point is the beginning of one of them and its value."""
-        if not bins:
-            return
-        corners = [(at + shift, value) for at, value in bins for shift in (0.0, width_s)]
-        path = " ".join(f"{self.x(at):.1f},{self.y(value):.1f}" for at, value in corners)
-        if filled:
-            floor = self.y(0.0)
-            area = f"{self.x(corners[0][0]):.1f},{floor:.1f} {path} {self.x(corners[-1][0]):.1f},{floor:.1f}"
-            self.parts.append(f'<polygon class="area {kind}" points="{area}"/>')
-        self.parts.append(f'<polyline class="line {kind}" points="{path}"/>')
-        if name:
-            self.legend.append((f"line {kind}", name))
-
-    def dots(self, points: Iterable[Point], kind: str, name: str = "", radius: float = 1.8) -> None:
-        """Single points, as one path."""
-        path = "".join(f"M{self.x(at):.1f} {self.y(value):.1f}h0" for at, value in points)
-        self.parts.append(f'<path class="dots {kind}" stroke-width="{2 * radius}" d="{path}"/>')
-        if name:
-            self.legend.append((f"dot {kind}", name))
-
-    def level(self, value: float, kind: str, name: str) -> None:
-        """A horizontal line."""
-        at = self.y(value)
-        self.parts.append(f'<path class="level {kind}" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>')
-        self.legend.append((f"level {kind}", name))
-
-    def mark(self, at_s: float, label: str, kind: str, row: int = 0) -> None:
-        """A moment; ``row`` keeps labels of near moments apart."""
-        x, y = self.x(at_s), _TOP + 14 + 18 * row
-        beside = f'x="{x - 6:.1f}" text-anchor="end"' if x > 0.85 * _WIDTH else f'x="{x + 6:.1f}"'
-        self.parts.append(
-            f'<path class="mark {kind}" d="M{x:.1f} {_TOP}V{self.height - _BOTTOM}"/>'
-            f'<text class="marklabel {kind}" {beside} y="{y}">{escape(label)}</text>'
-        )
-
-    def svg(self) -> str:
-        """The whole of it."""
-        axis = []
-        for value, words in self.ticks:
-            at = self.y(value)
-            axis.append(
-                f'<path class="grid" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>'
-                f'<text class="tick y" x="{_LEFT - 8}" y="{at + 4:.1f}">{escape(words)}</text>'
-            )
-        at_s = math.ceil(self.low_s / self.every_s - 1e-9) * self.every_s
-        while at_s <= self.high_s + 1e-9:
-            axis.append(
-                f'<text class="tick x" x="{self.x(at_s):.1f}" y="{self.height - 8}">'
-                f"{escape(self.time_label(at_s))}</text>"
-            )
-            at_s += self.every_s
-        keys = "".join(f'<span class="key"><i class="{kind}"></i>{escape(name)}</span>' for kind, name in self.legend)
-        unit = f" <small>{escape(self.unit)}</small>" if self.unit else ""
-        return (
-            f'<div class="chart"><p class="charthead"><b>{escape(self.title)}</b>{unit}{keys}</p>'
-            f'<div class="scroll"><svg viewBox="0 {_TOP - 8} {_WIDTH} {self.height - _TOP + 8}" role="img" '
-            f'aria-label="{escape(self.title)}">{"".join(axis)}{"".join(self.parts)}</svg></div></div>'
-        )
-
-
 def _charts(seen: Demonstration) -> Iterable[str]:
     yield _chart_rate(seen)
     yield _chart_latency(seen)
@@ -280,23 +178,24 @@ def _over_time(
     scale: Callable[[float], float],
     *,
     names: bool = False,
-) -> _Chart:
+) -> Chart:
     """A chart of the whole time, with its acts and what was decided."""
-    chart = _Chart(title, 0.0, seen.ended_s, ticks, scale, unit=unit)
+    chart = Chart(title, 0.0, seen.ended_s, ticks, scale, unit=unit)
     chart.band(seen.surge.began_s, seen.surge.ended_s, "surge", "Act 1: surge" if names else "")
     chart.band(seen.flood.began_s, seen.flood.ended_s, "flood", "Act 2: flood" if names else "")
+    chart.band(seen.lie.began_s, seen.lie.ended_s, "flood", "Act 3: lie" if names else "")
     return chart
 
 
 def _chart_rate(seen: Demonstration) -> str:
     seconds = [second for second in seen.work[CLIENT] if second.at_s > 1]
     most = max((second.ok for second in seconds), default=8) + 2
-    chart = _over_time(seen, "C's requests answered", "a second", _even(most), lambda v: v / most, names=True)
+    chart = _over_time(seen, "C's requests answered", "a second", even(most), lambda v: v / most, names=True)
     usual = before(seen, CLIENT).rate
     if usual:
         chart.level(usual, "c", f"usual, {usual:.1f}")
     chart.steps([(second.at_s - 1, second.ok) for second in seconds], 1.0, "c thin", filled=False)
-    chart.line(_rolling(seconds, lambda some: sum(s.ok for s in some) / len(some)), "c", "mean of 5 s")
+    chart.line(rolling(seconds, lambda some: sum(s.ok for s in some) / len(some)), "c", "mean of 5 s")
     failed = [(second.at_s - 0.5, float(second.failed)) for second in seconds if second.failed]
     chart.dots(failed, "bad", "failed", radius=4) if failed else chart.legend.append(("dot bad", "failed: none"))
     return chart.svg()
@@ -312,9 +211,9 @@ def _chart_latency(seen: Demonstration) -> str:
     most = max([100.0, *(value for _, value in dots)])
     low, high = 0.0, math.log10(most * 1.15)
     ticks = [(float(value), f"{value:,} ms") for value in (1, 3, 10, 30, 100, 300, 1000, 3000) if value <= most]
-    chart = _over_time(seen, "C's latency", "every request, and the p95 of 5 s", ticks, _log(low, high))
+    chart = _over_time(seen, "C's latency", "every request, and the p95 of 5 s", ticks, log(low, high))
     chart.dots(dots, "c faint", "a request")
-    p95 = _rolling(seconds, lambda some: percentile([one for second in some for one in second.latencies_s], 0.95))
+    p95 = rolling(seconds, lambda some: percentile([one for second in some for one in second.latencies_s], 0.95))
     chart.line([(at, 1000 * value) for at, value in p95], "c", "p95")
     usual = before(seen, CLIENT).p95_s
     if usual is not None:
@@ -327,16 +226,16 @@ def _chart_latency(seen: Demonstration) -> str:
 
 
 def _chart_flood(seen: Demonstration) -> str:
-    sent = _rates(seen.flood.sent, 0.0, seen.ended_s, _BIN_S)
-    arrived = _rates(seen.flood.delivered, 0.0, seen.ended_s, _BIN_S)
+    sent = rates(seen.flood.sent, 0.0, seen.ended_s, _BIN_S)
+    arrived = rates(seen.flood.delivered, 0.0, seen.ended_s, _BIN_S)
     most = max([1000.0, *(value for _, value in sent)])
-    chart = _over_time(seen, "The flood", "packets a second, each step ten times more", _decades(most), _log1(most))
-    chart.steps(_trimmed(sent), _BIN_S, "a", "sent by A")
-    chart.steps(_trimmed(arrived), _BIN_S, "b", "arrived at B")
-    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    chart = _over_time(seen, "The flood", "packets a second, each step ten times more", decades(most), log1(most))
+    chart.steps(trimmed(sent), _BIN_S, "a", "sent by A")
+    chart.steps(trimmed(arrived), _BIN_S, "b", "arrived at B")
+    limits = [limit for limit in in_force(seen, ATTACKER) if end(limit) > seen.flood.began_s]
     if limits:
-        chart.mark(_start(limits[0]), "A limited", "a", 0)
-        freed = max(_end(limit) for limit in limits)
+        chart.mark(start(limits[0]), "A limited", "a", 0)
+        freed = max(end(limit) for limit in limits)
         if freed <= seen.ended_s:
             chart.mark(freed, "A free again", "good", 0)
     return chart.svg()
@@ -346,7 +245,7 @@ def _chart_surge(seen: Demonstration) -> str:
     served = [second for second in seen.work[VICTIM] if second.at_s > 1]
     crowd = seen.work[SURGE]
     most = max([10.0, *(float(second.ok) for second in (*served, *crowd))]) * 1.1
-    chart = _over_time(seen, "What B serves", "requests a second", _even(most), lambda v: v / most)
+    chart = _over_time(seen, "What B serves", "requests a second", even(most), lambda v: v / most)
     chart.steps([(second.at_s - 1, float(second.ok)) for second in served], 1.0, "b", "served by B, to everybody")
     chart.steps(
         [(second.at_s - 1, float(second.ok)) for second in crowd if second.ok or second.failed],
@@ -380,14 +279,14 @@ def _first_seconds(seen: Demonstration) -> str:
     if onset is None:
         return "<p>A sent nothing.</p>"
     low, high = onset + _ZOOM[0], onset + _ZOOM[1]
-    sent = _rates(seen.flood.sent, low, high, _ZOOM_BIN_S)
-    arrived = _rates(seen.flood.delivered, low, high, _ZOOM_BIN_S)
+    sent = rates(seen.flood.sent, low, high, _ZOOM_BIN_S)
+    arrived = rates(seen.flood.delivered, low, high, _ZOOM_BIN_S)
     most = max([1000.0, *(value for _, value in sent)]) * 1.5  # room for words above
-    chart = _Chart(
+    chart = Chart(
         "A's packets",
         _ZOOM[0],
         _ZOOM[1],
-        _even(most),
+        even(most),
         lambda value: value / most,
         height=300,
         every_s=0.2,
@@ -404,67 +303,67 @@ def _first_seconds(seen: Demonstration) -> str:
 def _moments(seen: Demonstration) -> Iterable[tuple[float, str, str]]:
     attacker = deciding(seen, ATTACKER, seen.flood.began_s, math.inf)
     victim = deciding(seen, VICTIM, seen.flood.began_s, math.inf)
-    limits = [limit for limit in in_force(seen, ATTACKER) if _end(limit) > seen.flood.began_s]
+    limits = [limit for limit in in_force(seen, ATTACKER) if end(limit) > seen.flood.began_s]
     if attacker is not None:
         yield attacker.opened_at, "A is looked at closely (Level 2)", "plain"
         if attacker.decided_at is not None:
             yield attacker.decided_at, f"A is named {attacker.role}", "a"
     if limits:
-        yield _start(limits[0]), "limit in force", "good"
+        yield start(limits[0]), "limit in force", "good"
     if victim is not None and victim.decided_at is not None:
         yield victim.decided_at, f"B is named {victim.role}", "b"
 
 
-def _rates(parts: Iterable[Slice], low_s: float, high_s: float, width_s: float) -> list[Point]:
-    """Frames a second in equal times; what was counted over several of them is spread evenly."""
-    counts = [0.0] * max(1, math.ceil((high_s - low_s) / width_s))
-    for part in parts:
-        length = max(1e-6, part.to_s - part.from_s)
-        first = max(0, math.floor((part.from_s - low_s) / width_s))
-        last = min(len(counts) - 1, math.floor((part.to_s - low_s) / width_s))
-        for number in range(first, last + 1):
-            begin = low_s + number * width_s
-            shared = max(0.0, min(part.to_s, begin + width_s) - max(part.from_s, begin))
-            counts[number] += part.frames * min(1.0, shared / length)
-    return [(low_s + number * width_s, count / width_s) for number, count in enumerate(counts)]
+def _lie(seen: Demonstration) -> str:
+    """What D sends, what is said in its agent's name, and when that was found out."""
+    lie = seen.lie
+    low, high = lie.began_s - 3.0, lie.ended_s + 3.0
+    sent = rates(lie.sent, low, high, _BIN_S)
+    most = max([50.0, *(value for _, value in sent)]) * 1.7  # room for words above
+    chart = Chart(
+        "D's packets",
+        low - lie.began_s,
+        high - lie.began_s,
+        even(most),
+        lambda value: value / most,
+        height=300,
+        every_s=5.0,
+        time_label=lambda at: f"{at:+.0f} s" if abs(at) > 1e-9 else "0",
+        unit="a second; times count from the end of the agent",
+    )
+    chart.steps([(at - lie.began_s, value) for at, value in sent], _BIN_S, "a", "sent by D")
+    if lie.told:
+        seconds = range(int(lie.ended_s - lie.replayed_s))
+        said = [(lie.replayed_s + at - lie.began_s, lie.told[at % len(lie.told)]) for at in seconds]
+        chart.steps(said, 1.0, "b strong", "said in its agent's name", filled=False)
+    for row, (at, label, kind) in enumerate(sorted(_lie_moments(seen))):
+        chart.mark(at - lie.began_s, label, kind, row)
+    return chart.svg()
 
 
-def _trimmed(bins: Sequence[Point]) -> list[Point]:
-    """Without the empty times at both ends."""
-    busy_bins = [number for number, (_, value) in enumerate(bins) if value > 0]
-    return list(bins[busy_bins[0] : busy_bins[-1] + 1]) if busy_bins else []
+def _lie_moments(seen: Demonstration) -> Iterable[tuple[float, str, str]]:
+    lie = seen.lie
+    yield lie.began_s, "its agent is killed", "plain"
+    yield lie.replayed_s, "old reports are said again", "plain"
+    if lie.silent is not None:
+        yield lie.silent.at_s, f"silence on record {lie.silent.at_s - lie.began_s:+.1f} s", "good"
+    if lie.onset_s is None:
+        return
+    if lie.contradicted is not None:
+        yield lie.contradicted.at_s, f"lie on record {lie.contradicted.at_s - lie.onset_s:+.1f} s after onset", "good"
+    case = deciding(seen, LIAR, lie.began_s, math.inf)
+    if case is not None and case.decided_at is not None:
+        yield case.decided_at, f"D is named {case.role} {case.decided_at - lie.onset_s:+.1f} s after onset", "a"
 
 
-def _rolling(seconds: Sequence[WorkSample], what: Callable[[Sequence[WorkSample]], float | None]) -> list[Point]:
-    """A figure of the last ``_WINDOW_S`` seconds, at each second."""
-    width = int(_WINDOW_S)
-    found = []
-    for end in range(width, len(seconds) + 1):
-        value = what(seconds[end - width : end])
-        if value is not None:
-            found.append((seconds[end - 1].at_s - _WINDOW_S / 2, value))
-    return found
-
-
-def _even(most: float) -> list[tuple[float, str]]:
-    """Round ticks from nought up."""
-    raw = most / 4
-    base = 10.0 ** math.floor(math.log10(raw))
-    step = next(base * factor for factor in (1, 2, 2.5, 5, 10) if base * factor >= raw)
-    return [(number * step, f"{number * step:,.6g}") for number in range(int(most / step) + 1)]
-
-
-def _decades(most: float) -> list[tuple[float, str]]:
-    return [(0.0, "0"), *((10.0**n, f"{10**n:,}") for n in range(1, math.ceil(math.log10(most)) + 1))]
-
-
-def _log1(most: float) -> Callable[[float], float]:
-    high = math.ceil(math.log10(most))
-    return lambda value: math.log10(1 + max(0.0, value)) / high
-
-
-def _log(low: float, high: float) -> Callable[[float], float]:
-    return lambda value: (math.log10(max(value, 1e-6)) - low) / (high - low)
+def _on_record(seen: Demonstration) -> str:
+    """The facts of D's agent, in the product's words."""
+    facts = "".join(
+        f"<li>{fact.at_s - seen.lie.began_s:+.2f} s: {escape(named(fact.text))}</li>" for fact in seen.lie.facts
+    )
+    return (
+        f'<article class="card case open"><p class="who"><b>On record of D\'s agent</b></p><ul>{facts}</ul></article>'
+    )
 
 
 # --- words ---
@@ -497,6 +396,8 @@ def _case(seen: Demonstration, case: Case) -> str:
     onset = seen.flood.onset_s
     flood = case.opened_at >= seen.flood.began_s and onset is not None
     since, of = (onset or 0.0, "flood") if flood else (seen.surge.began_s, "surge")
+    if case.opened_at >= seen.lie.began_s:
+        since, of = seen.lie.began_s if seen.lie.onset_s is None else seen.lie.onset_s, "lie"
     times = [f"opened {case.opened_at - since:+.2f} s", *(
         f"{word} {at - since:+.2f} s" for word, at in (("decided", case.decided_at), ("closed", case.closed_at)) if at
     )]  # fmt: skip
@@ -518,7 +419,7 @@ def _limits(seen: Demonstration) -> str:
         f"<tr><td class='of'>{escape((limit.name or '?').upper())}</td><td>{escape(limit.kind)}</td>"
         f"<td class='when'>{'–' if limit.value is None else f'{limit.value:,.6g}/s'}</td>"
         f"<td>{escape(', '.join(limit.classes).upper() or 'all')} {escape(limit.direction or '')}</td>"
-        f"<td class='when'>{_start(limit) - origin:+.2f} s</td><td class='when'>{_end(limit) - origin:+.2f} s</td>"
+        f"<td class='when'>{start(limit) - origin:+.2f} s</td><td class='when'>{end(limit) - origin:+.2f} s</td>"
         f"<td>{'ended' if limit.lifted_at is not None else 'stands'}</td></tr>"
         for limit in limits
     )
@@ -527,14 +428,6 @@ def _limits(seen: Demonstration) -> str:
         f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
         '<p class="meta">Times count from the first packet of the flood.</p></div>'
     )
-
-
-def _start(limit: Limit) -> float:
-    return limit.in_force_at if limit.in_force_at is not None else math.inf
-
-
-def _end(limit: Limit) -> float:
-    return limit.lifted_at if limit.lifted_at is not None else limit.to
 
 
 _STYLE = """

@@ -48,6 +48,8 @@ class GuestTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: int = 192
     vcpus: int = 1
     work: str = "idle"
+    agent: bool = False
+    """Whether our agent runs in it."""
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -212,7 +212,7 @@ def staged(scenario: Scenario, *, watched: bool, places: Places | None = None) -
             start_all(present)
         if watched:
             with told("starting Hypervigil"):
-                stage.product = stack.enter_context(watching(_policy(scenario, networks, guests), places))
+                stage.product = stack.enter_context(watching(policy(scenario, networks, guests), places))
         clients_last = sorted(scenario.guest, key=lambda table: is_client(table.work) is not None)
         for table in clients_last:
             if table.name not in booting:
@@ -222,7 +222,14 @@ def staged(scenario: Scenario, *, watched: bool, places: Places | None = None) -
 
 def _spec(scenario: Scenario, table: GuestTable) -> GuestSpec:
     return GuestSpec(
-        table.name, table.tenant, table.network, scenario.index(table), table.memory_mib, table.vcpus, table.work
+        table.name,
+        table.tenant,
+        table.network,
+        scenario.index(table),
+        table.memory_mib,
+        table.vcpus,
+        table.work,
+        table.agent,
     )
 
 
@@ -235,7 +242,7 @@ def _scene(networks: Networks, guests: Mapping[str, Guest]) -> Scene:
     return Scene(parties, gateways)
 
 
-def _policy(scenario: Scenario, networks: Networks, guests: Mapping[str, Guest]) -> str:
+def policy(scenario: Scenario, networks: Networks, guests: Mapping[str, Guest]) -> str:
     """What the operator of such a host would write: networks, tenants, addresses. Nothing of what will happen."""
     lines = ['mode = "enforce"']
     for table in scenario.network:

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,15 @@ class Limit(msgspec.Struct, frozen=True):
     peer: str | None = None
     direction: str | None = None
     classes: tuple[str, ...] = ()
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A fact of a guest's agent on record, as the product says it; ``at`` is Unix time."""
+
+    name: str
+    kind: str
+    at: float
+    text: str
 
 
 class Vm(msgspec.Struct, frozen=True):
@@ -161,6 +170,18 @@ class Product:
     def limits(self) -> list[Limit]:
         """All limits, ended ones too."""
         return msgspec.convert(self.ask("limits", "--all")["limits"], list[Limit])
+
+    def told(self, names: Mapping[str, str], last: int = 1000) -> list[Told]:
+        """Of guests, ``names`` by their UUIDs, what the newest records say of their agents, oldest first."""
+        found = []
+        for record in self.ask("journal", "show", "--last", str(last))["records"]:
+            body = record["body"]
+            if record["kind"] == "guest" and body["vm"] in names:
+                name = names[body["vm"]]
+                found.append(
+                    Told(name, body["kind"], record["wall_at"], body["text"].replace(body["vm"], name.upper()))
+                )
+        return found
 
     def pids(self) -> dict[str, int]:
         """Process ids of the services and the supervisor."""

@@ -286,6 +286,23 @@ def test_it_runs_from_its_archive_where_nothing_can_be_unpacked(channel, tmp_pat
         process.wait()
 
 
+def test_a_second_start_compiles_nothing(channel, tmp_path):
+    place = tmp_path / "place"
+    compiled = []
+    for _ in range(2):
+        process = subprocess.Popen([str(AGENT), str(channel.path), str(place / "level")])
+        try:
+            channel.accept()
+            channel.settle()
+            channel.cut()
+            compiled.append({path: path.stat().st_mtime_ns for path in place.rglob("*.py*")})
+        finally:
+            process.kill()
+            process.wait()
+    assert compiled[0]
+    assert compiled[0] == compiled[1]
+
+
 def test_others_cannot_put_code_in_its_place(channel, tmp_path):
     place = tmp_path / "open"
     place.mkdir()

@@ -1,4 +1,4 @@
-"""The agent's first steps: unpack and compile once, then begin anew from what was compiled.
+"""The agent's first steps: unpack and compile, at the guest's first start only, then begin anew from what was compiled.
 
 Compiling leaves a megabyte behind that the agent would hold for ever. Where nothing can be unpacked it runs as it is.
 """
@@ -10,6 +10,8 @@ import sys
 
 _PLACE = "/run/hypervigil-agent"
 _BEGIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from hypervigil.guest import agent; agent.main(sys.argv[1:])"
+_WHOLE = "/whole"
+"""Made when all of it is compiled."""
 _OPTIONS = ["-I", "-S", "-OO"]
 _WRITABLE_BY_OTHERS = 0o022
 
@@ -31,9 +33,7 @@ def main(arguments: list[str]) -> None:
 
 def _unpacked(archive: str, place: str) -> str | None:
     """The directory with the compiled code; ``None`` where others could change it."""
-    from py_compile import compile as compiled  # noqa: PLC0415 - large, and gone with the new beginning
-    from zipfile import ZipFile  # noqa: PLC0415
-    from zlib import crc32  # noqa: PLC0415
+    from zlib import crc32  # noqa: PLC0415 - gone with the new beginning
 
     try:
         posix.mkdir(place, 0o700)
@@ -44,8 +44,19 @@ def _unpacked(archive: str, place: str) -> str | None:
         return None
     with open(archive, "rb") as file:  # noqa: PTH123 - pathlib is large
         code = f"{place}/code-{crc32(file.read()):08x}"
+    try:
+        posix.stat(code + _WHOLE)
+    except FileNotFoundError:
+        _compile(archive, code)
+    return code
+
+
+def _compile(archive: str, code: str) -> None:
+    from py_compile import compile as compiled  # noqa: PLC0415 - large, and gone with the new beginning
+    from zipfile import ZipFile  # noqa: PLC0415
+
     with ZipFile(archive) as packed:
         packed.extractall(code)
         for name in packed.namelist():
             compiled(code + "/" + name, doraise=True)
-    return code
+    posix.close(posix.open(code + _WHOLE, posix.O_CREAT | posix.O_WRONLY | posix.O_CLOEXEC, 0o600))

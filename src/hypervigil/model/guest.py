@@ -182,3 +182,5 @@ class AgentState:
     """Reports that told of a time long past, or of an interval that no agent measures."""
     unnoted: int = 0
     """Facts of it that were not recorded, because there were too many."""
+    octets_per_s: float | None = None
+    """What its channel lately carried to the host; ``None`` before it has said anything twice."""

@@ -21,6 +21,8 @@ class Heard(_Message, frozen=True, kw_only=True, tag="heard"):
     at: Instant
     """The host's clock when the line was whole."""
     message: FromGuest
+    octets: Number = 0
+    """Read of this guest since the message before, whatever they were."""
 
 
 class ChannelOpen(_Message, frozen=True, kw_only=True, tag="open"):

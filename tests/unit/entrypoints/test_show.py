@@ -41,7 +41,7 @@ def printed(do, body: dict[str, Any]) -> str:
         (Hearing.NO_PORT, "–"),
         (Hearing.CLOSED, "closed"),
         (Hearing.UNKNOWN, "none heard"),
-        (Hearing.HEARD, "heard, level 2"),
+        (Hearing.HEARD, "heard, level 2, 412 bytes/s"),
         (Hearing.CONTRADICTED, "contradicted"),
         (Hearing.SILENT, "silent since"),
     ],
@@ -55,7 +55,7 @@ def test_the_list_of_vms_says_what_is_heard(hearing: Hearing, says: str) -> None
         "role": None,
         "case": None,
         "limits": 0,
-        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0},
+        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0, "bytes_per_s": 412.3},
         "nics": [],
     }
     assert says in printed(show.vms, {"vms": [vm]})

@@ -1,4 +1,4 @@
-"""A demonstration as it should go, made up: two acts, three guests, every number known."""
+"""A demonstration as it should go, made up: three acts, four guests, every number known."""
 
 import random
 from typing import Any
@@ -7,10 +7,12 @@ import msgspec
 
 from lab.capture import Slice
 from lab.demonstrated import Demonstration, FloodAct, JournalSeen, Offer, SurgeAct, Used
+from lab.liar import Fact, LiarAct
 from lab.place import WorkSample
 from lab.watched import Case, Evidence, Limit
 
-BEGAN, ONSET, ENDED, OVER = 70.0, 70.4, 95.4, 140.0
+BEGAN, ONSET, ENDED, OVER = 70.0, 70.4, 95.4, 180.0
+KILLED, REPLAYED, LIED = 96.0, 102.0, 107.0
 
 
 def work(rate: int, latency_s: float, until_s: int = int(OVER)) -> tuple[WorkSample, ...]:
@@ -35,6 +37,28 @@ VICTIM = Case(
     "hvl-b is the target of a flood of 5,400 packets (SYN) by hvl-a",
     "would be CLEARED if hvl-a were not found to attack it", "calm",
 )  # fmt: skip
+
+
+LIAR = Case(
+    "c3", "d", 107.6, 108.1, 172.0, "attacker", "flood", "b", (fact("hvl-d sends 140 SYN a second"),),
+    "hvl-d sends 140 connection tries (SYN) a second to hvl-b, and few of them lead to something",
+    "would be CLEARED if at least half of the tries were answered and then taken up", "cleared",
+)  # fmt: skip
+LIE = LiarAct(
+    began_s=KILLED,
+    ended_s=119.0,
+    replayed_s=REPLAYED,
+    onset_s=LIED,
+    command="hping3 -i u5000 -S $ip_b",
+    told=(0.0, 1.0) * 30,
+    sent=(),
+    delivered=(),
+    facts=(
+        Fact("agent-silent", 99.1, "D's agent, which reported 3.1 s ago, is silent while its VM runs"),
+        Fact("agent-heard", 102.4, "D is heard again by its agent, after 6 s"),
+        Fact("agent-mismatch", 109.9, "D's agent says that it sent 42 bytes a second, and its NICs 7,560 at least"),
+    ),
+)
 
 
 def limit(name: str, since: float, until: float, **changed: Any) -> Limit:
@@ -65,6 +89,9 @@ STORY = Demonstration(
         BEGAN, ENDED, ONSET, "hping3 --flood -S $ip_b", slices(ONSET, ENDED, 9800),
         (*slices(ONSET, 70.48, 9800), *slices(70.48, ENDED, 20)),
     ),
+    lie=msgspec.structs.replace(
+        LIE, sent=slices(LIED, 119.0, 140), delivered=(*slices(LIED, 107.7, 140), *slices(107.7, 119.0, 20))
+    ),
     work={
         "a": work(4, 0.02),
         "b": tuple(
@@ -76,8 +103,8 @@ STORY = Demonstration(
     },
     offers=(Offer("b", "out", "synack", (42,) * 30), Offer("b", "out", "tcp", (200,) * 30)),
     busy=tuple(Used(float(at), 0.97 if ONSET <= at <= ENDED else 0.4, 0.05) for at in range(1, int(OVER))),
-    cases=(VICTIM, ATTACKER),
-    limits=(limit("a", 70.48, 71.02), limit("a", 71.03, 139.0)),
+    cases=(LIAR, VICTIM, ATTACKER),
+    limits=(limit("a", 70.48, 71.02), limit("a", 71.03, 139.0), limit("d", 107.7, 172.0)),
     journal=JournalSeen(ok=True, records=412, heads=9, problem=None, verdicts=3, mismatches=0),
     residue=(),
 )  # fmt: skip

@@ -7,9 +7,23 @@ import msgspec
 import pytest
 
 from lab.capture import Slice
-from lab.demonstrated import Check, Demonstration, allowed_latency_s, checks, named, stretch
+from lab.checked import Check, named
+from lab.demonstrated import Demonstration, allowed_latency_s, checks, stretch
 from lab.place import WorkSample
-from tests.unit.lab.story import ATTACKER, ENDED, ONSET, STORY, VICTIM, limit, slices, work
+from tests.unit.lab.story import (
+    ATTACKER,
+    ENDED,
+    KILLED,
+    LIAR,
+    LIED,
+    ONSET,
+    REPLAYED,
+    STORY,
+    VICTIM,
+    limit,
+    slices,
+    work,
+)
 
 
 def changed(**fields: Any) -> Demonstration:
@@ -35,7 +49,7 @@ def slower(low_s: float, high_s: float, **fields: Any) -> dict[str, tuple[WorkSa
 
 def test_a_story_as_it_should_be() -> None:
     assert wrong(STORY) == []
-    assert len(checks(STORY)) == 18
+    assert len(checks(STORY)) == 23
 
 
 def test_words_and_numbers_of_the_table() -> None:
@@ -126,9 +140,9 @@ def test_the_gap_between_two_limits_counts() -> None:
 
 def test_the_wrong_victim_or_the_wrong_culprit() -> None:
     other = msgspec.structs.replace(VICTIM, target="c")
-    assert wrong(changed(cases=(ATTACKER, other))) == [("B", "victim of A")]
+    assert wrong(changed(cases=(LIAR, ATTACKER, other))) == [("B", "victim of A")]
     scan = msgspec.structs.replace(ATTACKER, attack="scan")
-    assert wrong(changed(cases=(scan, VICTIM))) == [("A", "attacker: flood")]
+    assert wrong(changed(cases=(LIAR, scan, VICTIM))) == [("A", "attacker: flood")]
 
 
 def test_a_disturbed_client() -> None:
@@ -150,11 +164,49 @@ def test_latency_may_grow_by_half_or_by_twenty_milliseconds() -> None:
     assert allowed_latency_s(0.100) == pytest.approx(0.150)
 
 
+# --- the lie ---
+
+
+def lie(**fields: Any) -> Demonstration:
+    return changed(lie=msgspec.structs.replace(STORY.lie, **fields))
+
+
+def test_words_of_the_lie() -> None:
+    silent, told = row(STORY, "D", "its silence"), row(STORY, "D", "the lie")
+    assert (silent.decided, silent.when) == ("silent", "+3.10 s")
+    assert (told.decided, told.when) == ("contradicted", "+2.90 s")
+    assert told.evidence == "D's agent says that it sent 42 bytes a second, and its NICs 7,560 at least"
+    assert row(STORY, "D", "attacker").when == "+1.10 s"
+
+
+def test_a_silence_or_a_lie_that_nobody_noticed_or_too_late() -> None:
+    silent, heard, mismatch = STORY.lie.facts
+    silence, found = ("D", "its silence on record within 4.25 s"), ("D", "the lie on record within 4.25 s")
+    assert wrong(lie(facts=(heard, mismatch))) == [silence]
+    assert wrong(lie(facts=(silent, heard))) == [found]
+    assert wrong(lie(facts=(msgspec.structs.replace(silent, at_s=KILLED + 4.3), heard, mismatch))) == [silence]
+    assert wrong(lie(facts=(silent, heard, msgspec.structs.replace(mismatch, at_s=LIED + 4.3)))) == [found]
+    before = msgspec.structs.replace(mismatch, at_s=REPLAYED - 1)
+    assert wrong(lie(facts=(silent, before))) == [found], "what was found before it lied is no finding"
+
+
+def test_a_liar_who_is_believed_or_not_limited() -> None:
+    believed = wrong(changed(cases=(VICTIM, ATTACKER)))
+    assert believed == [("D", "attacker: flood")]
+    free = wrong(changed(limits=STORY.limits[:2]))
+    assert free == [("D", "limited within 2 s"), ("D", "free again once it is calm")]
+
+
+def test_a_liar_blamed_before_it_lied() -> None:
+    early = msgspec.structs.replace(LIAR, opened_at=80.0, decided_at=81.0)
+    assert ("all", "nobody is wrongly blamed") in wrong(changed(cases=(early, *STORY.cases)))
+
+
 # --- afterwards ---
 
 
 def test_an_attacker_limited_for_ever() -> None:
-    standing = (limit("a", 70.48, 200.0, lifted_at=None, state="in-force"),)
+    standing = (limit("a", 70.48, 200.0, lifted_at=None, state="in-force"), *STORY.limits[2:])
     assert wrong(changed(limits=standing)) == [("A", "free again once it is calm")]
 
 

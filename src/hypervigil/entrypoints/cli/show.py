@@ -48,7 +48,8 @@ def agent(one: dict[str, Any]) -> str:
         case "no-port":
             return "–"
         case "heard":
-            return f"heard, level {one['level']}"
+            rate = one["bytes_per_s"]
+            return f"heard, level {one['level']}" + ("" if rate is None else f", {rate:,.0f} bytes/s")
         case "contradicted":
             return "[yellow]contradicted[/]"
         case "silent":

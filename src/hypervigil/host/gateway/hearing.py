@@ -41,6 +41,7 @@ class Hearing:
     def __init__(self, now: Instant) -> None:
         self.budget = Budget(now)
         self.counts = Counts()
+        self._octets = 0
         self._splitter = LineSplitter()
         self._agent: int | None = None
         self._sequence = 0
@@ -55,9 +56,15 @@ class Hearing:
         counts, self.counts = self.counts, Counts()
         return counts
 
+    def take_octets(self) -> int:
+        """How many were read since the last call."""
+        octets, self._octets = self._octets, 0
+        return octets
+
     def hear(self, untrusted_bytes: bytes) -> Iterator[FromGuest]:
         """The messages that these bytes complete."""
         self.budget.read(len(untrusted_bytes))
+        self._octets += len(untrusted_bytes)
         for line in self._splitter.feed(untrusted_bytes):
             if not self.budget.line():
                 self.counts.over_rate += 1

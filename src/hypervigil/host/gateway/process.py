@@ -185,7 +185,8 @@ class Gateway:
                 channel.flush()
             if channel.held_until is None:
                 for message in channel.read(now):
-                    if not self._monitor.mail.put(Heard(vm=channel.vm, at=now, message=message)):
+                    octets = channel.hearing.take_octets()
+                    if not self._monitor.mail.put(Heard(vm=channel.vm, at=now, message=message, octets=octets)):
                         channel.hearing.counts.crowded_out += 1
             elif event & (select.EPOLLHUP | select.EPOLLERR):
                 raise ConnectionResetError("the hypervisor closed the channel")

@@ -21,7 +21,12 @@ SILENT_S = 3.0
 """Three reports that did not come."""
 LATE_S = 1.0
 LATELY_S = 10.0
+UNTOLD = 0.25
+"""A report that leaves out more of the time before it than this share of its own tells of less than was."""
 OFFSETS = 128
+SPOKEN_S = 30.0
+SPOKEN = 256
+"""Times of speaking that the rate of a channel is known from."""
 NOTES = 6.0
 NOTES_PER_S = 0.1
 """Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
@@ -59,17 +64,31 @@ class _Agent:
     unnoted: int = 0
     offsets: deque[tuple[Instant, float]] = field(default_factory=lambda: deque(maxlen=OFFSETS))
     """By how much the host's clock was ahead of the guest's when a report was heard."""
+    spoken: deque[tuple[Instant, int]] = field(default_factory=lambda: deque(maxlen=SPOKEN))
+    """When octets were heard at this level, and how many."""
+    told: tuple[int, float] = (0, 0.0)
+    """Which agent told of its time until when, by the guest's clock."""
     words: _Allowance = field(default_factory=_Allowance)
     findings: _Allowance = field(default_factory=_Allowance)
     """The host's own: what a guest says cannot use them up."""
 
+    def octets_per_s(self) -> float | None:
+        """What its channel carried in the last ``SPOKEN_S`` in which it spoke, at its present level."""
+        if len(self.spoken) < 2 or self.spoken[-1][0] <= self.spoken[0][0]:
+            return None
+        return sum(octets for _, octets in list(self.spoken)[1:]) / (self.spoken[-1][0] - self.spoken[0][0])
+
     def on_time(self, report: GuestReport) -> bool:
-        """Whether a report tells of now."""
+        """Whether a report tells of now, and of all the time since the one before."""
+        agent, until_s = self.told
+        untold_s = report.guest_at_s - report.interval_s - until_s if agent == report.agent else 0.0
+        self.told = report.agent, report.guest_at_s if agent != report.agent else max(until_s, report.guest_at_s)
         offset = report.at - report.guest_at_s
         self.offsets.append((report.at, offset))
         while report.at - self.offsets[0][0] > LATELY_S:
             self.offsets.popleft()
-        return offset - min(known for _, known in self.offsets) <= LATE_S and comparable(report)
+        late_s = offset - min(known for _, known in self.offsets)
+        return late_s <= LATE_S and untold_s <= UNTOLD * report.interval_s and comparable(report)
 
 
 class Agents:
@@ -120,6 +139,14 @@ class Agents:
             self._agents[vm].untaken += lines
 
     # --- what the guest says ----
+    def read(self, vm: VmId, octets: int, at: Instant) -> None:
+        """So many octets came by its channel, whatever they were."""
+        if vm in self._agents:
+            spoken = self._agents[vm].spoken
+            spoken.append((at, octets))
+            while at - spoken[0][0] > SPOKEN_S:
+                spoken.popleft()
+
     def greeted(self, vm: VmId, release: str) -> None:
         """Its agent said hello."""
         if vm in self._agents:
@@ -140,6 +167,8 @@ class Agents:
         """What is new about who speaks."""
         before, agent.report = agent.report, report
         was_silent, agent.silent = agent.silent, False
+        if before is not None and before.level != report.level:
+            agent.spoken.clear()
         if before is None:
             return self.noted(_told(report, "agent-heard", 1.0, "agents", "has an agent"))
         if was_silent:
@@ -207,7 +236,8 @@ class Agents:
         else:
             hearing = Hearing.CONTRADICTED if self._check.contradicted(vm) else Hearing.HEARD
         at, level = (report.at, report.level) if report is not None else (None, None)
-        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.late, agent.unnoted)
+        rate = agent.octets_per_s()
+        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.late, agent.unnoted, rate)
 
 
 def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:

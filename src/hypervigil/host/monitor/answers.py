@@ -245,6 +245,7 @@ class Answers:
             "untaken": state.untaken,
             "late": state.late,
             "unnoted": state.unnoted,
+            "bytes_per_s": None if state.octets_per_s is None else round(state.octets_per_s, 1),
         }
 
     def _case(self, entry: CaseEntry) -> Body:

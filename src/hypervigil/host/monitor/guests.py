@@ -46,7 +46,8 @@ def respond(agents: Agents, message: wire.FromGateway, now: Instant) -> Response
             lines = message.garbage + message.too_long + message.replayed + message.over_rate + message.crowded_out
             agents.untaken(vm, lines)
             return Response()
-        case wire.Heard(vm=vm, message=told):
+        case wire.Heard(vm=vm, message=told, octets=octets):
+            agents.read(vm, octets, at)
             return _heard(agents, vm, told, at)
 
 

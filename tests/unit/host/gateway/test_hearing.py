@@ -42,6 +42,16 @@ def test_garbage_is_counted_and_what_follows_is_heard():
     assert (hearing.counts.garbage, hearing.counts.too_long) == (2, 1)
 
 
+@pytest.mark.req("T-CORE-10")
+def test_all_that_a_guest_sends_counts_as_read_once():
+    hearing = Hearing(T)
+    stream = b"no line of ours\n" + lines(said(1, 1))
+    list(hearing.hear(stream[:9]))
+    list(hearing.hear(stream[9:]))
+    assert hearing.take_octets() == len(stream)
+    assert hearing.take_octets() == 0
+
+
 @pytest.mark.req("T-CORE-13", "A190")
 def test_what_was_said_before_is_not_heard_again():
     hearing = Hearing(T)

@@ -1,5 +1,7 @@
 """Who of the agents is heard: silence is a fact only while somebody listens, and no guest can fill the record."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,9 +52,44 @@ def test_an_agent_that_spoke_and_does_not_is_silent_within_three_reports(agents:
     assert (silent.kind, silent.origin, silent.vm) == ("agent-silent", Origin.HOST_OBSERVED, A)
     assert agents.state(A).hearing is Hearing.SILENT
     assert agents.tick(Instant(50.0)) == [], "told once"
-    (back,) = agents.reported(report(51.0))
-    assert (back.kind, back.value) == ("agent-heard", 50.0)
+    assert agents.reported(report(51.0)) == [], "it tells nothing of the time before"
+    (back,) = agents.reported(report(52.0))
+    assert (back.kind, back.value) == ("agent-heard", 51.0)
     assert agents.state(A).hearing is Hearing.HEARD
+
+
+@pytest.mark.req("T-CORE-10", "A223")
+def test_what_a_channel_carries_is_told_of_the_last_half_minute(agents: Agents) -> None:
+    agents.read(A, 5_000, Instant(1.0))
+    assert agents.state(A).octets_per_s is None, "nobody knows in how long these came"
+    for second in range(2, 40):
+        agents.read(A, 400, Instant(float(second)))
+    assert agents.state(A).octets_per_s == pytest.approx(400)
+    for second in range(40, 70):
+        agents.read(A, 800, Instant(float(second)))
+    assert agents.state(A).octets_per_s == pytest.approx(800)
+    agents.reported(report(70.0))
+    agents.reported(report(71.0, level=2))
+    assert agents.state(A).octets_per_s is None, "the other level costs otherwise"
+    assert agents.state(B).octets_per_s is None
+
+
+@pytest.mark.req("T-CORE-7")
+def test_an_agent_that_tells_of_half_the_time_tells_of_nothing(agents: Agents) -> None:
+    agents.reported(report(1.0))
+    for second in range(2, 8):
+        assert agents.reported(replace(report(float(second)), interval_s=0.6)) == []
+    assert agents.state(A).late == 6
+    assert kinds(agents.tick(Instant(7.5))) == ["agent-silent"]
+    (back,) = agents.reported(report(8.0))
+    assert back.kind == "agent-heard", "and once it tells of all of it, it is heard"
+
+
+def test_one_lost_report_is_no_silence(agents: Agents) -> None:
+    for second in (1.0, 2.0, 4.0, 5.0):
+        agents.reported(report(second))
+    assert agents.state(A).hearing is Hearing.HEARD
+    assert agents.state(A).late == 1, "the one after the gap"
 
 
 def test_nobody_is_silent_while_nobody_listens(agents: Agents) -> None:
