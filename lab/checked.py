@@ -1,7 +1,8 @@
-"""One row of the table of what was expected and what was decided, and the words in it. Pure."""
+"""One row of the table of what was expected and what was decided, the words in it, and what is on record. Pure."""
 
 import math
 import re
+from collections.abc import Iterable
 
 import msgspec
 
@@ -18,6 +19,19 @@ class Check(msgspec.Struct, frozen=True):
     when: str
     evidence: str
     ok: bool
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """A fact of a guest's agent on record."""
+
+    kind: str
+    at_s: float
+    text: str
+
+
+def first(facts: Iterable[Fact], kind: str, since_s: float) -> Fact | None:
+    """The first fact of a kind from a time on."""
+    return next((fact for fact in facts if fact.kind == kind and fact.at_s >= since_s), None)
 
 
 def named(text: str) -> str:

@@ -1,7 +1,7 @@
-"""``python -m lab demo``: an honest surge, an attack and a lie on real guests, told live, judged, and drawn.
+"""``python -m lab demo``: a grab, an honest surge, an attack and a lie on real guests, told live, judged, and drawn.
 
-Four guests share a network: B serves a small page, A and C are its clients, D idles and has our agent. First B becomes
-popular, then A floods it, then D's root lies about what D sends.
+Four guests share a network: B serves a small page, A and C are its clients, D idles and has our agent. First D takes
+all it can, then B becomes popular, then A floods it, then D's root lies about what D sends.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from lab import report
 from lab.accelerator import choose, qemu_version
 from lab.agents import END
 from lab.capture import Counter, Slice
-from lab.checked import Check
+from lab.checked import Check, Fact
 from lab.clean import clean_all
 from lab.demonstrated import (
     ATTACKER,
@@ -41,8 +41,9 @@ from lab.demonstrated import (
 )
 from lab.errors import LabError
 from lab.frames import Heading, Test, View
+from lab.grab import GRABBER, GrabAct
 from lab.image import image
-from lab.liar import LIAR, Fact, LiarAct
+from lab.liar import LIAR, LiarAct
 from lab.place import JobId
 from lab.residue import look, residue
 from lab.run import ask, check_root, step_seen, write
@@ -55,8 +56,9 @@ from lab.watched import Product
 NEIGHBOUR_RATE = 4
 USUAL_RATE = CLIENT_RATE + NEIGHBOUR_RATE
 SURGE_RATE = 6 * USUAL_RATE
-SURGE_AT_S, SURGE_FOR_S = 47.0, 15.0
-FLOOD_AT_S, FLOOD_FOR_S = 70.0, 25.0
+GRAB_AT_S, GRAB_FOR_S = 47.0, 20.0
+SURGE_AT_S, SURGE_FOR_S = 72.0, 15.0
+FLOOD_AT_S, FLOOD_FOR_S = 95.0, 25.0
 RECORDED = 60
 """Genuine reports of D, one a second, that are said again."""
 DEAD_FOR_S, REPLAY_FOR_S, LIE_FOR_S = 6.0, 5.0, 12.0
@@ -75,9 +77,15 @@ SCENARIO = Scenario(
         GuestTable(ATTACKER, "net1", "red", vcpus=CORES, work=f"web-client:{VICTIM} --rate {NEIGHBOUR_RATE}"),
         GuestTable(VICTIM, "net1", "blue", work="web-server"),
         GuestTable(CLIENT, "net1", "green", work=f"web-client:{VICTIM}"),
-        GuestTable(LIAR, "net1", "yellow", agent=True),
+        GuestTable(LIAR, "net1", "yellow", vcpus=CORES, agent=True),
     ),
     step=(
+        Step(
+            GRAB_AT_S,
+            GRABBER,
+            f"stress-ng --cpu {CORES} --vm 1 --vm-bytes 93% --vm-keep --hdd 1 --hdd-bytes 64m --temp-path /scratch "
+            f"--timeout {GRAB_FOR_S:g}",
+        ),
         Step(
             FLOOD_AT_S,
             ATTACKER,
@@ -97,6 +105,8 @@ SCENARIO = Scenario(
     warmup_s=45.0,
     seed=7,
 )
+
+GRAB, FLOOD, LIE = SCENARIO.step
 
 _FILE = "report.html"
 _DATA = "demo.json"
@@ -166,7 +176,9 @@ def _acts(stage: Stage, told: Teller) -> Demonstration:
     product = stage.product
     if product is None:
         raise LabError("the demonstration needs the product")
-    told.until(SURGE_AT_S, "everybody works as ever; Hypervigil learns what is usual")
+    told.until(GRAB_AT_S, "everybody works as ever; Hypervigil learns what is usual")
+    grab = _grab(stage, told, product)
+    told.until(SURGE_AT_S, "D is calm again")
     offers = _Offers(stage)
     surge = _surge(stage, told)
     counted = offers.end(surge)
@@ -185,6 +197,7 @@ def _acts(stage: Stage, told: Teller) -> Demonstration:
         took_s={},
         warmup_s=SCENARIO.warmup_s,
         ended_s=stage.now_s,
+        grab=grab,
         surge=surge,
         flood=flood,
         lie=lie,
@@ -198,10 +211,30 @@ def _acts(stage: Stage, told: Teller) -> Demonstration:
     )
 
 
+def _grab(stage: Stage, told: Teller, product: Product) -> GrabAct:
+    """D takes all it can, and its agent asks for more."""
+    told.act(
+        "Act 1: D asks for all it can",
+        f"D computes on {CORES} CPUs, fills its memory and writes to its disk without pause; its agent asks for more.",
+    )
+    told.recorded = GRABBER
+    act, began = stage.act(GRAB, stage.now_s + GRAB_FOR_S + 5.0), stage.now_s
+    told.until(began + GRAB_FOR_S, "D takes all it can")
+    stage.settle(act)
+    told.recorded = None
+    return GrabAct(began, stage.now_s, GRAB.run, _facts(stage, product, GRABBER, began))
+
+
+def _facts(stage: Stage, product: Product, name: str, since_s: float) -> tuple[Fact, ...]:
+    """What is on record of a guest's agent from a time on."""
+    facts = [Fact(one.kind, one.at - stage.wall_s, one.text) for one in product.told({stage.guests[name].uuid: name})]
+    return tuple(fact for fact in facts if fact.at_s >= since_s)
+
+
 def _surge(stage: Stage, told: Teller) -> SurgeAct:
     """B is suddenly popular: many ask it from outside, all of them honestly."""
     told.act(
-        "Act 1: B is suddenly popular",
+        "Act 2: B is suddenly popular",
         f"A crowd outside asks B for its page {SURGE_RATE} times a second; all day long B serves {USUAL_RATE}.",
     )
     began = stage.now_s
@@ -214,8 +247,8 @@ def _surge(stage: Stage, told: Teller) -> SurgeAct:
 
 def _flood(stage: Stage, told: Teller) -> Act:
     """A floods B with connection tries at full speed."""
-    told.act("Act 2: A floods B", "A sends B as many connection tries (SYN) as it can; C goes on asking B as ever.")
-    step = SCENARIO.step[0]
+    told.act("Act 3: A floods B", "A sends B as many connection tries (SYN) as it can; C goes on asking B as ever.")
+    step = FLOOD
     end_s = stage.now_s + FLOOD_FOR_S
     act = stage.act(step, end_s + 5.0)
     told.attack = act
@@ -240,11 +273,11 @@ def _flood_seen(stage: Stage, act: Act) -> FloodAct:
 def _lie(stage: Stage, told: Teller, product: Product, genuine: JobId) -> LiarAct:
     """Root of D kills the agent in it, speaks for it, and sends."""
     told.act(
-        "Act 3: D lies",
+        "Act 4: D lies",
         f"Root of D has recorded what Hypervigil's agent in D says. It kills the agent, says {RECORDED} s of those "
         f"reports again\nas if they were of now, with fresh numbers and times, and sends B {LIE_RATE} packets/s.",
     )
-    told.liar = LIAR
+    told.recorded = LIAR
     guest, began = stage.guests[LIAR], stage.now_s
     guest.stop(genuine)  # and with it the agent that it had started
     rates = json.loads(guest.run(f"hv-lie told {_GENUINE} --last {RECORDED}").output)["packets_per_s"]
@@ -252,13 +285,12 @@ def _lie(stage: Stage, told: Teller, product: Product, genuine: JobId) -> LiarAc
     replay, replayed = guest.spawn(f"hv-lie replay {_GENUINE} --last {RECORDED}"), stage.now_s
     told.until(replayed + REPLAY_FOR_S, "old reports are said again")
     end_s = stage.now_s + LIE_FOR_S
-    act = stage.act(SCENARIO.step[1], end_s + 5.0)
+    act = stage.act(LIE, end_s + 5.0)
     told.attack = act
     told.until(end_s, "D sends and says that it does not")
     stage.settle(act)
     guest.stop(replay)
     seen = step_seen(stage, act)
-    facts = [Fact(one.kind, one.at - stage.wall_s, one.text) for one in product.told({guest.uuid: LIAR})]
     return LiarAct(
         began_s=began,
         ended_s=seen.ended_s,
@@ -268,7 +300,7 @@ def _lie(stage: Stage, told: Teller, product: Product, genuine: JobId) -> LiarAc
         told=tuple(rates),
         sent=_sent(stage, act),
         delivered=seen.delivered,
-        facts=tuple(fact for fact in facts if fact.at_s >= began),
+        facts=_facts(stage, product, LIAR, began),
         problem=seen.problem,
     )
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from lab import liar
+from lab import grab, liar
 from lab.capture import Slice
 from lab.checked import Check, after, because, counted, end, in_ms, limit_words, overlap, role_of, start
 from lab.figures import percentile
+from lab.grab import GRABBER, GrabAct
 from lab.liar import LIAR, LiarAct
 from lab.outcome import GRACE_S
 from lab.place import WorkSample
@@ -56,7 +57,7 @@ class Used(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SurgeAct(msgspec.Struct, frozen=True):
-    """The first act. ``rate`` is what was asked for, ``usual`` what B serves all day, in requests a second."""
+    """The second act. ``rate`` is what was asked for, ``usual`` what B serves all day, in requests a second."""
 
     began_s: float
     ended_s: float
@@ -65,7 +66,7 @@ class SurgeAct(msgspec.Struct, frozen=True):
 
 
 class FloodAct(msgspec.Struct, frozen=True):
-    """The second act. ``onset_s``: its first packet at A's tap. Both counts are the lab's own."""
+    """The third act. ``onset_s``: its first packet at A's tap. Both counts are the lab's own."""
 
     began_s: float
     ended_s: float
@@ -95,6 +96,7 @@ class Demonstration(msgspec.Struct, frozen=True):
     took_s: dict[str, float]
     warmup_s: float
     ended_s: float
+    grab: GrabAct
     surge: SurgeAct
     flood: FloodAct
     work: dict[str, tuple[WorkSample, ...]]
@@ -118,7 +120,7 @@ class Stretch(msgspec.Struct, frozen=True):
 
 def checks(seen: Demonstration) -> list[Check]:
     """Everything that was promised, in the order in which it was played."""
-    return [*_surge(seen), *_flood(seen), *_lie(seen), *_afterwards(seen)]
+    return [*_grab(seen), *_surge(seen), *_flood(seen), *_lie(seen), *_afterwards(seen)]
 
 
 def stretch(seconds: Iterable[WorkSample], low_s: float, high_s: float) -> Stretch:
@@ -131,7 +133,7 @@ def stretch(seconds: Iterable[WorkSample], low_s: float, high_s: float) -> Stret
 
 def before(seen: Demonstration, name: str) -> Stretch:
     """A guest's ordinary day."""
-    return stretch(seen.work[name], SETTLING_S, seen.surge.began_s)
+    return stretch(seen.work[name], SETTLING_S, seen.grab.began_s)
 
 
 def during(seen: Demonstration, name: str) -> Stretch:
@@ -166,6 +168,29 @@ def busy(seen: Demonstration, low_s: float, high_s: float) -> Used | None:
 
 
 # --- the first act ---
+
+
+def _grab(seen: Demonstration) -> list[Check]:
+    low, high = seen.grab.began_s, seen.surge.began_s
+    case = deciding(seen, GRABBER, low, high)
+    limits = [limit for limit in in_force(seen, GRABBER) if overlap(limit, low, high) > 0]
+    usual, hit = before(seen, CLIENT), stretch(seen.work[CLIENT], low, seen.grab.ended_s)
+    kept = hit.rate / usual.rate if usual.rate else 0.0
+    return [
+        *grab.checks(seen.grab, case, limits),
+        Check(
+            "grab",
+            CLIENT.upper(),
+            f"≥ {RATE_KEPT:.0%} of its rate",
+            f"{kept:.0%}",
+            f"{seen.grab.ended_s - low:.0f} s long",
+            f"{hit.rate:.2f} requests/s, before {usual.rate:.2f}; {hit.failed} failed",
+            kept >= RATE_KEPT,
+        ),
+    ]
+
+
+# --- the second act ---
 
 
 def _surge(seen: Demonstration) -> list[Check]:
@@ -249,7 +274,7 @@ def _kept(seen: Demonstration, limit: Limit) -> float | None:
     return limit.value / offered if offered else None
 
 
-# --- the second act ---
+# --- the third act ---
 
 
 def _flood(seen: Demonstration) -> list[Check]:
@@ -363,7 +388,7 @@ def _client(seen: Demonstration) -> list[Check]:
     return [rate, latency]
 
 
-# --- the third act ---
+# --- the fourth act ---
 
 
 def _lie(seen: Demonstration) -> list[Check]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lab.capture import Slice
-from lab.checked import Check, after, because, limit_words, named, role_of, start
+from lab.checked import Check, Fact, after, because, first, limit_words, named, role_of, start
 from lab.watched import Case, Limit
 
 LIAR = "d"
@@ -19,16 +19,8 @@ FOUND_WITHIN_S = 3 * PERIOD_S + DELAY_S
 LIMITED_WITHIN_S = 2.0
 
 
-class Fact(msgspec.Struct, frozen=True):
-    """A fact of a guest's agent on record."""
-
-    kind: str
-    at_s: float
-    text: str
-
-
 class LiarAct(msgspec.Struct, frozen=True):
-    """The third act. Times are seconds since warm-up began; ``sent`` is the lab's own count of what is not D's work."""
+    """The fourth act. Times: seconds since warm-up began; ``sent``: the lab's own count of what is not D's work."""
 
     began_s: float
     ended_s: float
@@ -43,19 +35,15 @@ class LiarAct(msgspec.Struct, frozen=True):
     facts: tuple[Fact, ...]
     problem: str | None = None
 
-    def first(self, kind: str, since_s: float) -> Fact | None:
-        """The first fact of a kind from a time on."""
-        return next((fact for fact in self.facts if fact.kind == kind and fact.at_s >= since_s), None)
-
     @property
     def silent(self) -> Fact | None:
         """Its agent's silence."""
-        return self.first("agent-silent", self.began_s)
+        return first(self.facts, "agent-silent", self.began_s)
 
     @property
     def contradicted(self) -> Fact | None:
         """That it says otherwise than the host counts."""
-        return self.first("agent-mismatch", self.replayed_s)
+        return first(self.facts, "agent-mismatch", self.replayed_s)
 
 
 def checks(act: LiarAct, case: Case | None, limits: Sequence[Limit]) -> list[Check]:

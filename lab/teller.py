@@ -17,7 +17,7 @@ from lab.place import WorkSample
 from lab.stage import Act, Stage
 from lab.watched import Case, Product
 
-STORY = ("agent-heard", "agent-silent", "agent-replaced", "agent-mismatch")
+STORY = ("agent-heard", "agent-silent", "agent-replaced", "agent-mismatch", "wanted", "not-granted")
 """Facts of an agent that are told."""
 _CALM_POLL_S, _TENSE_POLL_S = 5.0, 1.0
 _TENSE_FOR_S = 4.0
@@ -37,8 +37,8 @@ class Teller:
     warmup_s: float
     attack: Act | None = None
     """Under way: its rates are told, and times count from its first packet."""
-    liar: str | None = None
-    """Whose agent's story is told, too."""
+    recorded: str | None = None
+    """Of whose agent is told what is on record, too."""
     crowd: list[WorkSample] = field(default_factory=list)
     busy: list[Used] = field(default_factory=list)
     _act_s: float = 0.0
@@ -159,10 +159,10 @@ class Teller:
             self._free.add(who.lower())
 
     def _facts(self, product: Product) -> Iterator["_Event"]:
-        """What is on record of the liar's agent since the act began."""
-        if self.liar is None:
+        """What is on record of a guest's agent since the act began."""
+        if self.recorded is None:
             return
-        for fact in product.told({self.stage.guests[self.liar].uuid: self.liar}):
+        for fact in product.told({self.stage.guests[self.recorded].uuid: self.recorded}):
             if fact.kind in STORY and fact.at - self.stage.wall_s >= self._act_s:
                 yield _Event(fact.at, f"{fact.at:.3f}", fact.kind, f"on record: {escape(fact.text)}")
 

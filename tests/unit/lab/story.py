@@ -1,4 +1,4 @@
-"""A demonstration as it should go, made up: three acts, four guests, every number known."""
+"""A demonstration as it should go, made up: four acts, four guests, every number known."""
 
 import random
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import msgspec
 
 from lab.capture import Slice
+from lab.checked import Fact
 from lab.demonstrated import Demonstration, FloodAct, JournalSeen, Offer, SurgeAct, Used
-from lab.liar import Fact, LiarAct
+from lab.grab import GrabAct
+from lab.liar import LiarAct
 from lab.place import WorkSample
 from lab.watched import Case, Evidence, Limit
 
@@ -44,6 +46,20 @@ LIAR = Case(
     "hvl-d sends 140 connection tries (SYN) a second to hvl-b, and few of them lead to something",
     "would be CLEARED if at least half of the tries were answered and then taken up", "cleared",
 )  # fmt: skip
+GRABBER = Case(
+    "c4", "d", 32.1, 32.1, 60.0, "overloaded", None, None, (fact("hvl-d uses 98% of its CPU"),),
+    "hvl-d is at its capacity by its own work, and no traffic explains it",
+    "would be CLEARED if it stayed below its capacity", "calm",
+)  # fmt: skip
+GRAB = GrabAct(
+    began_s=21.0,
+    ended_s=41.0,
+    command="stress-ng --cpu 2",
+    facts=(
+        Fact("wanted", 31.6, "D asks for 0.5 more of its CPU"),
+        Fact("not-granted", 32.0, "D is granted no more cpu: the policy allows none"),
+    ),
+)
 LIE = LiarAct(
     began_s=KILLED,
     ended_s=119.0,
@@ -84,6 +100,7 @@ STORY = Demonstration(
     took_s={"start": 9.0, "acts": OVER, "end": 8.0, "total": 160.0},
     warmup_s=45.0,
     ended_s=OVER,
+    grab=GRAB,
     surge=SurgeAct(47.0, 62.0, 72.0, 12.0),
     flood=FloodAct(
         BEGAN, ENDED, ONSET, "hping3 --flood -S $ip_b", slices(ONSET, ENDED, 9800),
@@ -103,7 +120,7 @@ STORY = Demonstration(
     },
     offers=(Offer("b", "out", "synack", (42,) * 30), Offer("b", "out", "tcp", (200,) * 30)),
     busy=tuple(Used(float(at), 0.97 if ONSET <= at <= ENDED else 0.4, 0.05) for at in range(1, int(OVER))),
-    cases=(LIAR, VICTIM, ATTACKER),
+    cases=(LIAR, VICTIM, ATTACKER, GRABBER),
     limits=(limit("a", 70.48, 71.02), limit("a", 71.03, 139.0), limit("d", 107.7, 172.0)),
     journal=JournalSeen(ok=True, records=412, heads=9, problem=None, verdicts=3, mismatches=0),
     residue=(),

@@ -13,6 +13,7 @@ from lab.place import WorkSample
 from tests.unit.lab.story import (
     ATTACKER,
     ENDED,
+    GRABBER,
     KILLED,
     LIAR,
     LIED,
@@ -34,8 +35,9 @@ def wrong(seen: Demonstration) -> list[tuple[str, str]]:
     return [(check.of, check.expected) for check in checks(seen) if not check.ok]
 
 
-def row(seen: Demonstration, of: str, begins: str) -> Check:
-    return next(check for check in checks(seen) if check.of == of and check.expected.startswith(begins))
+def row(seen: Demonstration, of: str, begins: str, act: str = "") -> Check:
+    rows = (check for check in checks(seen) if check.act.startswith(act) and check.of == of)
+    return next(check for check in rows if check.expected.startswith(begins))
 
 
 def slower(low_s: float, high_s: float, **fields: Any) -> dict[str, tuple[WorkSample, ...]]:
@@ -49,7 +51,7 @@ def slower(low_s: float, high_s: float, **fields: Any) -> dict[str, tuple[WorkSa
 
 def test_a_story_as_it_should_be() -> None:
     assert wrong(STORY) == []
-    assert len(checks(STORY)) == 23
+    assert len(checks(STORY)) == 27
 
 
 def test_words_and_numbers_of_the_table() -> None:
@@ -58,8 +60,8 @@ def test_words_and_numbers_of_the_table() -> None:
     assert attacker.evidence == "A sends 9,800 connection tries (SYN) a second to B, and they lead to nothing"
     assert row(STORY, "A", "limited within").when == "+0.08 s"
     assert row(STORY, "B", "victim").decided == "victim of A"
-    assert row(STORY, "C", "≥ 95%").decided == "100%"
-    assert "97%" in row(STORY, "C", "≥ 95%").evidence
+    assert row(STORY, "C", "≥ 95%", "flood").decided == "100%"
+    assert "97%" in row(STORY, "C", "≥ 95%", "flood").evidence
     assert row(STORY, "the crowd", "no request").decided == "0 of 1,080 failed"
     assert row(STORY, "A", "free").when == "+68.60 s"
 
@@ -67,6 +69,39 @@ def test_words_and_numbers_of_the_table() -> None:
 def test_it_survives_the_file() -> None:
     again = msgspec.json.decode(msgspec.json.encode(STORY), type=Demonstration)
     assert checks(again) == checks(STORY)
+
+
+# --- the grab ---
+
+
+def test_a_grab_that_nobody_found() -> None:
+    cases = tuple(case for case in STORY.cases if case is not GRABBER)
+    assert wrong(changed(cases=cases)) == [("D", "overloaded, found within 15 s")]
+
+
+@pytest.mark.parametrize("change", [{"role": "attacker"}, {"role": "cleared"}, {"decided_at": 36.1}])
+def test_a_grab_that_is_misjudged_or_found_late(change: dict[str, Any]) -> None:
+    case = msgspec.structs.replace(GRABBER, **change)
+    cases = tuple(case if one is GRABBER else one for one in STORY.cases)
+    assert ("D", "overloaded, found within 15 s") in wrong(changed(cases=cases))
+
+
+@pytest.mark.parametrize("kind", ["wanted", "not-granted"])
+def test_a_wish_that_is_not_on_record(kind: str) -> None:
+    facts = tuple(fact for fact in STORY.grab.facts if fact.kind != kind)
+    grab = msgspec.structs.replace(STORY.grab, facts=facts)
+    assert wrong(changed(grab=grab)) == [("D", "asks for more, and is told why it gets none")]
+
+
+def test_whoever_takes_all_may_have_to_share_and_no_more() -> None:
+    shares = limit("d", 34.0, 40.0, kind="cpu", value=0.5, classes=())
+    assert row(changed(limits=(*STORY.limits, shares)), "D", "at most").decided == "shares"
+    held = limit("d", 34.0, 40.0)
+    assert wrong(changed(limits=(*STORY.limits, held))) == [("D", "at most has to share")]
+
+
+def test_a_neighbour_that_a_grab_slows_down() -> None:
+    assert wrong(changed(work=slower(22.0, 40.0, ok=lambda _: 7))) == [("C", "≥ 95% of its rate")]
 
 
 # --- the surge ---
@@ -140,9 +175,9 @@ def test_the_gap_between_two_limits_counts() -> None:
 
 def test_the_wrong_victim_or_the_wrong_culprit() -> None:
     other = msgspec.structs.replace(VICTIM, target="c")
-    assert wrong(changed(cases=(LIAR, ATTACKER, other))) == [("B", "victim of A")]
+    assert wrong(changed(cases=(LIAR, ATTACKER, other, GRABBER))) == [("B", "victim of A")]
     scan = msgspec.structs.replace(ATTACKER, attack="scan")
-    assert wrong(changed(cases=(LIAR, scan, VICTIM))) == [("A", "attacker: flood")]
+    assert wrong(changed(cases=(LIAR, scan, VICTIM, GRABBER))) == [("A", "attacker: flood")]
 
 
 def test_a_disturbed_client() -> None:
@@ -191,7 +226,7 @@ def test_a_silence_or_a_lie_that_nobody_noticed_or_too_late() -> None:
 
 
 def test_a_liar_who_is_believed_or_not_limited() -> None:
-    believed = wrong(changed(cases=(VICTIM, ATTACKER)))
+    believed = wrong(changed(cases=(VICTIM, ATTACKER, GRABBER)))
     assert believed == [("D", "attacker: flood")]
     free = wrong(changed(limits=STORY.limits[:2]))
     assert free == [("D", "limited within 2 s"), ("D", "free again once it is calm")]
