@@ -66,9 +66,9 @@ class GuestSpec:
     memory_mib: int = 192
     vcpus: int = 1
     work: str = "idle"
+    agent: bool = False
     channels: tuple[str, ...] = ()
     """Virtio-serial ports that it has besides the lab's own, e.g. that of QEMU's guest agent."""
-    agent: bool = False
 
 
 class Guest:
