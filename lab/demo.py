@@ -83,8 +83,10 @@ SCENARIO = Scenario(
         Step(
             GRAB_AT_S,
             GRABBER,
-            f"stress-ng --cpu {CORES} --vm 1 --vm-bytes 93% --vm-keep --hdd 1 --hdd-bytes 64m --temp-path /scratch "
-            f"--timeout {GRAB_FOR_S:g}",
+            f"hv-hold --seconds {GRAB_FOR_S:g} & "
+            f"for i in $(seq {CORES}); do timeout {GRAB_FOR_S:g} sh -c 'while :; do :; done' & done; "
+            f"timeout {GRAB_FOR_S:g} sh -c "
+            "'while :; do dd if=/dev/zero of=/scratch/all bs=1M count=50 oflag=direct; done' & wait",
         ),
         Step(
             FLOOD_AT_S,

@@ -1,4 +1,4 @@
-"""The ordinary work of a place: a web server, an open-loop web client, batch computing, writing; and a hoarder.
+"""The ordinary work of a place: a web server, an open-loop web client, batch computing, writing; and two hoarders.
 
 Standard library only.
 
@@ -306,6 +306,15 @@ def hoard(options: argparse.Namespace) -> None:
     print(json.dumps({"connections": seconds.ok, "failed": seconds.failed}), flush=True)
 
 
+def hold(options: argparse.Namespace) -> None:
+    """Fill a share of the memory that is available, page by page, and keep it."""
+    with open("/proc/meminfo") as file:  # noqa: PTH123 - pathlib would be half of what this process needs
+        available = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    held = b"x" * (1024 * available * options.percent // 100)
+    time.sleep(options.seconds)
+    print(json.dumps({"held": len(held)}), flush=True)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="work.py", description="The ordinary work of a place of the lab.")
     kinds = parser.add_subparsers(dest="kind", required=True)
@@ -330,6 +339,9 @@ def _options() -> argparse.Namespace:
     hoarder.add_argument("url", help="http://10.60.0.3/ or 10.60.0.3")
     hoarder.add_argument("--rate", type=float, default=100.0, help="connections a second")
     hoarder.add_argument("--seconds", type=float, default=20.0)
+    holder = kinds.add_parser("hold", help="fill memory and keep it")
+    holder.add_argument("--percent", type=int, default=88, help="of what is available")
+    holder.add_argument("--seconds", type=float, default=20.0)
     return parser.parse_args()
 
 
@@ -337,10 +349,10 @@ def main() -> None:
     """Do one kind of work until killed."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     options = _options()
-    if options.kind not in {"load", "hoard"}:
+    if options.kind not in {"load", "hoard", "hold"}:
         os.set_blocking(1, False)
     work = {"web-server": web_server, "web-client": web_client, "load": web_client, "batch": batch, "writer": writer}
-    (work | {"hoard": hoard})[options.kind](options)
+    (work | {"hoard": hoard, "hold": hold})[options.kind](options)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ NEAR = 0.9
 BELOW = 0.75
 """Whoever was near its capacity must come down to here before it can come near again."""
 HELD_S = 10.0
+RUNS = 0.5
+"""A VM that runs for less of the time is kept from a CPU by others, and not near its own capacity."""
 WAITS = 0.2
 """A VM whose vCPUs wait for a physical CPU for this share of the time is hindered by others."""
 
@@ -43,7 +45,7 @@ class Overload:
         """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
         found = _strain(vms, values, now)
         for metric in NEAR_CAPACITY:
-            levels, states = values[:, metric], self._states[metric]
+            levels, states = _level(values, metric), self._states[metric]
             known = [row for row, vm in enumerate(vms) if vm in states] if states else []
             for row in {*np.flatnonzero(levels >= NEAR).tolist(), *known}:
                 if self._held(vms[row], metric, float(levels[row]), now):
@@ -66,7 +68,7 @@ class Overload:
     def _notice(
         self, vms: Sequence[VmId], values: npt.NDArray[np.float32], row: int, metric: Metric, now: Instant
     ) -> list[Evidence]:
-        vm, level = vms[row], float(values[row, metric])
+        vm, level = vms[row], float(_level(values, metric)[row])
         times = self._states[metric][vm].times
         text = f"{vm} has been near the capacity of {_WORDS[metric]} for {HELD_S:g} s, {times} times so far"
         unit = f"of {_WORDS[metric]}"
@@ -82,6 +84,18 @@ class Overload:
         """The VM is gone."""
         for states in self._states.values():
             states.pop(vm, None)
+
+
+def _level(values: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
+    """How much of a resource each VM wants, shape ``(len(values),)``: of CPU also what it waits for, if it mostly runs.
+
+    A VM that computes without pause never runs all the time where others want the same CPUs.
+    """
+    level = values[:, metric]
+    if metric is Metric.CPU:
+        wants = np.minimum(level + np.nan_to_num(values[:, Metric.CPU_WAIT]), 1.0)
+        level = np.where(level >= RUNS, wants, level)
+    return level
 
 
 def _strain(vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:

@@ -30,6 +30,16 @@ def test_it_is_told_once_when_it_has_lasted() -> None:
     assert notices(Overload(), *[1.0] * 60) == [HELD_S]
 
 
+@pytest.mark.parametrize(("cpu", "wait", "near"), [(0.8, 0.15, True), (0.8, np.nan, False), (0.3, 0.7, False)])
+def test_who_computes_without_pause_is_near_also_where_others_want_the_same_cpus(
+    cpu: float, wait: float, near: bool
+) -> None:
+    """But not who mostly waits: others keep it from a CPU."""
+    overload, values = Overload(), rows(cpu)
+    values[0, Metric.CPU_WAIT] = wait
+    assert any(overload.see([A], values, Instant(second)) for second in range(20)) == near
+
+
 def test_a_moment_is_nothing() -> None:
     assert notices(Overload(), *([1.0] * 8 + [0.1]) * 5) == []
 
