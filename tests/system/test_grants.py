@@ -129,7 +129,7 @@ def agent(stage: Stage) -> Iterator[Stage]:
         install(stage)
     stage.until("nothing is granted any more", lambda: not any(map(stage.grants, KINDS)), within_s=BACK_S)
     yield stage
-    stage.a.run("pkill -9 stress-ng; pkill -9 -f work.py; pkill -9 hping3; true")
+    stage.a.run("pkill -9 stress-ng; pkill -9 hping3; pkill -9 -f '[w]ork.py'; true")
 
 
 def install(stage: Stage) -> str:
