@@ -340,7 +340,7 @@ def _options() -> argparse.Namespace:
     hoarder.add_argument("--rate", type=float, default=100.0, help="connections a second")
     hoarder.add_argument("--seconds", type=float, default=20.0)
     holder = kinds.add_parser("hold", help="fill memory and keep it")
-    holder.add_argument("--percent", type=int, default=88, help="of what is available")
+    holder.add_argument("--percent", type=int, default=87, help="of what is available")
     holder.add_argument("--seconds", type=float, default=20.0)
     return parser.parse_args()
 

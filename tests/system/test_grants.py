@@ -19,7 +19,7 @@ from tests.system.product import Product, installed, wait_for
 pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.long, pytest.mark.req("A252", "T-CORE-12")]
 
 QEMU_AGENT = "org.qemu.guest_agent.0"
-OWN_CPU, OWN_MEMORY_KIB, OWN_PACKETS = 0.5, 128 * 1024, 300
+OWN_CPU, OWN_MEMORY_KIB, OWN_PACKETS = 0.5, 192 * 1024, 300
 MOST = 2
 PERIOD_US = 100_000
 KINDS = ("cpu", "memory", "packets")
