@@ -75,7 +75,7 @@ class Teller:
                 time.sleep(max(0.0, min(_TICK_S, end_s - self.stage.now_s)))
 
     def free(self, *names: str) -> bool:
-        """Whether the cases of these guests are closed again."""
+        """Whether the last cases of these guests are closed."""
         return self._free.issuperset(names)
 
     @contextmanager
@@ -130,7 +130,10 @@ class Teller:
         if self.stage.product is None:
             return
         product = replace(self.stage.product, nice=_POLITELY)
-        found = [event for case in product.cases() for event in self._events(product, case)]
+        cases = product.cases()
+        last = {case.name: case for case in sorted(cases, key=lambda one: one.opened_at)}
+        self._free = {named(name).lower() for name, case in last.items() if name and case.closed_at is not None}
+        found = [event for case in cases for event in self._events(product, case)]
         found += self._facts(product)
         began, onset = self.stage.wall_s, self._onset_s()
         for event in sorted(found):
@@ -156,7 +159,6 @@ class Teller:
                 yield from self._limited(product, case, who)
         if case.closed_at is not None:
             yield _Event(case.closed_at, case.case, "closed", f"{who} is back to normal: {case.closing_reason}")
-            self._free.add(who.lower())
 
     def _facts(self, product: Product) -> Iterator["_Event"]:
         """What is on record of a guest's agent since the act began."""
