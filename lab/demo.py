@@ -83,9 +83,9 @@ SCENARIO = Scenario(
         Step(
             GRAB_AT_S,
             GRABBER,
-            f"hv-hold --seconds {GRAB_FOR_S:g} & "
-            f"for i in $(seq {CORES}); do timeout {GRAB_FOR_S:g} sh -c 'while :; do :; done' & done; "
-            f"timeout {GRAB_FOR_S:g} sh -c "
+            f"hv-hold --seconds {GRAB_FOR_S:g} & sleep 3; "
+            f"for i in $(seq {CORES}); do timeout {GRAB_FOR_S - 3:g} sh -c 'while :; do :; done' & done; "
+            f"timeout {GRAB_FOR_S - 3:g} sh -c "
             "'while :; do dd if=/dev/zero of=/scratch/all bs=1M count=50 oflag=direct; done' & wait",
         ),
         Step(
