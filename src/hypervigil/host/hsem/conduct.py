@@ -5,9 +5,10 @@ judged, so honest work beside an attack does not excuse it, and shares are count
 any rate.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 
 from hypervigil.model.ids import VmId
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -59,6 +60,9 @@ TRIED = 7.0
 """SYNs per connection that nobody answers: the first and six repetitions (Linux's ``tcp_syn_retries``)."""
 HARDLY_ANY = 0.05
 """Of tries, so few answers: those of whoever else is asked."""
+GONE = 24.0
+"""Resets per connection that a client began in the time, once it is gone: frames of each were still to come, and it may
+have held more than it began lately."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 _NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
@@ -140,11 +144,13 @@ def conduct(
     sources: float = 1.0,
     refusals: float = 0.0,
     listens: bool = False,
+    began: Mapping[str, float] = MappingProxyType({}),
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
     port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
+    ``began``: by address, how many connections the other end began meanwhile.
     """
     match traffic:
         case TrafficClass.SYN:
@@ -155,7 +161,7 @@ def conduct(
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
             return _in_reply(mine.tried[traffic], 1.5 * asked)
         case TrafficClass.TCP:
-            return _streaming(mine, theirs, peers, slow=peak_pps <= STREAM_PPS)
+            return _streaming(mine, theirs, peers, began, slow=peak_pps <= STREAM_PPS)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
@@ -222,18 +228,23 @@ def _in_reply(sent: float, asked: float) -> Conduct:
     return Conduct.ANSWERING if sent <= asked + SLACK else Conduct.HOSTILE
 
 
-def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], *, slow: bool) -> Conduct:
-    """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes."""
+def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], began: Mapping[str, float], *, slow: bool) -> Conduct:
+    """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes.
+
+    Clients that are gone reset what their server still says: that is no more than they had begun.
+    """
+    gone = {peer.address: min(peer.resets, GONE * began.get(peer.address, 0.0)) for peer in peers}
     share = mine.share_passed(TrafficClass.TCP)
     sent = mine.unusual(TrafficClass.TCP) * share
     # What refuses a handshake says nothing of those who converse.
     resets = theirs.passed[TrafficClass.RST] - mine.passed[TrafficClass.SYN] - mine.passed[TrafficClass.SYNACK]
+    resets -= sum(gone.values())
     if resets >= max(1.0, IGNORED * sent):
         return Conduct.HOSTILE
     if mine.share_ripe(TrafficClass.TCP) < MOST / 2:
         return Conduct.HONEST  # the first acknowledgements are still on their way
     least = (HEARD if slow else ACKNOWLEDGED) * share
-    deaf = sum(p.packets - p.openings for p in peers if p.answers - p.resets < least * p.packets)
+    deaf = sum(p.packets - p.openings for p in peers if p.answers - p.resets + gone[p.address] < least * p.packets)
     deaf -= _unheard_besides(mine, theirs, peers)
     back = theirs.passed[TrafficClass.TCP] + sum(p.unseen for p in peers)
     if share * deaf < max(1.0, MOST * sent) and back >= least * mine.unusual(TrafficClass.TCP):

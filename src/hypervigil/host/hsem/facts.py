@@ -231,12 +231,13 @@ class Facts:
         """How the excess of a class in a direction is meant by whoever sends it."""
         surges = [surge for surge in self.surges if (surge.direction, surge.traffic) == (direction, traffic)]
         peak = max((surge.rate for surge in surges), default=0.0)
+        began = {peer.address: peer.openings for peer in self.peers if peer.direction is not direction}
         if direction is Direction.IN:
-            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in)
+            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in, began=began)
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
         last = max((surge.last_at for surge in surges), default=self.at)
         listens = self.refused_at is not None and last - self.refused_at > REFUSED_S
-        return conduct(traffic, *self._ends(direction), peak, refusals=refusals, listens=listens)
+        return conduct(traffic, *self._ends(direction), peak, refusals=refusals, listens=listens, began=began)
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
         """Whether those to whom most datagrams of a class go never said anything by it."""

@@ -16,8 +16,10 @@ from tests.unit.host.hsem.behaviour import (
     copies,
     crawls,
     floods,
+    floods_by_data,
     floods_open_port,
     for_,
+    hoards_connections,
     in_turns,
     is_ahead_of_its_service,
     meets_peers,
@@ -256,3 +258,15 @@ def test_a_slow_survey_by_ping_is_honest_though_it_includes_whom_one_works_with(
     scene.begin(browses("alice", "web", 8), browses("alice", "bob", 8), browses("alice", "203.0.113.66", 8)).learn()
     scene.begin(pings("alice", ["web", "bob", "203.0.113.66", "203.0.113.67"], 55)).run(10)
     assert scene.suspected() == set()
+
+
+def test_a_server_is_not_blamed_for_what_it_still_says_to_a_client_that_is_gone(scene: Scene) -> None:
+    """Whoever held its connections ends; its kernel resets whatever still comes on them."""
+    scene.begin(for_(10, hoards_connections("alice", "web", 200))).run(10)
+    scene.begin(for_(2, floods_by_data("web", "alice", 1200))).run(6)
+    assert "web" not in scene.blamed()
+
+
+def test_a_server_that_floods_its_client_is_blamed_though_that_has_connections_to_it(scene: Scene) -> None:
+    scene.begin(floods_by_data("web", "alice", 2000)).run(6)
+    assert scene.verdict("web").role is Role.ATTACKER
