@@ -96,6 +96,8 @@ class Scene:
         self.maps = plane._maps
         self.runners = tuple(Runner(plane._programs[name]) for name in ("hv_from_vm", "hv_to_vm"))
         self._used: set[int] = set()
+        self.greeters: list[int] = []
+        """Services that greeted, of each part that was lived."""
         self.clock = Clock(self.maps)
 
     def clear(self) -> None:
