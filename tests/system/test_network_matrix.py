@@ -100,7 +100,7 @@ def product(stage: Stage, control: Column) -> Iterator[Product]:
         made.up(stage.policy(PATHS))
         wait_for("everything bound", made.ready, within_s=20)
         asked = f"ping -q -c 1 -W 2 {stage.cast.gateway.four} && ping -q -c 1 -W 2 {stage.cast.gateway.six}"
-        # On a bridge what the control run poisoned stays so until it is forgotten, and nobody is asked to wait for that.
+        # On a bridge what the control run poisoned stays so until it is forgotten: nobody waits for that.
         for guest in stage.guests.values() if stage.routed else ():
             wait_for("the way to the gateway", lambda guest=guest: guest.run(asked).exit == 0, within_s=20)
         # Judged as always, and not limited: what holds here are the ports, not the limits of a verdict.

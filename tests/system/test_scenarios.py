@@ -10,7 +10,7 @@ from lab.scenario import load
 pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.timeout(400)]
 
 SHELF = Path(__file__).parents[2] / "lab" / "scenarios"
-BROAD = ("syn-flood-inside", "benign-surge", "many-sources")
+BROAD = ("syn-flood-inside", "benign-surge", pytest.param("many-sources", marks=pytest.mark.long))
 """One of each: attacker and victim inside, nobody to blame, a victim of invented senders outside."""
 
 
