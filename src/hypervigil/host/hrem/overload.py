@@ -44,12 +44,13 @@ class Overload:
     def see(self, vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
         """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
         found = _strain(vms, values, now)
+        wanted = _wanted(values)
         for metric in NEAR_CAPACITY:
-            levels, states = _level(values, metric), self._states[metric]
+            levels, states = wanted[:, metric], self._states[metric]
             known = [row for row, vm in enumerate(vms) if vm in states] if states else []
             for row in {*np.flatnonzero(levels >= NEAR).tolist(), *known}:
                 if self._held(vms[row], metric, float(levels[row]), now):
-                    found += self._notice(vms, values, row, metric, now)
+                    found += self._notice(vms, wanted, row, metric, now)
         return found
 
     def _held(self, vm: VmId, metric: Metric, level: float, now: Instant) -> bool:
@@ -68,7 +69,7 @@ class Overload:
     def _notice(
         self, vms: Sequence[VmId], values: npt.NDArray[np.float32], row: int, metric: Metric, now: Instant
     ) -> list[Evidence]:
-        vm, level = vms[row], float(_level(values, metric)[row])
+        vm, level = vms[row], float(values[row, metric])
         times = self._states[metric][vm].times
         text = f"{vm} has been near the capacity of {_WORDS[metric]} for {HELD_S:g} s, {times} times so far"
         unit = f"of {_WORDS[metric]}"
@@ -86,16 +87,16 @@ class Overload:
             states.pop(vm, None)
 
 
-def _level(values: npt.NDArray[np.float32], metric: Metric) -> npt.NDArray[np.float32]:
-    """How much of a resource each VM wants, shape ``(len(values),)``: of CPU also what it waits for, if it mostly runs.
+def _wanted(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same with what each VM wants of its CPU in place of what it uses: also what it waits for, if it mostly runs.
 
     A VM that computes without pause never runs all the time where others want the same CPUs.
     """
-    level = values[:, metric]
-    if metric is Metric.CPU:
-        wants = np.minimum(level + np.nan_to_num(values[:, Metric.CPU_WAIT]), 1.0)
-        level = np.where(level >= RUNS, wants, level)
-    return level
+    cpu = values[:, Metric.CPU]
+    wants = np.minimum(cpu + np.nan_to_num(values[:, Metric.CPU_WAIT]), 1.0)
+    wanted = values.copy()
+    wanted[:, Metric.CPU] = np.where(cpu >= RUNS, wants, cpu)
+    return wanted
 
 
 def _strain(vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
