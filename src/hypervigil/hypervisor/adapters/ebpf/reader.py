@@ -101,19 +101,11 @@ class DataPlaneReader:
 
     def peers(self) -> Records:
         """Everybody talked to: ``key`` (slot, direction, address) and ``peer`` (packets, octets, openings …)."""
-        count, keys, values = self._peers.read()
-        found = np.empty(count, PEERS)
-        found["key"] = np.frombuffer(keys, PEERS["key"], count)
-        found["peer"] = np.frombuffer(values, PEERS["peer"], count)
-        return found
+        return _records(self._peers, PEERS, "peer")
 
     def greeters(self) -> Records:
         """Services that speak first: ``key`` (slot, direction, address, port), ``greeter`` (ended, curt, alike …)."""
-        count, keys, values = self._greeters.read()
-        found = np.empty(count, GREETERS)
-        found["key"] = np.frombuffer(keys, GREETERS["key"], count)
-        found["greeter"] = np.frombuffer(values, GREETERS["greeter"], count)
-        return found
+        return _records(self._greeters, GREETERS, "greeter")
 
     def wait(self, timeout_s: float) -> list[Trip]:
         """Wait for tripwires at most so long; those that spoke since the last call."""
@@ -187,6 +179,15 @@ class _Events:
     def close(self) -> None:
         self._consumer.close()
         self._producer.close()
+
+
+def _records(table: _Table, kind: np.dtype[np.void], value: str) -> Records:
+    """All entries of a table: ``key``, and the field that is called ``value``."""
+    count, keys, values = table.read()
+    found = np.empty(count, kind)
+    for field, raw in (("key", keys), (value, values)):
+        found[field] = np.frombuffer(raw, kind[field], count)
+    return found
 
 
 def _possible_cpus() -> int:
