@@ -286,22 +286,27 @@ def _first_seconds(seen: Demonstration) -> str:
     sent = rates(seen.flood.sent, low, high, _ZOOM_BIN_S)
     arrived = rates(seen.flood.delivered, low, high, _ZOOM_BIN_S)
     most = max([1000.0, *(value for _, value in sent)]) * 1.5  # room for words above
-    chart = Chart(
-        "A's packets",
-        _ZOOM[0],
-        _ZOOM[1],
-        even(most),
-        lambda value: value / most,
-        height=300,
-        every_s=0.2,
-        time_label=lambda at: f"{at:+.1f} s" if abs(at) > 1e-9 else "0",
-        unit="a second",
-    )
+    chart = _close("A's packets", *_ZOOM, most, every_s=0.2, digits=1, unit="a second")
     chart.steps([(at - onset, value) for at, value in sent], _ZOOM_BIN_S, "a", "sent by A")
     chart.steps([(at - onset, value) for at, value in arrived], _ZOOM_BIN_S, "b strong", "arrived at B")
     for row, (at, label, kind) in enumerate(sorted(_moments(seen))):
         chart.mark(at - onset, f"{label} {at - onset:+.2f} s", kind, row)
     return chart.svg()
+
+
+def _close(title: str, low_s: float, high_s: float, most: float, *, every_s: float, digits: int, unit: str) -> Chart:
+    """A chart of packets over some seconds around a moment."""
+    return Chart(
+        title,
+        low_s,
+        high_s,
+        even(most),
+        lambda value: value / most,
+        height=300,
+        every_s=every_s,
+        time_label=lambda at: f"{at:+.{digits}f} s" if abs(at) > 1e-9 else "0",
+        unit=unit,
+    )
 
 
 def _moments(seen: Demonstration) -> Iterable[tuple[float, str, str]]:
@@ -324,17 +329,8 @@ def _lie(seen: Demonstration) -> str:
     low, high = lie.began_s - 3.0, lie.ended_s + 3.0
     sent = rates(lie.sent, low, high, _BIN_S)
     most = max([50.0, *(value for _, value in sent)]) * 1.7  # room for words above
-    chart = Chart(
-        "D's packets",
-        low - lie.began_s,
-        high - lie.began_s,
-        even(most),
-        lambda value: value / most,
-        height=300,
-        every_s=5.0,
-        time_label=lambda at: f"{at:+.0f} s" if abs(at) > 1e-9 else "0",
-        unit="a second; times count from the end of the agent",
-    )
+    unit = "a second; times count from the end of the agent"
+    chart = _close("D's packets", low - lie.began_s, high - lie.began_s, most, every_s=5.0, digits=0, unit=unit)
     chart.steps([(at - lie.began_s, value) for at, value in sent], _BIN_S, "a", "sent by D")
     if lie.told:
         seconds = range(int(lie.ended_s - lie.replayed_s))
