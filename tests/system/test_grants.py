@@ -60,8 +60,8 @@ class Stage:
     def balloon_kib(self) -> int:
         return int(self.domain.info()[2])
 
-    def grants(self, kind: str, *, ended: bool = False) -> list[dict[str, Any]]:
-        limits = self.product.ask("limits", *(["--all"] if ended else []))["limits"]
+    def grants(self, kind: str) -> list[dict[str, Any]]:
+        limits = self.product.ask("limits")["limits"]
         return [one for one in limits if one["kind"] == kind and one.get("raised_from") is not None]
 
     def until(self, what: str, look: Callable[[], object], *, within_s: float) -> None:

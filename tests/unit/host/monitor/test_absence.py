@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Journal, Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.records import LimitEnded
 from hypervigil.hypervisor.enforcer.process import GRACE_S
-from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import Instant
 from hypervigil.model.limits import LimitKind
-from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.report import OrderLimit
 from hypervigil.wire.messages import Ask, Ended, InForce
-from tests.unit.host.monitor.test_conductor import FakeEngines, FakeGateway
+from tests.unit.host.monitor.test_conductor import conducting
 from tests.unit.host.monitor.test_conversation import Enforcer as Link
 from tests.unit.hypervisor.enforcer.fakes import limit
 from tests.unit.hypervisor.enforcer.test_process import MINUTE, Rig, rig
@@ -36,17 +33,7 @@ LEFT_AT = 1090.0
 def monitor(path: Path) -> Iterator[Conductor]:
     """Another process of the monitor, which has read the journal."""
     with Journal.open(path, boot_id=BOOT) as journal:
-        made = Conductor(
-            policy=Policy(mode=Mode.ENFORCE),
-            hrem=FakeEngines(),
-            hsem=FakeEngines(),
-            book=AddressBook(),
-            journal=journal,
-            enforcer=Link(),
-            gateway=FakeGateway(),
-            host=HostSize(4, 8e6),
-            wall=lambda at: at + 1_000_000,
-        )
+        made = conducting(journal, Link())
         made.ledger.replay(journal.records(kinds=FOLDED), boot_id=BOOT)
         yield made
 

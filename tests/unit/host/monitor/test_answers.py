@@ -11,17 +11,15 @@ from rich.console import Console
 
 from hypervigil.entrypoints.cli import show
 from hypervigil.host import policyfile
-from hypervigil.host.inventory import AddressBook
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
-from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.policy import Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control, gateway, guest
 from hypervigil.wire.frames import FrameDecoder, encode
 from tests.fuzz.words import SAMPLING, TALKERS, VALUES
-from tests.unit.host.monitor.test_conductor import FakeEngines, FakeHost
+from tests.unit.host.monitor.test_conductor import FakeHost, conducting
 from tests.unit.host.test_policyfile import LAYERS
 
 VM = Vm(VmId("u"), "db-1", 1, 1024, (Nic(PortId("52:54:00:00:00:01"), "vnet0", 5, "br-t", ("10.60.0.9",)),))
@@ -91,17 +89,7 @@ class Gateway:
 @pytest.fixture
 def conductor() -> Conductor:
     host = FakeHost()
-    built = Conductor(
-        policy=Policy(),
-        hrem=FakeEngines(),
-        hsem=FakeEngines(),
-        book=AddressBook(),
-        journal=host,
-        enforcer=host,
-        gateway=Gateway(),
-        host=HostSize(4, 8e6),
-        wall=lambda at: at + 1_000_000,
-    )
+    built = conducting(host, host, policy=Policy(), gateway=Gateway())
     with_port = replace(VM, vm=VmId("p"), name="web-1", channel="/run/p.sock")
     built.inventory(Inventory((VM, with_port)), Instant(1000.0))
     return built

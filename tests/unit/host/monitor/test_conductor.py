@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -140,19 +140,26 @@ def host() -> FakeHost:
     return FakeHost()
 
 
-@pytest.fixture
-def conductor(host: FakeHost) -> Conductor:
-    built = Conductor(
-        policy=Policy(mode=Mode.ENFORCE),
+def conducting(
+    journal: Any, enforcer: Any, *, policy: Policy | None = None, hsem: Any = None, gateway: Any = None
+) -> Conductor:
+    """One whose engines decide nothing by themselves; in enforce mode unless ``policy`` says otherwise."""
+    return Conductor(
+        policy=Policy(mode=Mode.ENFORCE) if policy is None else policy,
         hrem=FakeEngines(),
-        hsem=FakeEngines(),
+        hsem=FakeEngines() if hsem is None else hsem,
         book=AddressBook(),
-        journal=host,
-        enforcer=host,
-        gateway=FakeGateway(),
+        journal=journal,
+        enforcer=enforcer,
+        gateway=FakeGateway() if gateway is None else gateway,
         host=HostSize(4, 8e6),
         wall=lambda at: at + 1_000_000,
     )
+
+
+@pytest.fixture
+def conductor(host: FakeHost) -> Conductor:
+    built = conducting(host, host)
     nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0")
     built.inventory(Inventory((Vm(A, "a", 1, 196608, (nic,)),)), T0)
     return built

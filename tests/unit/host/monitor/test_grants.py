@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 
 from hypervigil.host.hsem.facts import Resource
-from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.grants import bounds
-from hypervigil.model.grants import GrantPolicy, HostSize
+from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.guest import Need
 from hypervigil.model.ids import HOST, Instant, LimitId, PortId
 from hypervigil.model.limits import Limit, LimitKind
@@ -22,7 +21,7 @@ from hypervigil.model.traffic import ForgedKind, TrafficClass
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import gateway, guest
 from hypervigil.wire import messages as wire
-from tests.unit.host.monitor.test_conductor import A, FakeEngines, FakeGateway, FakeHost
+from tests.unit.host.monitor.test_conductor import A, FakeEngines, FakeGateway, FakeHost, conducting
 
 PORT = PortId("52:54:00:00:00:0a")
 POLICY = Policy(
@@ -42,17 +41,7 @@ class Stage:
         self.sends, self.balloon = 0, 200_000.0
 
     def build(self, policy: Policy) -> Conductor:
-        return Conductor(
-            policy=policy,
-            hrem=FakeEngines(),
-            hsem=self.hsem,
-            book=AddressBook(),
-            journal=self.host,
-            enforcer=self.host,
-            gateway=self.gateway,
-            host=HostSize(4, 8e6),
-            wall=lambda at: at + 1_000_000,
-        )
+        return conducting(self.host, self.host, policy=policy, hsem=self.hsem, gateway=self.gateway)
 
     def start(self) -> None:
         nic = Nic(PORT, "vnet0", 7, "br0")
