@@ -2,12 +2,12 @@
 
 import base64
 from importlib.resources import files
-from pathlib import Path
 from typing import Protocol
 
 from lab.errors import LabError
 from lab.place import CommandResult
 
+PORT = "org.hypervigil.agent.0"
 PROGRAM = "/usr/local/sbin/hypervigil-agent"
 END = "pkill -9 -f '[h]ypervigil.guest import agent'"
 """What root of a guest does who wants to be rid of it."""
@@ -20,14 +20,6 @@ class _Guest(Protocol):
     def name(self) -> str: ...
 
     def run(self, command: str, timeout_s: float = ...) -> CommandResult: ...
-
-
-def port(socket: Path) -> str:
-    """The device for a domain's XML; QEMU listens at ``socket``."""
-    return f"""<channel type='unix'>
-      <source mode='bind' path='{socket}'/>
-      <target type='virtio' name='org.hypervigil.agent.0'/>
-    </channel>"""
 
 
 def packed() -> bytes:

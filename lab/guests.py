@@ -225,10 +225,14 @@ class Guest:
         return f"<interface type='bridge'><source bridge='{self.network.bridge}'/>"
 
     def _channels(self) -> str:
-        """The ports of its specification; libvirt chooses where their sockets are."""
+        """Its ports; where nobody here speaks at one, libvirt chooses where the socket is."""
+        sockets = {PORT: f" path='{self._directory}/lab.sock'"}
+        if self.spec.agent:
+            sockets[agents.PORT] = f" path='{self.agent_socket}'"
+        sockets |= dict.fromkeys(self.spec.channels, "")
         return "".join(
-            f"<channel type='unix'><source mode='bind'/><target type='virtio' name='{name}'/></channel>"
-            for name in self.spec.channels
+            f"<channel type='unix'><source mode='bind'{path}/><target type='virtio' name='{name}'/></channel>"
+            for name, path in sockets.items()
         )
 
     def _boot_config(self, on_boot: str | None) -> str:
@@ -404,12 +408,7 @@ class Guest:
       <model type='virtio'/>
     </interface>
     <serial type='file'><source path='{self._directory}/console.log'/><target port='0'/></serial>
-    <channel type='unix'>
-      <source mode='bind' path='{self._directory}/lab.sock'/>
-      <target type='virtio' name='{PORT}'/>
-    </channel>
     {self._channels()}
-    {agents.port(self.agent_socket) if self.spec.agent else ""}
     <memballoon model='virtio'><stats period='1'/></memballoon>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
   </devices>
