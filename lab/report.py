@@ -180,9 +180,10 @@ def _over_time(
     scale: Callable[[float], float],
     *,
     names: bool = False,
+    height: int = 190,
 ) -> Chart:
-    """A chart of the whole time, with its acts and what was decided."""
-    chart = Chart(title, 0.0, seen.ended_s, ticks, scale, unit=unit)
+    """A chart of the whole time, with its acts."""
+    chart = Chart(title, 0.0, seen.ended_s, ticks, scale, height=height, unit=unit)
     chart.band(seen.grab.began_s, seen.grab.ended_s, "surge", "Act 1: grab" if names else "")
     chart.band(seen.surge.began_s, seen.surge.ended_s, "surge", "Act 2: surge" if names else "")
     chart.band(seen.flood.began_s, seen.flood.ended_s, "flood", "Act 3: flood" if names else "")
@@ -264,12 +265,8 @@ def _chart_surge(seen: Demonstration) -> str:
 
 def _chart_busy(seen: Demonstration) -> str:
     ticks = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
-    chart = _over_time(seen, "The host's CPU in use", f"all {seen.host.get('cores', '')} cores", ticks, lambda v: v)
-    chart.height = 120
-    chart.parts.clear()
-    chart.band(seen.grab.began_s, seen.grab.ended_s, "surge")
-    chart.band(seen.surge.began_s, seen.surge.ended_s, "surge")
-    chart.band(seen.flood.began_s, seen.flood.ended_s, "flood")
+    unit = f"all {seen.host.get('cores', '')} cores"
+    chart = _over_time(seen, "The host's CPU in use", unit, ticks, lambda v: v, height=120)
     chart.line([(used.at_s, used.share) for used in seen.busy], "cpu", "in use")
     chart.line([(used.at_s, used.others) for used in seen.busy], "bad thin", "of it by nobody of this demonstration")
     mean = busy(seen, seen.flood.onset_s or seen.flood.began_s, seen.flood.ended_s)
