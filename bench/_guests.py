@@ -14,8 +14,9 @@ from bench._segment import Guest, Segment
 from hypervigil.model.ids import PortId
 from lab import libvirtd
 from lab.commands import call
+from lab.definition import GuestSpec
 from lab.guests import Guest as LabGuest
-from lab.guests import GuestSpec, destroy_all, start_all
+from lab.guests import destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from lab.place import JobId
 

@@ -22,7 +22,8 @@ from hypervigil.guest.vsem.usual import JUDGED
 from hypervigil.model.guest import GuestMetric
 from hypervigil.wire import guest
 from lab import libvirtd
-from lab.guests import Guest, GuestSpec, destroy_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, destroy_all
 from lab.network import Networks, NetworkSpec
 
 PROMISED = {"level 1": 1.02, "level 2": 1.05}

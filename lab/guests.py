@@ -15,7 +15,6 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import libvirt
 from lab import agents
 from lab.accelerator import choose, qemu_version
 from lab.commands import call
+from lab.definition import Definition, GuestSpec
 from lab.errors import LabError
 from lab.image import image
 from lab.libvirtd import connection
@@ -32,9 +32,9 @@ from lab.paths import RUN, SAVED, make
 from lab.place import CommandResult, JobId, WorkSample
 from lab.runner import GoneError, Runner, UnansweredError
 from lab.scratch import only_lab, say
+from lab.storage import left_over
 
 DOMAIN_PREFIX = "hvl-"
-PORT = "org.hypervigil.lab.0"
 _IDENTITIES = uuid.UUID("5b1f4c1e-62f0-4ad4-9f0c-1f5a30a4d3b0")  # a namespace of our own
 _BOOT_S = 90.0  # two boots at once on two busy cores take 14 s
 _RESTORE_S = 20.0
@@ -55,22 +55,6 @@ _WARM_UP = "ip -V; mount -V; ping -V; hv-load --help; echo warm | head -1"
 _boots_at_once = threading.Semaphore(os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
-class GuestSpec:
-    """What a scenario says of a guest; ``index`` numbers the guests of one network from 0 on and fixes the address."""
-
-    name: str
-    tenant: str
-    network: str
-    index: int
-    memory_mib: int = 192
-    vcpus: int = 1
-    work: str = "idle"
-    agent: bool = False
-    channels: tuple[str, ...] = ()
-    """Virtio-serial ports that it has besides the lab's own, e.g. that of QEMU's guest agent."""
-
-
 class Guest:
     """A `lab.place.Place` in a virtual machine. The domain is called ``hvl-NAME``; name, MAC and UUID never change."""
 
@@ -85,6 +69,9 @@ class Guest:
         self.restored = False
         self.start_s = 0.0
         self._directory = RUN / spec.name
+        bridge = None if network.spec.routed else network.bridge
+        self._definition = Definition(spec, self.domain, self.uuid, self.mac, self._directory, bridge)
+        self.agent_socket = self._definition.agent_socket
         self._runner: Runner | None = None
         self._interface: str | None = None
         self._boot_job: JobId | None = None
@@ -109,7 +96,7 @@ class Guest:
         try:
             if cold:
                 with _boots_at_once:
-                    self._boot(self._xml(self._boot_config(on_boot)), on_created)
+                    self._boot(self._definition.xml(_KERNEL_OPTIONS + self._boot_config(on_boot)), on_created)
                 self._boot_job = JobId(1) if on_boot is not None else None
             else:
                 self._restore_or_boot(on_created)
@@ -213,28 +200,6 @@ class Guest:
             "wall_s": time.time(),
         }
 
-    @property
-    def agent_socket(self) -> Path:
-        """The host's end of its agent's port; only of a guest with an agent."""
-        return self._directory / "agent.sock"
-
-    def _nic(self) -> str:
-        """Where its NIC goes: to the network's bridge, or nowhere but to the host."""
-        if self.network.spec.routed:
-            return f"<interface type='ethernet'><target dev='{DOMAIN_PREFIX}{self.name}' managed='yes'/>"
-        return f"<interface type='bridge'><source bridge='{self.network.bridge}'/>"
-
-    def _channels(self) -> str:
-        """Its ports; where nobody here speaks at one, libvirt chooses where the socket is."""
-        sockets = {PORT: f" path='{self._directory}/lab.sock'"}
-        if self.spec.agent:
-            sockets[agents.PORT] = f" path='{self.agent_socket}'"
-        sockets |= dict.fromkeys(self.spec.channels, "")
-        return "".join(
-            f"<channel type='unix'><source mode='bind'{path}/><target type='virtio' name='{name}'/></channel>"
-            for name, path in sockets.items()
-        )
-
     def _boot_config(self, on_boot: str | None) -> str:
         """Kernel options by which the guest configures itself and perhaps acts at once."""
         config = json.dumps({**self._configuration(), "on_boot": on_boot}, separators=(",", ":"))
@@ -244,7 +209,7 @@ class Guest:
         return option
 
     def _restore_or_boot(self, on_created: Callable[["Guest"], None] | None) -> None:
-        xml = self._xml()
+        xml = self._definition.xml(_KERNEL_OPTIONS)
         saved = SAVED / f"{self._fingerprint(xml)}.ram"
         if not saved.exists():
             # Restored even now, so that every start of a guest is like every other.
@@ -264,10 +229,12 @@ class Guest:
                 self._boot(xml, on_created)
 
     def _prepare(self) -> None:
-        """Its directory, which QEMU's user must enter, and its scratch disk."""
+        """Its directory, which QEMU's user must enter, and its scratch disk, if that is its own."""
         make(self._directory)
         # QEMU makes its socket here, as libvirt's user and not as root.
         self._directory.chmod(0o777)
+        if self.spec.shares_storage:
+            return
         call(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image().scratch),
              str(self._directory / "scratch.qcow2")]
@@ -370,52 +337,6 @@ class Guest:
         except OSError:
             return "nothing"
 
-    def _xml(self, options: str = "") -> str:
-        disks = image()
-        accelerator = choose(disks)
-        return f"""<domain type='{accelerator.value}'>
-  <name>{self.domain}</name>
-  <uuid>{self.uuid}</uuid>
-  <memory unit='MiB'>{self.spec.memory_mib}</memory>
-  <vcpu>{self.spec.vcpus}</vcpu>
-  <os>
-    <type arch='x86_64' machine='pc'>hvm</type>
-    <kernel>{disks.kernel}</kernel>
-    <initrd>{disks.initrd}</initrd>
-    <cmdline>{_KERNEL_OPTIONS}{options}</cmdline>
-  </os>
-  <features><acpi/><apic/></features>
-  <cpu mode='{accelerator.cpu_mode}'/>
-  <clock offset='utc'/>
-  <on_reboot>destroy</on_reboot>
-  <on_crash>destroy</on_crash>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='{disks.base}'/>
-      <target dev='vda' bus='virtio'/>
-      <readonly/>
-      <shareable/>
-    </disk>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='qcow2'/>
-      <source file='{self._directory}/scratch.qcow2'/>
-      <target dev='vdb' bus='virtio'/>
-    </disk>
-    <controller type='usb' model='none'/>
-    {self._nic()}
-      <mac address='{self.mac}'/>
-      <model type='virtio'/>
-    </interface>
-    <serial type='file'><source path='{self._directory}/console.log'/><target port='0'/></serial>
-    {self._channels()}
-    <memballoon model='virtio'><stats period='1'/></memballoon>
-    <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
-  </devices>
-  {_security_labels()}
-</domain>
-"""
-
 
 def start_all(guests: Sequence[Guest]) -> None:
     """Start guests in parallel; on any failure all are destroyed and the first error is raised."""
@@ -458,13 +379,14 @@ def clean_all() -> list[str]:
 
 
 def _emulators() -> list[int]:
-    """QEMU processes of lab guests that libvirt does not know (any more)."""
+    """QEMU processes of lab guests that libvirt does not know (any more), and of their storage."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with suppress(OSError):
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                if b"qemu-system" in words[0] and any(word.startswith(b"guest=hvl-") for word in words):
+                guest = b"qemu-system" in words[0] and any(word.startswith(b"guest=hvl-") for word in words)
+                if guest or left_over(words):
                     found.append(int(process.name))
     return found
 
@@ -490,10 +412,3 @@ def _evict_saved(*, keep: Path) -> None:
             break
         total -= path.stat().st_size
         path.unlink()
-
-
-def _security_labels() -> str:
-    """No confinement by a security module, whose profiles do not know our files; QEMU's user stays libvirt's choice."""
-    capabilities = ET.fromstring(connection().getCapabilities())  # noqa: S314 - it is libvirt's
-    models = [element.text for element in capabilities.iterfind("./host/secmodel/model")]
-    return "".join(f"<seclabel type='none' model='{model}'/>" for model in models if model in ("apparmor", "selinux"))

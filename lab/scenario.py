@@ -83,6 +83,12 @@ class Expectation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
     """In the control run it loses at least this share of it, or the run proves nothing."""
 
 
+class Storage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[storage]``: all scratch disks lie on one storage, which does so much a second, first come, first served."""
+
+    requests_per_s: int
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[limits]``: how long it lasts, warm-up included."""
 
@@ -100,6 +106,7 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int = 0
     step: tuple[Step, ...] = ()
     expect: tuple[Expectation, ...] = ()
+    storage: Storage | None = None
 
     @property
     def hash(self) -> str:
@@ -217,6 +224,8 @@ def _check(scenario: Scenario) -> None:
         for key, share in (("keeps", expectation.keeps), ("loses", expectation.loses)):
             if share is not None:
                 _share(key, share)
+    if scenario.storage is not None and not 10 <= scenario.storage.requests_per_s <= 100_000:
+        raise LabError(f"requests_per_s in [storage] is {scenario.storage.requests_per_s}, take 10 to 100000")
     boots = [step.on for step in scenario.step if step.boots]
     _unique("step that boots guest", boots)
 

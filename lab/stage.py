@@ -13,14 +13,16 @@ from dataclasses import dataclass, field, replace
 
 from lab import ext, libvirtd
 from lab.capture import Capture, Counter
+from lab.definition import GuestSpec
 from lab.errors import LabError
 from lab.ext import Ext
 from lab.frames import Gateway, Party, Scene, View, delivered, sent
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks
 from lab.place import Place, WorkSample
 from lab.scenario import CLIENT_RATE, EXT, GuestTable, Names, Scenario, Step, is_client
 from lab.scratch import say, told
+from lab.storage import Storage
 from lab.watched import Places, Product, watching
 
 _MEASURED_WORK = ("web-server", "web-client", "batch", "writer")
@@ -197,6 +199,9 @@ def staged(scenario: Scenario, *, watched: bool, places: Places | None = None) -
     with ExitStack() as stack:
         stack.enter_context(libvirtd.running())
         networks = stack.enter_context(Networks(scenario.network_specs()))
+        if scenario.storage is not None:
+            names = [table.name for table in scenario.guest]
+            stack.enter_context(Storage(scenario.storage.requests_per_s, names))
         guests = {table.name: Guest(_spec(scenario, table), networks[table.network]) for table in scenario.guest}
         outside = Ext()
         stack.callback(outside.close)
@@ -230,6 +235,7 @@ def _spec(scenario: Scenario, table: GuestTable) -> GuestSpec:
         table.vcpus,
         table.work,
         table.agent,
+        shares_storage=scenario.storage is not None,
     )
 
 

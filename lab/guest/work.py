@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 
 LATENCIES_KEPT = 200
@@ -247,18 +248,35 @@ def _summarize(seconds: Seconds) -> None:
 
 
 def batch(options: argparse.Namespace) -> None:
-    """Compute units of equal size at a fixed rate, each at its time; a unit that comes late shows in its latency."""
+    """Compute units of equal size, each on several CPUs at once, at a fixed rate; one that comes late shows it.
+
+    With ``--rest`` the pace is not fixed but that of the computer: it rests after each unit for so many times as long
+    as its fastest unit took, so that units that take longer are fewer, wherever it runs.
+    """
     seconds = Seconds()
     block = bytes(16384)
-    due = now()
-    while True:
-        digest = hashlib.sha256()
+
+    def compute() -> None:
+        digest = hashlib.sha256()  # lets other threads run meanwhile
         for _ in range(options.size):
             digest.update(block)
+
+    due = now()
+    fastest = float("inf")
+    while True:
+        began = now()
+        others = [threading.Thread(target=compute) for _ in range(options.cpus - 1)]
+        for other in others:
+            other.start()
+        compute()
+        for other in others:
+            other.join()
         at = now()
         seconds.succeeded(at - due)
         seconds.tick()
-        due = max(due + 1.0 / options.rate, at - 1.0)  # never more than a second behind
+        fastest = min(fastest, at - began)
+        pause = options.rest * fastest if options.rest else 1.0 / options.rate
+        due = at + pause if options.rest else max(due + pause, at - 1.0)  # never more than a second behind
         if due > at:
             time.sleep(due - at)
 
@@ -330,7 +348,9 @@ def _options() -> argparse.Namespace:
         client.set_defaults(summary=summary)
     units = kinds.add_parser("batch", help="compute units of equal size")
     units.add_argument("--rate", type=float, default=5.0, help="units a second, at most")
-    units.add_argument("--size", type=int, default=8, help="blocks of 16 KiB hashed per unit")
+    units.add_argument("--size", type=int, default=8, help="blocks of 16 KiB hashed per unit, on each CPU")
+    units.add_argument("--cpus", type=int, default=1, help="computes so much at once")
+    units.add_argument("--rest", type=float, default=0.0, help="rests for so many times its fastest unit's time")
     blocks = kinds.add_parser("writer", help="write blocks to the disk")
     blocks.add_argument("--rate", type=float, default=5.0, help="blocks a second, at most")
     blocks.add_argument("--size", type=int, default=4, help="pages of 4 KiB per block")

@@ -11,7 +11,8 @@ from pathlib import Path
 from hypervigil.model.port_policy import link_local
 from lab import libvirtd
 from lab.commands import call, works
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Network, Networks, NetworkSpec
 from tests.integration.wirelab import mac_of
 from tests.system.attacks import SERVICE, Attack, Cast, Host, Shown, attacks

@@ -12,7 +12,8 @@ import libvirt
 import pytest
 
 from lab import libvirtd
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from tests.system.product import Product, installed, wait_for
 

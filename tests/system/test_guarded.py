@@ -16,7 +16,8 @@ from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
 from hypervigil.wire.messages import Guarding
 from lab import libvirtd
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from lab.place import Place
 from tests.integration.enforcing import Driver, awaited, enforcer

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from lab import libvirtd
+from lab.definition import GuestSpec
 from lab.errors import LabError
 from lab.ext import Ext
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from lab.paths import SAVED
 from lab.residue import look, residue

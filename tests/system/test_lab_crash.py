@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.guests, pytest.mark.root]
 CRASHING = """
 from lab import libvirtd
 from lab.ext import Ext
-from lab.guests import Guest, GuestSpec
+from lab.definition import GuestSpec
+from lab.guests import Guest
 from lab.network import Networks, NetworkSpec
 with libvirtd.running(), Networks([NetworkSpec("crash", "10.61.0.0/24")]) as networks:
     guest = Guest(GuestSpec("test-a", "red", "crash", 0), networks["crash"])

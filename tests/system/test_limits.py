@@ -26,8 +26,9 @@ from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.traffic import TrafficClass
 from hypervigil.wire.messages import Ended, Repaired
 from lab import libvirtd
+from lab.definition import GuestSpec
 from lab.ext import Ext
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from lab.place import Place
 from tests.integration.enforcing import Driver, awaited, enforcer, now

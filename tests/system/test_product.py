@@ -17,7 +17,8 @@ from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.wire.control import ShowStatus
 from lab import libvirtd
-from lab.guests import Guest, GuestSpec, start_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, start_all
 from lab.network import Network, Networks, NetworkSpec
 from tests.system.product import Product, installed, kill, wait_for
 

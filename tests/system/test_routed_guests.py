@@ -15,7 +15,8 @@ import pytest
 from hypervigil.model.traffic import ForgedKind
 from lab import frames, libvirtd
 from lab.capture import Capture
-from lab.guests import Guest, GuestSpec, destroy_all, start_all
+from lab.definition import GuestSpec
+from lab.guests import Guest, destroy_all, start_all
 from lab.network import Network, Networks, NetworkSpec
 from lab.residue import look, residue
 from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, mac_of, udp

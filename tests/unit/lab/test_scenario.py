@@ -102,6 +102,7 @@ def test_comments_and_order_do_not_change_what_it_says() -> None:
         ("at_s = 50", "at_s = -1", "at_s is -1"),
         ("at_s = 50", "at_s = nan", "at_s is nan"),
         ("duration_s = 90", "duration_s = 40", "less than warmup_s = 45"),
+        ("[limits]", "[storage]\nrequests_per_s = 1\n[limits]", "requests_per_s in [storage] is 1, take 10 to 100000"),
         ("duration_s = 90", "duration_s = 1e9", "take a number of seconds from 0 to 3600"),
         ("$ip_b", "$ip_z", "'$ip_z' names no guest: there is $ip_a, $mac_a, $ip_b, $mac_b, $ip_ext"),
         ("$ip_b", "$mac_ext", "'$mac_ext' names no guest"),

@@ -48,3 +48,13 @@ def test_a_writer_writes_blocks_at_its_rate_until_it_is_killed(tmp_path: Path) -
     assert lines[0] == {"ready": True}
     assert all(1 <= line["ok"] <= 41 for line in lines[1:]), "20 a second, and at most one second's behind"
     assert path.stat().st_size % 4096 == 0
+
+
+def test_a_batch_on_two_cpus_keeps_the_computers_pace_and_says_each_second() -> None:
+    command = [sys.executable, str(WORK), "batch", "--cpus", "2", "--size", "20", "--rest", "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.kill()
+    assert lines[0] == {"ready": True}
+    assert all(line["ok"] > 5 and line["failed"] == 0 for line in lines[1:]), "far more than the five of a fixed rate"
