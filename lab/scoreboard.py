@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", action="append", metavar="KIND", help="only cells of this kind; may be repeated")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="how often each cell is tried (default 1)")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--agents", action="store_true", help="our agent runs in every guest")
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the outcome")
 
 
@@ -39,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
         if options.json is not None:
             write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
 
-    result = run(trials, options.seed, keep)
+    result = run(trials, options.seed, keep, agents=options.agents)
     keep(result)
     print("\n".join(told(result)))
     return 0 if result.ok else 1
@@ -54,13 +55,13 @@ def check_kinds(kinds: Sequence[str]) -> Sequence[str]:
     return kinds
 
 
-def run(trials: Sequence[Trial], seed: int, keep: Callable[[Board], None]) -> Board:
+def run(trials: Sequence[Trial], seed: int, keep: Callable[[Board], None], *, agents: bool) -> Board:
     """Boot once, warm up once, make each trial, undo, judge; ``keep`` is given what there is after each trial."""
     before = look()
     image()
     those: list[Played] = []
     try:
-        with staged(scenario("scoreboard", seed), watched=True) as stage:
+        with staged(scenario("scoreboard", seed, agents=agents), watched=True) as stage:
             stage.begin()
             begin_work(stage)
             warm_up(stage, WARMUP_S)

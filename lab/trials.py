@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("--kind", action="append", metavar="KIND", help="only trials of this kind; may be repeated")
     parser.add_argument("--control", action="store_true", help="without the product: the attacks must succeed")
+    parser.add_argument("--agents", action="store_true", help="our agent runs in every guest")
     parser.add_argument("--json", type=Path, metavar="OUT", help="where to write the outcome")
 
 
@@ -46,19 +47,19 @@ def main(options: argparse.Namespace) -> int:
         if options.json is not None:
             write(options.json, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
 
-    result = run(trials, options.seed, control=options.control, keep=keep)
+    result = run(trials, options.seed, control=options.control, agents=options.agents, keep=keep)
     keep(result)
     print("\n".join(told(result)))
     return 0 if result.ok else 1
 
 
-def run(trials: Sequence[Trial], seed: int, *, control: bool, keep: Callable[[Summary], None]) -> Summary:
+def run(trials: Sequence[Trial], seed: int, *, control: bool, agents: bool, keep: Callable[[Summary], None]) -> Summary:
     """Boot once, warm up once, make each trial, undo, judge; ``keep`` is given what there is after each trial."""
     before = look()
     image()
     outcomes = []
     try:
-        with staged(scenario("trials", seed), watched=not control) as stage:
+        with staged(scenario("trials", seed, agents=agents), watched=not control) as stage:
             stage.begin()
             begin_work(stage)
             warm_up(stage, WARMUP_S)
@@ -129,12 +130,12 @@ def _judged(stage: Stage, began: float) -> tuple[Judged, list[str]]:
     )
 
 
-def scenario(name: str, seed: int) -> Scenario:
-    """Three guests, each of them a server."""
+def scenario(name: str, seed: int, *, agents: bool) -> Scenario:
+    """Three guests, each of them a server, perhaps with our agent in it."""
     return Scenario(
         name=name,
         network=(NetworkTable("net1", "10.60.0.0/24"),),
-        guest=tuple(GuestTable(guest, "net1", f"tenant-{guest}", work="web-server") for guest in GUESTS),
+        guest=tuple(GuestTable(guest, "net1", f"tenant-{guest}", work="web-server", agent=agents) for guest in GUESTS),
         limits=Limits(3600.0),
         seed=seed,
     )
