@@ -21,6 +21,8 @@ PROGRAM = "qemu-storage-daemon"
 SOCKET = RUN / "storage.sock"
 _FILE = RUN / "storage.img"
 _MIB = 1 << 20
+REQUEST = 16384
+"""Octets of one request; a larger one counts as several."""
 _WAIT_S = 10.0
 
 
@@ -84,8 +86,9 @@ class Storage:
 
 def command(requests_per_s: int, guests: Sequence[str]) -> list[str]:
     """The daemon's command line: file, queue, a part and an export of it per guest, all at one socket."""
+    limits = {"iops-total": requests_per_s, "iops-size": REQUEST}
     said: list[tuple[str, dict[str, Any]]] = [
-        ("object", {"qom-type": "throttle-group", "id": "pace", "limits": {"iops-total": requests_per_s}}),
+        ("object", {"qom-type": "throttle-group", "id": "pace", "limits": limits}),
         ("blockdev", {"driver": "file", "node-name": "file", "filename": str(_FILE), "cache": {"direct": True}}),
         ("blockdev", {"driver": "throttle", "node-name": "queue", "throttle-group": "pace", "file": "file"}),
     ]

@@ -15,7 +15,7 @@ def test_all_parts_lie_behind_one_queue_and_none_on_another() -> None:
     assert {part["file"] for part in parts} == {"queue"}
     exports = {value["name"]: value["node-name"] for option, value in said if option == "--export"}
     assert exports == {"a": "part-a", "b": "part-b", "c": "part-c"}
-    assert said[0][1]["limits"] == {"iops-total": 600}
+    assert said[0][1]["limits"] == {"iops-total": 600, "iops-size": 16384}
 
 
 def test_a_daemon_that_was_left_is_known_by_its_file() -> None:
