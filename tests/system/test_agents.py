@@ -424,3 +424,8 @@ def test_the_channel_costs_little_in_a_flood_too(town: Town) -> None:
     assert loud["hearing"] == "heard"
     assert loud["bytes_per_s"] <= 20_000
     assert watch.punctual(WITNESS, began)
+
+    town.product.ask("release", f"hvl-{LIAR}")
+    calm = time.time()
+    wait_for("the agent is lowered again", lambda: watch.now(LIAR)["level"] == 1, within_s=120)
+    print(f"lowered {time.time() - calm:.0f} s after the release")
