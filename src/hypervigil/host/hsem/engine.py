@@ -24,11 +24,12 @@ from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import Watch
 from hypervigil.host.hsem.watched import FORGED_S, Watched
+from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
-from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, ForgedCount, HostReport, LeaveLevel2
+from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, HostReport, LeaveLevel2
 from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind
 from hypervigil.model.vm import Vm
@@ -164,7 +165,7 @@ class Hsem:
             return self._learn(report, values, now)
         tails = self._history.tails(report.vms)
         excesses = {e.vm: e for e in self._watch.see(report.vms, values, report.interval_s, tails)}
-        forged = self._count_forged(report.forged, now)
+        forged = {one.vm for one in report.forged if self._record(one.vm).count_forged(one, now)}
         suspects = {vm for vm, record in self._vms.items() if record.awaits(now)}
         concerned = excesses.keys() | forged | suspects | tries_many_ports(report)
         undecided = (e for e in excesses.values() if self.state(e.vm) in {State.LEVEL1, State.LEVEL2})
@@ -198,6 +199,10 @@ class Hsem:
         """What VMs were given of what they might be seen to take more of."""
         self._grabs.bounded(bounds)
 
+    def heard(self, report: GuestReport) -> None:
+        """What an agent tells of now: at most something against its own VM, where the host sees the harm."""
+        self._grabs.heard(report)
+
     def told(self, fact: Evidence) -> None:
         """A fact about a VM or its agent: told with its case, and ground for none."""
         if fact.vm in self._vms:
@@ -221,9 +226,7 @@ class Hsem:
         """The operator frees the VM."""
         record = self._record(vm)
         record.repetition = 0
-        if record.dossier is None:
-            return []
-        return self._leave(record, now, Event.RELEASED, "released by the operator")
+        return self._leave(record, now, Event.RELEASED, "released by the operator") if record.dossier else []
 
     # --- Level 1 ----
     def _learn(self, report: HostReport, values: Matrix, now: Instant) -> list[Decision]:
@@ -309,10 +312,6 @@ class Hsem:
         record = self._record(vm)
         dossier = record.dossier or record.draft
         return dossier.asked_of() if dossier is not None else {}
-
-    def _count_forged(self, counts: Iterable[ForgedCount], now: Instant) -> set[VmId]:
-        """Add up forged frames; who sent enough of them to be asked."""
-        return {one.vm for one in counts if self._record(one.vm).count_forged(one, now)}
 
     def _ask(self, record: Watched, look: Look, now: Instant) -> list[Decision]:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hypervigil.host.hsem.conduct import Peer
-from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Forks, Grab, Resource, Surge
 from hypervigil.model.ids import HOST, OUTSIDE, VmId
 from hypervigil.model.status import Evidence, Origin, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
@@ -275,8 +275,11 @@ def grabs(facts: Facts) -> list[Evidence]:
             Evidence(facts.vm, "resource-grab", Origin.HOST_OBSERVED, one.last_at, one.rate, one.tail, unit, text)
         )
         if one.cost >= 1:
-            text = f"{_whom(one)} suffers {one.cost:.1f} times of what is bearable"
+            what = "suffers" if not one.waits else f"waits {one.waits:.0%} of the time for a CPU,"
+            text = f"{_whom(one)} {what} {one.cost:.1f} times of what is bearable"
             found.append(_fact(facts, "at-others-cost", one.cost, "times", text))
+        if one.forks is not None:
+            found.append(_forks(facts, one, one.forks))
         if one.beyond and one.bound is not None:
             text = f"it was given {_amount(one, one.bound)}"
             found.append(_fact(facts, "beyond-its-grant", one.rate / one.bound, "times", text))
@@ -285,6 +288,12 @@ def grabs(facts: Facts) -> list[Evidence]:
             text = f"more than usual was asked of it {abs(ahead):,.0f} s {'before' if ahead >= 0 else 'after'} that"
             found.append(_fact(facts, "asked-first", ahead, "s", text))
     return [*found, *surges(facts)]
+
+
+def _forks(facts: Facts, one: Grab, forks: Forks) -> Evidence:
+    text = f"its own agent tells of {forks.rate:,.0f} forks a second; it used to tell of {forks.tail:,.0f} at most"
+    value, usual = forks.rate, forks.tail
+    return Evidence(facts.vm, "forks-told", Origin.GUEST_REPORTED, one.last_at, value, usual, "forks/s", text)
 
 
 def _whom(grab: Grab) -> str:
@@ -297,12 +306,18 @@ def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
     if role is Role.OVERLOADED and not worst.harmful:
         return f"{what}, at its capacity, within what it was given, and hurts nobody"
     how = f"at the cost of {_whom(worst)}" if worst.cost >= 1 else "more than it was given"
+    if worst.waits:
+        how += f", which waits {worst.waits:.0%} of the time for a CPU"
+    if role is Role.ATTACKER and worst.forks is not None:
+        how += f", while its own agent tells of {worst.forks.rate:,.0f} forks a second"
     why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"
     return f"{what}, {how}, {why}"
 
 
-def grab_counterfactual(role: Role) -> str:
+def grab_counterfactual(role: Role, worst: Grab) -> str:
     """What would have to be different."""
+    if role is Role.ATTACKER and worst.forks is not None:
+        return "would be OVERLOADED if it hurt nobody, or began no more processes than it used to"
     if role is Role.OVERLOADED:
         return "would be CLEARED if it stayed below its capacity"
     if role is Role.VICTIM:

@@ -64,6 +64,16 @@ class Resource(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Forks:
+    """What a VM's own agent tells of processes begun, far more than it ever told, per second."""
+
+    rate: float
+    """At its highest."""
+    tail: float
+    """The 95th percentile of what it told before."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grab:
     """Far more of one resource than the VM's history explains, and what that costs others."""
 
@@ -81,6 +91,10 @@ class Grab:
     """What the VM was given of it."""
     asked_at: Instant | None = None
     """Since when more than usual has been asked of it from outside itself."""
+    waits: float = 0.0
+    """The share of the time for which the sufferer waits for a CPU, where that is what it bears."""
+    forks: Forks | None = None
+    """What the VM's agent tells meanwhile, where the host sees that it takes the CPU of others."""
 
     @property
     def beyond(self) -> bool:
@@ -91,6 +105,11 @@ class Grab:
     def harmful(self) -> bool:
         """Whether it is more than its own, or at others' cost."""
         return self.cost >= 1 or self.beyond
+
+    @property
+    def blamable(self) -> bool:
+        """Whether it can be an attack: to compute is none, however much, but where its own agent speaks against it."""
+        return self.harmful and (self.resource is not Resource.CPU or self.forks is not None)
 
     @property
     def caused(self) -> bool:

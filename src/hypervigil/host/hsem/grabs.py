@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
+from hypervigil.host.hsem.forks import ToldForks
 from hypervigil.host.hsem.table import Matrix
+from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.vm import Vm
@@ -69,6 +71,7 @@ class _Run:
     full_since: Instant | None = None
     cost: float = 0.0
     sufferer: VmId | None = None
+    waits: float = 0.0
     asked_at: Instant | None = None
 
 
@@ -103,12 +106,19 @@ class Grabs:
         """Since when, and when last, more than usual was asked of a VM."""
         self._vcpus: dict[VmId, int] = {}
         self._bounds: Mapping[VmId, Mapping[Resource, float]] = {}
+        self._forks = ToldForks()
 
     def keep(self, vms: Iterable[Vm]) -> None:
         """Forget all others."""
         self._vcpus = {vm.vm: vm.vcpus for vm in vms}
         self._runs = {key: run for key, run in self._runs.items() if key[0] in self._vcpus}
         self._asked = {vm: times for vm, times in self._asked.items() if vm in self._vcpus}
+        self._forks.keep(self._vcpus)
+
+    def heard(self, report: GuestReport) -> None:
+        """An agent's report: what it tells while its VM computes more than ever is not usual."""
+        usual = (report.vm, Resource.CPU) not in self._runs
+        self._forks.hear(report, vcpus=self._vcpus.get(report.vm, 1), usual=usual)
 
     @property
     def hurting(self) -> bool:
@@ -178,8 +188,10 @@ class Grabs:
             run.costs_since = run.costs_since or now
             if cost >= run.cost:
                 run.cost, run.sufferer = cost, sufferer
+                if resource is Resource.CPU and sufferer is not None:
+                    run.waits = float(second.values[second.index[sufferer], Metric.CPU_WAIT])
         else:
-            run.costs_since, run.cost, run.sufferer = None, 0.0, None
+            run.costs_since, run.cost, run.sufferer, run.waits = None, 0.0, None, 0.0
         run.full_since = (run.full_since or now) if self._full(second, resource, row, value) else None
 
     def _cost(self, second: _Second, resource: Resource, row: int, rows: list[int], asks: Asks) -> Cost:
@@ -230,6 +242,8 @@ class Grabs:
             sufferer=run.sufferer if hurts else None,
             bound=self._bounds.get(vm, {}).get(resource),
             asked_at=run.asked_at,
+            waits=run.waits if hurts else 0.0,
+            forks=self._forks.of(vm, now) if hurts and resource is Resource.CPU else None,
         )
 
 

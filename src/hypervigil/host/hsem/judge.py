@@ -354,16 +354,11 @@ def _worst_grab(facts: Facts) -> Grab | None:
 def _seized(facts: Facts) -> Verdict | None:
     """Far more of a resource than ever, others bear it, and nobody had set it going: whatever comes in since.
 
-    To compute is no attack, however much: the host shares its CPUs, and may have too few.
+    To compute is no attack, however much: the host shares its CPUs, and may have too few. Of who begins processes
+    instead, in such numbers as never before, the host would know nothing without the VM's own word.
     """
     worst = _worst_grab(facts)
-    if (
-        worst is None
-        or worst.resource is Resource.CPU
-        or not worst.harmful
-        or _set_going(facts, worst)
-        or hostile_surges(facts)
-    ):
+    if worst is None or not worst.blamable or _set_going(facts, worst) or hostile_surges(facts):
         return None
     return _of_grab(facts, worst, Role.ATTACKER, worst.sufferer)
 
@@ -385,7 +380,7 @@ def _of_grab(facts: Facts, worst: Grab, role: Role, target: VmId | None) -> Verd
         AttackClass.OVERFLOW if worst.harmful else AttackClass.NONE,
         evidence=explain.grabs(facts),
         cause=explain.grab_cause(facts, worst, role),
-        counterfactual=explain.grab_counterfactual(role),
+        counterfactual=explain.grab_counterfactual(role, worst),
         confidence=0.8 if worst.harmful else 0.7,
         target=target,
     )

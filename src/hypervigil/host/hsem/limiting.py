@@ -107,7 +107,7 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
     value = bounds.factor * grab.tail
     match grab.resource:
         case Resource.CPU:
-            return []  # see ``shared``
+            return [] if grab.forks is None else slowed(grab.rate, grab.tail, bounds)  # see ``shared``
         case Resource.MEMORY:
             return [Wanted(LimitKind.MEMORY, reason, max(grab.tail / 1024, LEAST_MEMORY_KIB))]
         case Resource.DISK:

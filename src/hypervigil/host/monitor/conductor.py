@@ -227,6 +227,7 @@ class Conductor:
             self.gateway.send(answer)
         report = response.report
         if report is not None:
+            self.hsem.heard(report)
             case = self.hsem.level(report.vm) is Level.LEVEL2
             for said in self.guidance.after(report, case=case, lesson=lambda: self._lesson(report.vm, now)):
                 self.gateway.send(heard.Tell(vm=report.vm, message=said))

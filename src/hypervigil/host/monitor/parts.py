@@ -5,6 +5,7 @@ from typing import Protocol
 
 from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.journal import Entry
+from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
@@ -51,6 +52,9 @@ class Judge(Protocol):
 
     def told(self, fact: Evidence) -> None:
         """A fact about a VM's agent."""
+
+    def heard(self, report: GuestReport) -> None:
+        """What an agent tells of now: at most something against its own VM."""
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""

@@ -85,6 +85,7 @@ class FakeEngines:
 
     def __init__(self) -> None:
         self.facts_told: list = []
+        self.reports: list = []
         self.closely = Level.LEVEL1
         self.learned = 0
         self.taken_for: Role | None = Role.CLEARED
@@ -93,6 +94,9 @@ class FakeEngines:
 
     def told(self, fact) -> None:
         self.facts_told.append(fact)
+
+    def heard(self, report) -> None:
+        self.reports.append(report)
 
     def level(self, _vm):
         return self.closely
@@ -301,6 +305,7 @@ def test_an_old_report_says_nothing_of_the_level(conductor: Conductor) -> None:
     fake.sent.clear()
     conductor.heard(said(T0 + 2, 900), Instant(T0 + 2))
     assert fake.sent == []
+    assert [one.at for one in cast("FakeEngines", conductor.hsem).reports] == [T0 + 1], "nor anything to the judge"
 
 
 def test_what_is_guarded_is_what_the_policys_networks_are_on(conductor: Conductor, host: FakeHost) -> None:
