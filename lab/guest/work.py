@@ -300,9 +300,10 @@ def writer(options: argparse.Namespace) -> None:
 
 
 def hoard(options: argparse.Namespace) -> None:
-    """Open connections and say nothing on them, as many as the limits of a process allow; the oldest go first."""
+    """Open connections and say nothing on them, as many as its owner can have; the oldest go first."""
     target = _address(options.url)
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # by default it has no more than the server has
     held: collections.deque[socket.socket] = collections.deque()
     seconds = Seconds(quiet=True)
     end = now() + options.seconds

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.facts import Dossier, Resource
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
 from hypervigil.host.hsem.judge import judge
@@ -14,6 +15,8 @@ from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.vm import Vm
+from tests.unit.host.hsem.backlog import Server
+from tests.unit.host.hsem.scene import Scene
 
 VMS = (HOST, *(VmId(f"vm{n}") for n in range(6)))
 COLUMNS = [
@@ -43,7 +46,7 @@ def test_only_who_takes_a_large_part_of_what_is_above_history_is_told(
     now, told = Instant(0.0), []
     for _ in range(12):
         now = Instant(now + 1.0)
-        asks = (lambda _: {VMS[1]: (9.0, 9.0)}) if asking else (lambda _: {})
+        asks = (lambda _: {VMS[1]: Asked(9.0, 9.0, 9.0, 1.0)}) if asking else (lambda _: {})
         told = grabs.see(VMS, matrix(taken, 0.0), tails, factor=FACTOR, now=now, asks=asks)
     blamed: dict[Resource, int] = {}
     for vm, grab in told:
@@ -87,3 +90,66 @@ def test_a_verdict_on_a_grab_is_had_again_from_its_facts_and_limits_what_is_grab
             assert LimitKind.CPU not in kinds
         computing = grab.resource is Resource.CPU and grab.harmful
         assert {one.kind for one in shared(facts, Bounds())} == ({LimitKind.CPU} if computing else set())
+
+
+SERVER, CLIENT = VMS[1], VMS[2]
+LEARNED = 40
+counts = st.floats(0, 1e5)
+
+
+@settings(deadline=None)
+@given(
+    usual=st.floats(0, 500),
+    served=st.floats(0, 1),
+    stalled=st.lists(st.tuples(counts, st.floats(0, 1), st.floats(0, 1), counts), min_size=4, max_size=25),
+    asked=st.tuples(st.floats(1, 1e5), st.floats(0, 1e7), st.floats(1, 1e6), st.floats(0, 1)),
+)
+def test_of_whom_no_more_connections_are_accepted_than_ever_is_no_hoarder_whatever_its_server_does(
+    usual: float,
+    served: float,
+    stalled: list[tuple[float, float, float, float]],
+    asked: tuple[float, float, float, float],
+) -> None:
+    """The server answers whom it will, or nobody; the client tries as often as it will, and says nothing."""
+    grabs = Grabs()
+    grabs.keep([Vm(vm, str(vm), 1, 1000) for vm in VMS[1:]])
+    tails = np.zeros((len(VMS), len(Metric)), np.float32)
+    tails[VMS.index(CLIENT), Metric.OUT_SYN] = usual
+    allowed = max(FACTOR * usual, usual + 50.0)
+    tries = [(usual + 20.0, served, 1.0, 1000.0 * (usual + 20.0))] * LEARNED + stalled
+    told = []
+    for second, (syns, accepted, others, octets) in enumerate(tries):
+        values = np.zeros((len(VMS), len(Metric)), np.float32)
+        mine = min(accepted * syns, 0.99 * allowed)
+        values[VMS.index(CLIENT), [Metric.OUT_SYN, Metric.IN_SYNACK, Metric.IN_BYTES]] = syns, mine, 74 * mine
+        values[VMS.index(SERVER), [Metric.IN_SYN, Metric.OUT_SYNACK]] = syns + 50.0, mine + others * 50.0
+        values[VMS.index(SERVER), [Metric.OUT_BYTES, Metric.CPU]] = octets, 0.3
+        now = Instant(float(second))
+        told += grabs.see(VMS, values, tails, factor=FACTOR, now=now, asks=lambda _: {SERVER: Asked(*asked)})
+    assert grabs.held(CLIENT) == 0.0
+    assert [grab for _, grab in told if grab.resource is Resource.CONNECTIONS] == []
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    rates=st.lists(st.floats(1, 80), min_size=3, max_size=3),
+    said=st.sampled_from([0, 20, 60, 400]),
+    patience_s=st.sampled_from([1.0, 3.0, 10.0, 100.0]),
+    backlog=st.sampled_from([1, 16, 512, 4096]),
+    stalls=st.lists(st.tuples(st.floats(0, 15), st.floats(0.2, 15)), min_size=1, max_size=3),
+)
+def test_a_server_that_stalls_as_it_will_makes_no_hoarder_of_its_clients(
+    rates: list[float], said: int, patience_s: float, backlog: int, stalls: list[tuple[float, float]]
+) -> None:
+    """As above, with a kernel's backlog, and clients that repeat as kernels do, through the whole judge."""
+    server = Server("web", backlog=backlog)
+    for name, rate in zip(("alice", "bob", "203.0.113.9"), rates, strict=True):
+        server.client(name, rate, request=said, patience_s=patience_s)
+    scene = Scene("web", "alice", "bob").begin(server).learn(60).older(10)
+    for _ in range(LEARNED):
+        scene.step(1.0)
+    begun = 60.0 + LEARNED
+    server.stalled = lambda at: any(begun + since <= at < begun + since + length for since, length in stalls)
+    scene.run(20.0)
+    blamed = [one for one in scene.witness.verdicts if one.role is Role.ATTACKER]
+    assert [one for one in blamed if one.attack is AttackClass.OVERFLOW] == []

@@ -5,7 +5,7 @@ judged, so honest work beside an attack does not excuse it, and shares are count
 any rate.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
@@ -100,6 +100,35 @@ class Peer:
     def asks(self) -> bool:
         """Whether most of it begins something."""
         return self.openings >= BEGUN * self.packets
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a VM asks of another."""
+
+    begun: float = 0.0
+    octets: float = 0.0
+    """Sent there, in so many packets."""
+    packets: float = 0.0
+    heard: float = 0.0
+    """Of all octets that it gets, the share that comes from there."""
+
+
+def asked_of(peers: Iterable[Peer]) -> dict[VmId, Asked]:
+    """Of whom one asks something that has these peers."""
+    known = list(peers)
+    found: dict[VmId, Asked] = {}
+    for peer in known:
+        if peer.direction is Direction.OUT and peer.openings:
+            asked = found.setdefault(peer.other, Asked())
+            asked.begun += peer.openings
+            asked.octets += peer.octets
+            asked.packets += peer.packets
+    octets = sum(peer.octets for peer in known if peer.direction is Direction.IN)
+    for peer in known:
+        if peer.direction is Direction.IN and peer.other in found and octets:
+            found[peer.other].heard += peer.octets / octets
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from hypervigil.host.hsem import explain
+from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
@@ -163,6 +164,7 @@ class Hsem:
         values = np.clip(values, 0.0, MOST)  # sums and products of anything stay finite; NaN stays NaN
         if report.whole:
             return self._learn(report, values, now)
+        self._grabs.stopped(report.limited)
         tails = self._history.tails(report.vms)
         excesses = {e.vm: e for e in self._watch.see(report.vms, values, report.interval_s, tails)}
         forged = {one.vm for one in report.forged if self._record(one.vm).count_forged(one, now)}
@@ -237,7 +239,7 @@ class Hsem:
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
         tails = self._history.tails(report.vms)
-        taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._whom_it_asks)
+        taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._asks)
         self._judged = 0
         for vm, grab in taken:
             decisions += self._take(self._record(vm), grab, now)
@@ -306,12 +308,6 @@ class Hsem:
             record.dossier.grabs[grab.resource] = grab
         record.stirred_at = now
         return decisions + self._consider(record, now)
-
-    def _whom_it_asks(self, vm: VmId) -> dict[VmId, tuple[float, float]]:
-        """Of whom a conspicuous VM asks something: how often, and how many octets it sends there."""
-        record = self._record(vm)
-        dossier = record.dossier or record.draft
-        return dossier.asked_of() if dossier is not None else {}
 
     def _ask(self, record: Watched, look: Look, now: Instant) -> list[Decision]:
         """Open a case of a conspicuous VM at Level 1, if there is reason to."""
@@ -387,6 +383,7 @@ class Hsem:
                 for target in record.targets & self._vms.keys():
                     self._vms[target].stirred_at = now
             return []
+        dossier.held = self._grabs.held(record.vm)
         facts = dossier.facts(now, record.repetition)
         verdict = judge(facts)
         if record.state is State.LEVEL2:
@@ -494,6 +491,9 @@ class Hsem:
         if found is None:  # not by setdefault: to make one takes longer than all else here
             found = self._vms[vm] = Watched(vm, self._next_limit)
         return found
+
+    def _asks(self, vm: VmId) -> dict[VmId, Asked]:
+        return self._record(vm).asks()
 
     def _file(self, vm: VmId, now: Instant) -> Dossier:
         return self._files.begin(self._record(vm), now)

@@ -46,7 +46,8 @@ def surges(facts: Facts) -> list[Evidence]:
 
 
 LOGINS = "logins at one service"
-"""What an accusation counts of guesses, instead of packets."""
+EMPTY = "connections on which nothing is said"
+"""What an accusation counts instead of packets."""
 
 
 def _fact(facts: Facts, kind: str, value: float, unit: str, text: str) -> Evidence:
@@ -76,14 +77,28 @@ def flood(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> list[Evidence]:
     return found
 
 
+def held(facts: Facts) -> list[Evidence]:
+    """Connections that it hoards meanwhile."""
+    text = (
+        f"{facts.held:,.0f} connections, beyond what its history allows, were accepted of it, and it says nothing there"
+    )
+    return [_fact(facts, "held", facts.held, "connections", text)]
+
+
 def flood_cause(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> str:
     """One sentence."""
     times = f"{worst.rate / worst.tail:,.0f} times" if worst.tail >= 1 else "far above"
     whom = f" to {_end(peers[0])}" if peers else ""
+    full = f": {facts.held:,.0f} others were accepted, and it says nothing on them"
     return (
         f"{facts.vm} sends {worst.rate:,.0f} {_NAMES[worst.traffic]} a second{whom}, {times} its usual peak of "
-        f"{worst.tail:,.0f}, and they lead to nothing"
+        f"{worst.tail:,.0f}, and they lead to nothing{full if hoards(facts, worst) else ''}"
     )
+
+
+def hoards(facts: Facts, worst: Surge) -> bool:
+    """Whether tries lead to nothing because the server is full of what they came to before."""
+    return worst.traffic is TrafficClass.SYN and worst.direction is Direction.OUT and facts.held > 0
 
 
 def flooded_cause(facts: Facts, worst: Surge) -> str:
@@ -108,7 +123,7 @@ def accused(facts: Facts) -> list[Evidence]:
     """Who attacks it, by what was attempted before any limit."""
     found = surges(facts)
     for one in facts.accusations:
-        what = one.traffic if one.traffic == LOGINS else f"packets ({one.traffic})"
+        what = _counted(one)
         text = f"{one.attacker} attempted {one.packets:,.0f} {what} at it (case {one.case})"
         found.append(_fact(facts, "attacked-by", one.packets, what.split()[0], text))
     return found
@@ -116,9 +131,13 @@ def accused(facts: Facts) -> list[Evidence]:
 
 def accused_cause(facts: Facts, worst: Accusation) -> str:
     """One sentence."""
-    what = f"{worst.attack} of {worst.packets:,.0f} "
-    what += worst.traffic if worst.traffic == LOGINS else f"packets ({worst.traffic})"
-    return f"{facts.vm} is the target of a {what} by {worst.attacker}"
+    article = "an" if worst.attack.startswith("o") else "a"
+    what = f"{article} {worst.attack} of {worst.packets:,.0f} {_counted(worst)}"
+    return f"{facts.vm} is the target of {what} by {worst.attacker}"
+
+
+def _counted(one: Accusation) -> str:
+    return one.traffic if one.traffic in {LOGINS, EMPTY} else f"packets ({one.traffic})"
 
 
 def ports(facts: Facts, peer: Peer) -> list[Evidence]:
@@ -276,6 +295,8 @@ def grabs(facts: Facts) -> list[Evidence]:
         )
         if one.cost >= 1:
             what = "suffers" if not one.waits else f"waits {one.waits:.0%} of the time for a CPU,"
+            if one.denied:
+                what = f"leaves {one.denied:.0%} of what others begin there without an answer,"
             text = f"{_whom(one)} {what} {one.cost:.1f} times of what is bearable"
             found.append(_fact(facts, "at-others-cost", one.cost, "times", text))
         if one.forks is not None:
@@ -308,6 +329,8 @@ def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
     how = f"at the cost of {_whom(worst)}" if worst.cost >= 1 else "more than it was given"
     if worst.waits:
         how += f", which waits {worst.waits:.0%} of the time for a CPU"
+    if worst.denied:
+        how += f", which leaves {worst.denied:.0%} of what others begin there without an answer"
     if role is Role.ATTACKER and worst.forks is not None:
         how += f", while its own agent tells of {worst.forks.rate:,.0f} forks a second"
     why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"

@@ -93,6 +93,8 @@ class Grab:
     """Since when more than usual has been asked of it from outside itself."""
     waits: float = 0.0
     """The share of the time for which the sufferer waits for a CPU, where that is what it bears."""
+    denied: float = 0.0
+    """The share of what others begin at the sufferer that comes to nothing, where that is what it bears."""
     forks: Forks | None = None
     """What the VM's agent tells meanwhile, where the host sees that it takes the CPU of others."""
 
@@ -229,6 +231,8 @@ class Facts:
     """When it was last told that a port or host cannot be reached."""
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
+    held: float = 0.0
+    """Connections on which it says nothing, accepted of it beyond what its history allows; few are not told."""
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -305,6 +309,7 @@ class Dossier:
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
     grabs: dict[Resource, Grab] = field(default_factory=dict)
+    held: float = 0.0
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -354,15 +359,6 @@ class Dossier:
             old.services | seen.services,
         )
 
-    def asked_of(self) -> dict[VmId, tuple[float, float]]:
-        """Of whom it asks something: how often, and how many octets it sends there."""
-        asked: dict[VmId, tuple[float, float]] = {}
-        for peer in self.peers.values():
-            if peer.direction is Direction.OUT and peer.openings:
-                times, octets = asked.get(peer.other, (0.0, 0.0))
-                asked[peer.other] = times + peer.openings, octets + peer.octets
-        return asked
-
     def facts(self, at: Instant, repetition: int) -> Facts:
         """The facts as they are now."""
         busiest = sorted(self.peers.values(), key=lambda p: -p.packets)
@@ -398,6 +394,7 @@ class Dossier:
             refused_at=self.refused_at,
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
+            held=self.held,
         )
 
     def _tries(self) -> Tries:
@@ -467,4 +464,5 @@ def reopened(facts: Facts) -> Dossier:
         told=list(facts.told),
         refused_at=facts.refused_at,
         grabs={grab.resource: grab for grab in facts.grabs},
+        held=facts.held,
     )

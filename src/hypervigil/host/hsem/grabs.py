@@ -7,17 +7,21 @@ wake at the same hour has no attacker.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
 from hypervigil.host.hsem.forks import ToldForks
+from hypervigil.host.hsem.serving import Serving, Taken
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
+from hypervigil.model.report import LimitedCount
+from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.model.vm import Vm
 
 COST_S = 3.0
@@ -40,13 +44,19 @@ HOST_FULL = 0.95
 EMPTY = 300.0
 """Octets per connection begun, of one on which nothing is said: its SYN, its end and two acknowledgements by IPv4 are
 272. A request of some words takes more: packets alone do not tell, since whoever says nothing is at last hung up on."""
+EMPTY_PACKET = 75.0
+"""Octets per packet likewise: those of an empty connection have 74 at most. By this a client does not seem to say
+nothing whose tries are repeated, or whose requests wait in a server's backlog."""
+HELD = 100.0
+"""So many more connections than its history allows were accepted of who hoards, before others' denials are its doing.
+Whoever only repeats its tries has no more of them than ever."""
 NEAR_BOUND = 0.9
 
 Flags = npt.NDArray[np.bool_]
 Cost = tuple[float, VmId | None]
 """What somebody bears, against what is bearable, and who."""
-Asks = Callable[[VmId], Mapping[VmId, tuple[float, float]]]
-"""Of whom a VM asks something now: how often, and how many octets it sends there in all."""
+Asks = Callable[[VmId], Mapping[VmId, Asked]]
+"""Of whom a VM asks something now."""
 
 _FLOORS = {
     Resource.CPU: 0.25,
@@ -58,6 +68,7 @@ _FLOORS = {
 """Less than this is no grab, whatever the history."""
 BOUNDED = {Resource.MEMORY: Metric.MEMORY_RSS, Resource.CONNECTIONS: Metric.OUT_SYN}
 """What a VM may be seen to take beyond what it was given: of the others the hypervisor gives no more."""
+_TAKEN = [Metric.OUT_SYN, Metric.IN_SYNACK, Metric.IN_BYTES]
 _REQUESTS = [Metric.IN_SYN, Metric.IN_ICMP]
 """What others ask for, and what is no answer to anything that was asked of them."""
 
@@ -72,7 +83,21 @@ class _Run:
     cost: float = 0.0
     sufferer: VmId | None = None
     waits: float = 0.0
+    denied: float = 0.0
     asked_at: Instant | None = None
+    held: float = 0.0
+    """Connections accepted of it, beyond what its history allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hoard:
+    """A VM that says nothing on the connections that it begins most of."""
+
+    server: VmId
+    share: float
+    """Of all connections that it begins."""
+    heard: float
+    """Of all octets that it gets, the share that comes from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +109,10 @@ class _Second:
     tails: Matrix
     index: Mapping[VmId, int]
     at: Instant
+    hoards: Mapping[int, _Hoard] = field(default_factory=dict)
+    """By row."""
+    denied: Mapping[VmId, tuple[float, float]] = field(default_factory=dict)
+    """What others are denied at servers of this host at which somebody hoards: against what is bearable, and a share."""
 
     def worst(self, metric: Metric, least: float, but: Iterable[int], among: Flags | None = None) -> Cost:
         """Who bears most of a metric against what is bearable, leaving out some rows."""
@@ -107,6 +136,9 @@ class Grabs:
         self._vcpus: dict[VmId, int] = {}
         self._bounds: Mapping[VmId, Mapping[Resource, float]] = {}
         self._forks = ToldForks()
+        self._serving = Serving()
+        self._stopped: dict[VmId, float] = {}
+        """SYNs of each VM that a limit of ours stopped in this second."""
 
     def keep(self, vms: Iterable[Vm]) -> None:
         """Forget all others."""
@@ -114,6 +146,7 @@ class Grabs:
         self._runs = {key: run for key, run in self._runs.items() if key[0] in self._vcpus}
         self._asked = {vm: times for vm, times in self._asked.items() if vm in self._vcpus}
         self._forks.keep(self._vcpus)
+        self._serving.keep(self._vcpus)
 
     def heard(self, report: GuestReport) -> None:
         """An agent's report: what it tells while its VM computes more than ever is not usual."""
@@ -124,6 +157,17 @@ class Grabs:
     def hurting(self) -> bool:
         """Whether somebody bears something now: what is waited for meanwhile is not usual."""
         return any(run.costs_since is not None for run in self._runs.values())
+
+    def stopped(self, limited: Iterable[LimitedCount]) -> None:
+        """What limits stopped since the last whole second: of that no server can have had anything."""
+        for one in limited:
+            if (one.direction, one.traffic) == (Direction.OUT, TrafficClass.SYN):
+                self._stopped[one.vm] = self._stopped.get(one.vm, 0.0) + one.packets
+
+    def held(self, vm: VmId) -> float:
+        """How many connections it hoards, if they are so many that a server may be full of them."""
+        run = self._runs.get((vm, Resource.CONNECTIONS))
+        return run.held if run is not None and run.held >= HELD else 0.0
 
     def bounded(self, bounds: Mapping[VmId, Mapping[Resource, float]]) -> None:
         """What VMs were given of what they might take more of."""
@@ -150,14 +194,18 @@ class Grabs:
             if HOST in second.index:
                 above[second.index[HOST]] = False
             rows = np.flatnonzero(above).tolist()
+            if resource is Resource.CONNECTIONS:
+                second = self._see_hoards(second, rows, asks)
             if rows:
                 excess = np.nan_to_num(taken - np.where(np.isfinite(allowed), allowed, 0.0)).clip(min=0.0)
                 if resource is Resource.CPU:
                     excess = excess * np.array([self._vcpus.get(vm, 1) for vm in vms], np.float32)
+                if resource is Resource.CONNECTIONS:
+                    excess[[row for row in rows if row not in second.hoards]] = 0.0
                 everybody = float(excess[rows].sum())
                 for row in rows:
                     part = float(excess[row]) / everybody if everybody else 1.0
-                    self._go_on(second, (resource, row), rows, part, asks)
+                    self._go_on(second, (resource, row), rows, part, float(allowed[row]))
                     grab = self._told(vms[row], resource, float(usual[row]), now)
                     if grab is not None:
                         found.append((vms[row], grab))
@@ -172,7 +220,30 @@ class Grabs:
             self._asked[second.vms[row]] = (since, now)
         self._asked = {vm: times for vm, times in self._asked.items() if now - times[1] <= ASKED_PAUSE_S}
 
-    def _go_on(self, second: _Second, place: tuple[Resource, int], rows: list[int], part: float, asks: Asks) -> None:
+    def _see_hoards(self, second: _Second, rows: list[int], asks: Asks) -> _Second:
+        """Who hoards connections, and what others are denied where that is so."""
+        found = {row: _hoard(asks(second.vms[row])) for row in rows}
+        hoards = {row: one for row, one in found.items() if one is not None and one.server != second.vms[row]}
+        taken: dict[VmId, Taken] = {}
+        for row, hoard in hoards.items():
+            if hoard.server in second.index:
+                tried, accepted, octets = np.nan_to_num(second.values[row, _TAKEN]).tolist()
+                tried = max(0.0, tried - self._stopped.get(second.vms[row], 0.0))
+                one = taken.setdefault(hoard.server, Taken())
+                one.tried += hoard.share * tried
+                one.accepted += hoard.share * accepted
+                one.octets += hoard.heard * octets
+        self._stopped.clear()
+        denied = {
+            server: self._serving.denied(server, second.values[second.index[server]], one)
+            for server, one in taken.items()
+        }
+        self._serving.learn(second.vms, second.values, taken)
+        return replace(second, hoards=hoards, denied=denied)
+
+    def _go_on(
+        self, second: _Second, place: tuple[Resource, int], rows: list[int], part: float, allowed: float
+    ) -> None:
         (resource, row), now = place, second.at
         vm = second.vms[row]
         value = float(_taken(resource, second.values[row : row + 1])[0])
@@ -180,9 +251,12 @@ class Grabs:
         run.last_at, run.rate = now, max(run.rate, value)
         if run.asked_at is None and vm in self._asked:
             run.asked_at = self._asked[vm][0]
-        cost, sufferer = self._cost(second, resource, row, rows, asks) if part >= LEAST_PART else (0.0, None)
+        if resource is Resource.CONNECTIONS and row in second.hoards:
+            accepted = float(np.nan_to_num(second.values[row, Metric.IN_SYNACK]))
+            run.held += max(0.0, second.hoards[row].share * accepted - allowed)
+        cost, sufferer = self._cost(second, resource, row, rows, run) if part >= LEAST_PART else (0.0, None)
         beyond = value > BEYOND * self._bounds.get(vm, {}).get(resource, np.inf)
-        if resource is Resource.CONNECTIONS and not _empty(asks(vm)):
+        if resource is Resource.CONNECTIONS and row not in second.hoards:
             cost, sufferer, beyond = 0.0, None, False
         if cost >= (1 if run.costs_since is None else EASED) or beyond:
             run.costs_since = run.costs_since or now
@@ -190,11 +264,14 @@ class Grabs:
                 run.cost, run.sufferer = cost, sufferer
                 if resource is Resource.CPU and sufferer is not None:
                     run.waits = float(second.values[second.index[sufferer], Metric.CPU_WAIT])
+                if resource is Resource.CONNECTIONS and sufferer is not None:
+                    denied = second.denied[sufferer]
+                    run.denied = denied[1] if denied[0] >= cost else 0.0
         else:
-            run.costs_since, run.cost, run.sufferer, run.waits = None, 0.0, None, 0.0
+            run.costs_since, run.cost, run.sufferer, run.waits, run.denied = None, 0.0, None, 0.0, 0.0
         run.full_since = (run.full_since or now) if self._full(second, resource, row, value) else None
 
-    def _cost(self, second: _Second, resource: Resource, row: int, rows: list[int], asks: Asks) -> Cost:
+    def _cost(self, second: _Second, resource: Resource, row: int, rows: list[int], run: _Run) -> Cost:
         """What others bear, against what is bearable, and who bears most."""
         match resource:
             case Resource.CPU:
@@ -207,13 +284,14 @@ class Grabs:
                 at_work = _taken(Resource.BLOCK, second.values) >= 2.0
                 return second.worst(Metric.BLOCK_WAIT, SLOW_S, rows, at_work)
             case Resource.CONNECTIONS:
-                asked = asks(second.vms[row])
-                most = max(asked, key=lambda vm: asked[vm][0], default=None)
-                other = second.index.get(most) if most is not None else None
-                if other is None or other == row:
+                hoard = second.hoards.get(row)
+                if hoard is None or hoard.server not in second.denied:
                     return 0.0, None
-                cpu, usual = float(second.values[other, Metric.CPU]), float(second.tails[other, Metric.CPU])
-                return (cpu / NEAR_BOUND, most) if cpu > 1.2 * usual else (0.0, None)
+                server = second.index[hoard.server]
+                cpu, usual = float(second.values[server, Metric.CPU]), float(second.tails[server, Metric.CPU])
+                full = cpu / NEAR_BOUND if cpu > 1.2 * usual else 0.0
+                denied = second.denied[hoard.server][0] if run.held >= HELD else 0.0
+                return max(full, denied), hoard.server
 
     def _full(self, second: _Second, resource: Resource, row: int, value: float) -> bool:
         """Whether the VM itself is at its capacity; of CPU and memory HREM says so."""
@@ -243,6 +321,7 @@ class Grabs:
             bound=self._bounds.get(vm, {}).get(resource),
             asked_at=run.asked_at,
             waits=run.waits if hurts else 0.0,
+            denied=run.denied if hurts else 0.0,
             forks=self._forks.of(vm, now) if hurts and resource is Resource.CPU else None,
         )
 
@@ -264,7 +343,12 @@ def _taken(resource: Resource, values: Matrix) -> Matrix:
     return result
 
 
-def _empty(asked: Mapping[VmId, tuple[float, float]]) -> bool:
-    """Whether hardly anything is said on the connections that a VM begins."""
-    begun, sent = (sum(one[n] for one in asked.values()) for n in (0, 1))
-    return begun > 0 and sent <= EMPTY * begun
+def _hoard(asked: Mapping[VmId, Asked]) -> _Hoard | None:
+    """At whom most connections are begun, if hardly anything is said on them."""
+    server = max(asked, key=lambda vm: asked[vm].begun, default=None)
+    if server is None:
+        return None
+    most = asked[server]
+    if most.begun <= 0 or most.octets > min(EMPTY * most.begun, EMPTY_PACKET * most.packets):
+        return None
+    return _Hoard(server, most.begun / sum(one.begun for one in asked.values()), most.heard)

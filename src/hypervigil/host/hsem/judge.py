@@ -223,11 +223,13 @@ def _flood(facts: Facts) -> Verdict | None:
     if facts.side(Direction.OUT).excess(worst.traffic) < MIN_PACKETS:
         return None
     peers = hit(facts, worst)
+    hoards = explain.hoards(facts, worst)
     return _verdict(
         facts,
         Role.ATTACKER,
-        AttackClass.FLOOD,
-        evidence=explain.flood(facts, worst, peers[:1]),
+        # Tries of which a server that is full takes no more: its table is what was attacked.
+        AttackClass.OVERFLOW if hoards else AttackClass.FLOOD,
+        evidence=[*explain.flood(facts, worst, peers[:1]), *(explain.held(facts) if hoards else [])],
         cause=explain.flood_cause(facts, worst, peers[:1]),
         counterfactual=explain.flood_counterfactual(worst.traffic),
         confidence=0.95 if facts.reports >= MIN_REPORTS else 0.8,
@@ -244,7 +246,11 @@ def accused_by(facts: Facts, verdict: Verdict) -> dict[VmId, Accusation]:
         found |= {peer.other: (peer.packets, "tries of many ports") for peer in scanned(facts)}
     elif verdict.attack is AttackClass.BRUTE_FORCE:
         found[facts.guessed.other] = (facts.guessed.dialogues, explain.LOGINS)
-    elif verdict.attack is AttackClass.FLOOD:
+    elif verdict.attack in {AttackClass.FLOOD, AttackClass.OVERFLOW}:
+        for grab in facts.grabs:
+            if grab.resource is Resource.CONNECTIONS and grab.harmful and grab.sufferer is not None:
+                begun = sum(peer.openings for peer in facts.busiest(Direction.OUT) if peer.other == grab.sufferer)
+                found[grab.sufferer] = (max(begun, grab.rate), explain.EMPTY)
         for surge in hostile_surges(facts):
             for peer in hit(facts, surge):
                 found.setdefault(peer.other, (peer.packets, surge.traffic.name))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from hypervigil.host.hsem.conduct import Asked, asked_of
 from hypervigil.host.hsem.facts import MAX_TOLD, Dossier
 from hypervigil.host.hsem.judge import forged_enough
 from hypervigil.host.hsem.levels import State
@@ -64,6 +65,11 @@ class Watched:
     def told_lately(self, now: Instant) -> list[Evidence]:
         """Facts about its agent that are not too old to belong to what happens now."""
         return [fact for fact in self.told if now - fact.at <= TOLD_S]
+
+    def asks(self) -> dict[VmId, Asked]:
+        """Of whom it asks something, if it is conspicuous."""
+        dossier = self.dossier or self.draft
+        return asked_of(dossier.peers.values()) if dossier is not None else {}
 
     def awaits(self, now: Instant) -> bool:
         """Whether its next interval is of interest even if nothing happens in it: of tries nobody has answered yet."""

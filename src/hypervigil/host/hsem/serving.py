@@ -1,0 +1,91 @@
+"""How servers usually answer those who begin connections, and what others get while somebody hoards these. Pure.
+
+A server whose backlog is full leaves SYNs unanswered; one that is out of descriptors before that has its kernel accept
+and says nothing. Both are seen at its NIC, and neither needs its CPU. By itself it makes nobody a hoarder: a server
+may stall for many reasons.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hypervigil.host.hsem.table import Matrix, Table
+from hypervigil.model.ids import VmId
+from hypervigil.model.metric import Metric
+
+LOST = 0.3
+"""Of others' SYNs, unanswered: bearable, if it is no more than ``TIMES`` what is usual of this server."""
+TIMES = 3.0
+MUTE = 0.6
+"""Of what the server usually says to each who begins, so much is missing: it is as good as silent."""
+LEAST_TRIES = 3.0
+"""Of fewer nothing is concluded."""
+LEARNED_S = 30
+"""Seconds in which it was asked, before it is known what is usual."""
+MEMORY_S = 300
+TRIES_S = 1.0
+"""Others' tries are remembered with this time constant: who asks seldom is denied all the same."""
+
+_COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES]
+
+
+@dataclass(slots=True)
+class Taken:
+    """Of what a server is asked and says, some ends' part: SYNs that reached it, SYN-ACKs, octets that it sent."""
+
+    tried: float = 0.0
+    accepted: float = 0.0
+    octets: float = 0.0
+
+
+class Serving:
+    """Of each VM a few sums; more only of those at which somebody hoards now."""
+
+    def __init__(self) -> None:
+        self._table = Table(sums=(2,), said=(1,), seconds=(1,))
+        self._others: dict[VmId, Taken] = {}
+
+    def keep(self, vms: Collection[VmId]) -> None:
+        """Forget all others."""
+        self._table.keep(vms)
+        self._others = {vm: others for vm, others in self._others.items() if vm in vms}
+
+    def learn(self, vms: Sequence[VmId], values: Matrix, hoarded: Iterable[VmId]) -> None:
+        """One second, shape ``(len(vms), len(Metric))``, of all but those at which somebody hoards."""
+        kept = set(hoarded)
+        self._others = {vm: others for vm, others in self._others.items() if vm in kept}
+        if not vms:
+            return
+        rows = self._table.rows(vms)
+        seen = values[:, _COLUMNS]
+        asked = np.isfinite(seen).all(axis=1) & (seen[:, 0] >= 1.0)
+        asked &= np.fromiter((vm not in kept for vm in vms), bool, len(vms))
+        rows, seen = rows[asked], seen[asked]
+        sums = np.stack([seen[:, 0], np.minimum(seen[:, 0], seen[:, 1])], axis=1)
+        self._table["sums"][rows] = self._table["sums"][rows] * np.float32(np.exp(-1 / MEMORY_S)) + sums
+        self._table["seconds"][rows] = np.minimum(self._table["seconds"][rows] + 1.0, MEMORY_S)
+        # Its geometric mean: one large answer is not what is usual.
+        said = np.log(np.maximum(seen[:, 2] / seen[:, 0], 1.0))[:, None]
+        self._table["said"][rows] += (said - self._table["said"][rows]) / self._table["seconds"][rows]
+
+    def denied(self, server: VmId, second: Matrix, taken: Taken) -> tuple[float, float]:
+        """One second of a server, shape ``(len(Metric),)``, and what hoarders took of it.
+
+        What others are denied, against what is bearable, and as a share of what they tried.
+        """
+        others = self._others.setdefault(server, Taken())
+        kept = float(np.exp(-1 / TRIES_S))
+        asked, accepted, said = (float(value) for value in np.nan_to_num(second[_COLUMNS]))
+        others.tried = kept * others.tried + max(0.0, asked - taken.tried)
+        others.accepted = kept * others.accepted + max(0.0, accepted - taken.accepted)
+        others.octets = kept * others.octets + max(0.0, said - taken.octets)
+        row = self._table.row(server)
+        if self._table["seconds"][row, 0] < LEARNED_S or others.tried < LEAST_TRIES:
+            return 0.0, 0.0
+        known, answered = self._table["sums"][row].tolist()
+        lost = max(0.0, 1.0 - others.accepted / others.tried)
+        usual = float(np.exp(self._table["said"][row, 0]))
+        mute = max(0.0, 1.0 - others.octets / (others.tried * usual))
+        cost = max(lost / max(LOST, TIMES * (1.0 - answered / known)), mute / MUTE)
+        return cost, max(lost, mute)

@@ -1,0 +1,163 @@
+"""A server with CPU to spare whose table is full: who hoards its connections is found, and nobody else is."""
+
+import pytest
+
+from hypervigil.host.hsem import grabs
+from hypervigil.model.limits import LimitKind
+from hypervigil.model.status import AttackClass, Role
+from tests.unit.host.hsem.backlog import Server
+from tests.unit.host.hsem.scene import Scene
+
+OUTSIDE = "203.0.113.9"
+PEACE_S = 35.0
+BEGINS = 60.0 + PEACE_S
+"""Seconds of the server's, all of peace; what is usual of its answers is not remembered from before ``PEACE_S``."""
+FULL_S = 1024 / 200
+"""Until its descriptors are used up."""
+
+
+def town(server: Server) -> Scene:
+    """Two VMs and one outside that ask of one server with CPU to spare, and ten minutes of history."""
+    server.client("alice", 10).client("mallory", 8).client(OUTSIDE, 5)
+    scene = Scene("mallory", "web", "alice", "bob").begin(server)
+    scene.learn(60).older(10)
+    for _ in range(round(PEACE_S)):
+        scene.step(1.0)
+    scene.begun_at = scene.now
+    return scene
+
+
+def hoarded(server: Server, per_s: float = 200.0, *, for_s: float = 25.0) -> Scene:
+    return town(server.hoarder("mallory", per_s, since=BEGINS, until=BEGINS + for_s))
+
+
+def served_of(server: Server, scene: Scene, seconds: float, client: str = "alice") -> float:
+    """The share of a client's tries that come to something from now on."""
+    before = server.served[client], server.tried[client]
+    scene.run(seconds)
+    return (server.served[client] - before[0]) / (server.tried[client] - before[1])
+
+
+@pytest.mark.req("T-CORE-12")
+@pytest.mark.parametrize("backlog", [128, 512, 4096])
+def test_who_hoards_is_found_and_the_server_is_its_victim(backlog: int) -> None:
+    server = Server("web", backlog=backlog)
+    scene = hoarded(server)
+    begun = scene.now
+    scene.run(12.0)
+    (verdict,) = scene.verdicts("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.OVERFLOW, "web")
+    assert FULL_S < verdict.at - begun <= FULL_S + 5.0
+    (victim,) = scene.verdicts("web")
+    assert (victim.role, victim.attack, victim.target) == (Role.VICTIM, AttackClass.OVERFLOW, "mallory")
+    assert "the target of an overflow" in victim.cause
+    assert scene.suspected() == {"mallory", "web"}
+    assert scene.limited() == {"mallory"}
+    assert LimitKind.PACKETS in {limit.kind for limit in scene.limits("mallory")}
+
+
+def test_the_explanation_says_what_others_are_denied() -> None:
+    scene = hoarded(Server("web")).run(12.0)
+    (verdict,) = scene.verdicts("mallory")
+    assert "% of what others begin there without an answer" in verdict.cause
+    assert {"resource-grab", "at-others-cost"} <= {one.kind for one in verdict.evidence}
+    (grab,) = scene.hsem.facts(verdict.case).grabs
+    assert 0.6 <= grab.denied <= 1.0
+
+
+def test_where_the_backlog_is_full_first_the_explanation_says_of_what() -> None:
+    scene = hoarded(Server("web", backlog=128)).run(12.0)
+    (verdict,) = scene.verdicts("mallory")
+    assert "it says nothing on them" in verdict.cause
+    assert "held" in {one.kind for one in verdict.evidence}
+
+
+def test_others_are_served_again_and_were_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server("web", backlog=4096)
+    scene = hoarded(server, for_s=60.0).run(20.0)
+    assert served_of(server, scene, 20.0) > 0.9
+    monkeypatch.setattr(grabs, "HELD", float("inf"))
+    server = Server("web", backlog=4096)
+    scene = hoarded(server, for_s=60.0).run(20.0)
+    assert served_of(server, scene, 20.0) < 0.2, "the control: nobody holds it, and it works"
+    assert scene.blamed() == set()
+
+
+def test_two_share_the_hoarding() -> None:
+    server = Server("web").hoarder("bob", 120, since=BEGINS)
+    scene = hoarded(server, 120.0).run(15.0)
+    assert scene.blamed() == {"mallory", "bob"}
+    assert Role.VICTIM in scene.roles("web")
+
+
+def test_a_case_is_taken_up_after_a_restart() -> None:
+    scene = hoarded(Server("web", backlog=128)).run(9.0)
+    before = scene.limits("mallory")
+    scene.restart()
+    scene.run(1.0)
+    assert before
+    assert scene.limits("mallory") == before
+    assert scene.hsem.facts(scene.verdict("mallory").case).held >= grabs.HELD
+
+
+def test_a_server_that_has_room_for_all_of_them_is_not_harmed() -> None:
+    server = Server("web", descriptors=100_000)
+    scene = hoarded(server).run(20.0)
+    assert scene.blamed() == set()
+    assert served_of(server, scene, 3.0) > 0.9
+
+
+def test_one_who_asks_the_same_as_often_but_says_so_fills_no_table() -> None:
+    server = Server("web").client("mallory", 200, since=BEGINS)
+    scene = town(server).run(20.0)
+    assert scene.blamed() == set()
+
+
+# --- nobody's fault ----
+def hoarders(scene: Scene) -> set[str]:
+    """Who was ever blamed for what it takes: whether repeated tries are a flood is another rule's question."""
+    verdicts = scene.witness.verdicts
+    return {str(one.vm) for one in verdicts if one.role is Role.ATTACKER and one.attack is AttackClass.OVERFLOW}
+
+
+@pytest.mark.parametrize(("backlog", "per_s"), [(16, 60.0), (512, 20.0), (512, 150.0)])
+def test_a_crowd_of_real_requests_that_fills_the_backlog_is_no_hoard(backlog: int, per_s: float) -> None:
+    """All ask five times as much as ever, of a server that has time for a part of it, though not for want of CPU."""
+    server = Server("web", backlog=backlog, per_s=per_s)
+    for name in ("alice", "bob", "mallory", OUTSIDE):
+        server.client(name, 50, since=BEGINS)
+    scene = town(server)
+    assert served_of(server, scene, 20.0) < 0.8, "the backlog is full"
+    assert hoarders(scene) == set()
+
+
+def test_requests_that_wait_in_a_long_backlog_are_said() -> None:
+    """One asks more than ever of a server that takes few: as many connections as a hoard's are accepted, and wait."""
+    server = Server("web", backlog=4096, per_s=25.0).client("mallory", 200, since=BEGINS, patience_s=60.0)
+    scene = town(server)
+    assert served_of(server, scene, 15.0) < 0.3
+    assert hoarders(scene) == set()
+
+
+@pytest.mark.parametrize("patience_s", [3.0, 60.0])
+@pytest.mark.parametrize("said", [0, 60], ids=["waits for words", "says something"])
+@pytest.mark.parametrize("backlog", [8, 4096])
+def test_a_server_that_stalls_by_itself_makes_no_hoarder_of_who_repeats(
+    backlog: int, said: int, patience_s: float
+) -> None:
+    """Its clients' rates stay as ever; one of them is most of what it has to do."""
+    server = Server("web", backlog=backlog).client("bob", 150, request=said, patience_s=patience_s)
+    server.stalled = lambda at: BEGINS <= at < BEGINS + 15.0
+    scene = town(server)
+    assert served_of(server, scene, 15.0) == 0.0
+    assert scene.blamed() == set()
+    scene.run(15.0)
+    assert hoarders(scene) == set()
+
+
+def test_a_server_that_is_down_makes_no_hoarder_of_who_repeats() -> None:
+    server = Server("web").client("bob", 150, patience_s=60.0)
+    scene = town(server)
+    server.backlog = 0
+    scene.run(20.0)
+    assert scene.blamed() == set()

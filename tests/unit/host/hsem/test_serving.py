@@ -1,0 +1,84 @@
+"""What others are denied at a server: against what is usual there, and only what is seen of them."""
+
+import numpy as np
+import pytest
+
+from hypervigil.host.hsem.serving import LEARNED_S, Serving, Taken
+from hypervigil.model.ids import VmId
+from hypervigil.model.metric import Metric
+
+WEB, OTHER = VmId("web"), VmId("other")
+VMS = (WEB, OTHER)
+
+
+def seconds(asked: float, answered: float, octets: float) -> np.ndarray:
+    values = np.full((len(VMS), len(Metric)), np.nan, np.float32)
+    values[0, [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES]] = asked, answered, octets
+    return values
+
+
+def known(asked: float = 20.0, answered: float = 20.0, octets: float = 20_000.0, *, of: int = LEARNED_S) -> Serving:
+    serving = Serving()
+    for _ in range(of):
+        serving.learn(VMS, seconds(asked, answered, octets), ())
+    return serving
+
+
+def denied(serving: Serving, asked: float, answered: float, octets: float, taken: Taken | None = None) -> float:
+    """As a share, after so long that what was before does not matter."""
+    for _ in range(20):
+        second = seconds(asked, answered, octets)
+        cost, share = serving.denied(WEB, second[0], taken or Taken())
+        serving.learn(VMS, second, {WEB})
+    return share if cost >= 1.0 else 0.0
+
+
+def test_who_is_served_as_ever_is_denied_nothing() -> None:
+    assert denied(known(), 20, 20, 20_000) == 0.0
+    assert denied(known(), 200, 200, 200_000) == 0.0
+
+
+def test_tries_that_are_not_answered_are_denied() -> None:
+    assert denied(known(), 20, 5, 20_000) == pytest.approx(0.75, abs=0.01)
+
+
+def test_connections_that_are_accepted_by_the_kernel_alone_are_denied() -> None:
+    assert denied(known(), 20, 20, 20 * 140) == pytest.approx(0.86, abs=0.01)
+
+
+def test_what_is_said_to_hoarders_and_asked_by_them_is_not_others() -> None:
+    hoarders = Taken(tried=200, accepted=200, octets=200 * 74)
+    assert denied(known(), 220, 220, 20_000 + 200 * 74, hoarders) == 0.0
+    assert denied(known(), 220, 200, 200 * 74, hoarders) == pytest.approx(1.0)
+    assert denied(known(), 200, 100, 200 * 74, hoarders) == 0.0, "what they are denied themselves is no harm"
+
+
+def test_what_is_usual_there_is_no_harm() -> None:
+    assert denied(known(answered=10.0), 20, 10, 20_000) == 0.0
+    assert denied(known(answered=18.0), 20, 13, 20_000) > 0.0
+
+
+def test_one_large_answer_is_not_what_is_usual() -> None:
+    serving = known(of=200)
+    serving.learn(VMS, seconds(20, 20, 1e9), ())
+    assert denied(serving, 20, 20, 20_000) == 0.0
+
+
+def test_what_is_usual_is_not_known_at_once_and_of_few_tries_nothing_is_concluded() -> None:
+    assert denied(known(of=LEARNED_S - 1), 20, 0, 0) == 0.0
+    assert denied(known(), 1, 0, 0) == 0.0
+
+
+def test_what_is_unseen_teaches_nothing_and_what_is_hoarded_at_neither() -> None:
+    serving = Serving()
+    for _ in range(2 * LEARNED_S):
+        serving.learn(VMS, np.full((len(VMS), len(Metric)), np.nan, np.float32), ())
+        serving.learn(VMS, seconds(20, 20, 20_000), {WEB})
+    assert denied(serving, 20, 0, 0) == 0.0
+
+
+def test_who_is_gone_is_forgotten() -> None:
+    serving = known()
+    assert denied(serving, 20, 0, 0) > 0.0
+    serving.keep({OTHER})
+    assert denied(serving, 20, 0, 0) == 0.0
