@@ -112,7 +112,7 @@ class _Second:
     hoards: Mapping[int, _Hoard] = field(default_factory=dict)
     """By row."""
     denied: Mapping[VmId, tuple[float, float]] = field(default_factory=dict)
-    """What others are denied at servers of this host at which somebody hoards: against what is bearable, and a share."""
+    """What others are denied at servers where somebody hoards: against what is bearable, and as a share."""
 
     def worst(self, metric: Metric, least: float, but: Iterable[int], among: Flags | None = None) -> Cost:
         """Who bears most of a metric against what is bearable, leaving out some rows."""

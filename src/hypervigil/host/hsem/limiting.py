@@ -83,8 +83,10 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
 
 def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[Wanted]:
     """What an attacker meets."""
-    if verdict.attack is AttackClass.OVERFLOW and facts.grabs:
-        return _distinct([*(one for grab in facts.grabs for one in _taken(grab, facts, bounds)), *_rung(facts, rung)])
+    if verdict.attack is AttackClass.OVERFLOW:
+        taken = [one for grab in facts.grabs for one in _taken(grab, facts, bounds)]
+        tries = [_class_limit(surge, bounds) for surge in hostile_surges(facts)]
+        return _distinct([*taken, *tries, *_rung(facts, rung)])
     surges = hostile_surges(facts) or [s for s in facts.surges if s.direction is Direction.OUT]
     wanted = [_class_limit(surge, bounds) for surge in surges]
     if verdict.attack is AttackClass.SCAN:

@@ -1,10 +1,16 @@
 """A server with CPU to spare whose table is full: who hoards its connections is found, and nobody else is."""
 
+from dataclasses import replace
+
 import pytest
 
 from hypervigil.host.hsem import grabs
+from hypervigil.host.hsem.facts import Grab, Resource
+from hypervigil.host.hsem.limiting import hardened
 from hypervigil.model.limits import LimitKind
+from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role
+from hypervigil.model.traffic import TrafficClass
 from tests.unit.host.hsem.backlog import Server
 from tests.unit.host.hsem.scene import Scene
 
@@ -70,6 +76,10 @@ def test_where_the_backlog_is_full_first_the_explanation_says_of_what() -> None:
     (verdict,) = scene.verdicts("mallory")
     assert "it says nothing on them" in verdict.cause
     assert "held" in {one.kind for one in verdict.evidence}
+    facts = scene.hsem.facts(verdict.case)
+    beside = replace(facts, grabs=(Grab(Resource.DISK, 9e7, 1e5, facts.opened_at, facts.at),))
+    limits = {(one.kind, one.traffic) for one in hardened(beside, verdict, Bounds(), "limit")}
+    assert (LimitKind.PACKETS, TrafficClass.SYN) in limits, "whatever else it takes"
 
 
 def test_others_are_served_again_and_were_not_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
