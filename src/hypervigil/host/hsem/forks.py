@@ -4,6 +4,7 @@ A guest's word decides nothing by itself. This one is heard where the host sees 
 agent says it: a lie can bring a VM what many processes would, and what silence brings it has without an agent.
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ _NEVER = Instant(float("-inf"))
 
 @dataclass(slots=True)
 class _Told:
-    bins: list[int] = field(default_factory=lambda: [0] * _BINS)
+    bins: "array[int]" = field(default_factory=lambda: array("H", bytes(2 * _BINS)))
     reports: int = 0
     over_s: float = 0.0
     """For how long it has been far above what is usual."""
@@ -55,27 +56,28 @@ class _Told:
         self.bins[number] += 1
         self.reports += 1
         if self.reports >= MOST_REPORTS:
-            self.bins = [count // 2 for count in self.bins]
+            self.bins = array("H", [count // 2 for count in self.bins])
             self.reports = sum(self.bins)
 
 
 class ToldForks:
-    """Of each VM one record of fixed size."""
+    """Of each VM whose agent has told one record of fixed size."""
 
     def __init__(self) -> None:
         self._told: dict[VmId, _Told] = {}
+        self._running: frozenset[VmId] = frozenset()
 
     def keep(self, vms: Iterable[VmId]) -> None:
         """These VMs run: forget all others, and hear no others."""
-        known, self._told = self._told, {}
-        for vm in vms:
-            self._told[vm] = known.get(vm) or _Told()
+        self._running = frozenset(vms)
+        self._told = {vm: told for vm, told in self._told.items() if vm in self._running}
 
     def hear(self, report: GuestReport, *, vcpus: int, usual: bool) -> None:
         """An agent's report that came in time; ``usual``: whether what it tells may be learned from."""
-        told, value = self._told.get(report.vm), report.values[GuestMetric.FORKS]
-        if told is None or value < 0 or report.interval_s <= 0:
+        value = report.values[GuestMetric.FORKS]
+        if report.vm not in self._running or value < 0 or report.interval_s <= 0:
             return
+        told = self._told.setdefault(report.vm, _Told())
         rate = value / report.interval_s
         tail = told.tail() if told.reports >= LEAST_REPORTS else float("inf")
         if rate < max(TIMES * tail, LEAST_FORKS * vcpus) or report.at - told.at > LATELY_S:
