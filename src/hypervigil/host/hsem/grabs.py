@@ -35,9 +35,9 @@ PAUSE_S = 3.0
 ASKED_PAUSE_S = 5.0
 LEAST_PART = 0.25
 WAITS = 0.3
-"""Of the time that vCPUs wait for a CPU: bearable, if it is no more than ``TIMES`` what is usual for who waits."""
+"""Of the time that a vCPU usually runs it may wait for a CPU so much more: its work then takes 1.4 times as long."""
 SLOW_S = 0.02
-"""Likewise of a block request."""
+"""A block request may take so long, or ``TIMES`` as long as is usual for who waits."""
 TIMES = 3.0
 HOST_FULL = 0.95
 """Of the host's memory: what goes beyond is paid for by everybody."""
@@ -114,9 +114,9 @@ class _Second:
     denied: Mapping[VmId, tuple[float, float]] = field(default_factory=dict)
     """What others are denied at servers where somebody hoards: against what is bearable, and as a share."""
 
-    def worst(self, metric: Metric, least: float, but: Iterable[int], among: Flags | None = None) -> Cost:
-        """Who bears most of a metric against what is bearable, leaving out some rows."""
-        borne = np.nan_to_num(self.values[:, metric]) / np.maximum(TIMES * self.tails[:, metric], least)
+    def worst(self, metric: Metric, bearable: Matrix, but: Iterable[int], among: Flags | None = None) -> Cost:
+        """Who bears most of a metric against what is bearable, shape ``(len(vms),)``, leaving out some rows."""
+        borne = np.nan_to_num(self.values[:, metric]) / bearable
         borne[list(but)] = 0.0
         if among is not None:
             borne = np.where(among, borne, 0.0)
@@ -275,14 +275,16 @@ class Grabs:
         """What others bear, against what is bearable, and who bears most."""
         match resource:
             case Resource.CPU:
-                return second.worst(Metric.CPU_WAIT, WAITS, rows)
+                waits = np.nan_to_num(second.tails[:, Metric.CPU_WAIT], nan=1.0).clip(0.0, 1.0)
+                return second.worst(Metric.CPU_WAIT, waits + np.float32(WAITS) * (1 - waits), rows)
             case Resource.MEMORY:
                 host = second.index.get(HOST)
                 used = 0.0 if host is None else float(np.nan_to_num(second.values[host, Metric.MEMORY]))
                 return used / HOST_FULL, HOST
             case Resource.DISK | Resource.BLOCK:
                 at_work = _taken(Resource.BLOCK, second.values) >= 2.0
-                return second.worst(Metric.BLOCK_WAIT, SLOW_S, rows, at_work)
+                bearable = np.maximum(TIMES * second.tails[:, Metric.BLOCK_WAIT], SLOW_S)
+                return second.worst(Metric.BLOCK_WAIT, bearable, rows, at_work)
             case Resource.CONNECTIONS:
                 hoard = second.hoards.get(row)
                 if hoard is None or hoard.server not in second.denied:

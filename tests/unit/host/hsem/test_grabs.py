@@ -163,6 +163,16 @@ def test_to_compute_at_others_cost_is_no_attack_and_is_shared(scene: Scene) -> N
     assert scene.limits("mallory") == []
 
 
+@pytest.mark.parametrize(("waits", "bears"), [(0.36, False), (0.5, True)])
+def test_who_usually_waits_bears_as_much_more_of_what_is_left(waits: float, *, bears: bool) -> None:
+    """A vCPU that waits a fifth of the time runs four fifths: 30 % less of these is what others' work may cost it."""
+    scene = begun()
+    scene.takes("web", cpu_wait=0.2).learn(60)
+    uses_cpu(scene)
+    scene.takes("web", cpu_wait=waits).run(8.0)
+    assert bool(scene.limits("mallory")) is bears
+
+
 @pytest.mark.req("A254")
 @each_that_is_blamed
 def test_what_others_set_going_before_makes_a_victim(grab: Grab, scene: Scene) -> None:
