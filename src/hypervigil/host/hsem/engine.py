@@ -336,7 +336,8 @@ class Hsem:
         """Remember tries in vain, and open a case of who made too many of them, however slowly."""
         sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
         syns = {vm: rate for vm, rate in sent if vm not in suspects}  # what a limit stops is not answered either
-        return [one for finding in self._lookback.see(report, syns, now) for one in self._found(finding, now)]
+        findings = self._lookback.see(report, values, syns, lambda vm: self._watch.recent(vm).asked[0], now)
+        return [one for finding in findings for one in self._found(finding, now)]
 
     def _found(self, finding: Finding, now: Instant) -> list[Decision]:
         """What was done over some time opens a case; some of it adds to one that is open."""

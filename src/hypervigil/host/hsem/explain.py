@@ -208,6 +208,24 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
+def unasked(facts: Facts) -> list[Evidence]:
+    """SYN-ACKs that it asked nobody for."""
+    known = facts.unasked
+    hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
+    text = f"{known.packets:,.0f} SYN-ACKs of {hosts} in {_span(known.seconds)}, and it had asked none of them"
+    return [_fact(facts, "unasked", known.packets, "packets", text)]
+
+
+def unasked_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.unasked
+    hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
+    return (
+        f"{facts.vm} gets SYN-ACKs of {hosts} that it asked nothing, {known.packets:,.0f} in {_span(known.seconds)}: "
+        "somebody sends connection tries in its name"
+    )
+
+
 def forged(facts: Facts) -> list[Evidence]:
     """Forged frames by kind."""
     return [

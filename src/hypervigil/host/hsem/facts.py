@@ -166,6 +166,18 @@ class Guessed:
 
 
 @dataclass(frozen=True, slots=True)
+class Unasked:
+    """SYN-ACKs of hosts outside that the VM asked nothing."""
+
+    packets: float = 0.0
+    hosts: int = 0
+    seconds: float = 0.0
+    """Since the first of them."""
+    above: float = 0.0
+    """Of these, those that are more than is passed over in so long."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that HSEM knows of one case when it judges."""
 
@@ -210,6 +222,7 @@ class Facts:
     """When it was last told that a port or host cannot be reached."""
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
+    unasked: Unasked = Unasked()
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -282,6 +295,7 @@ class Dossier:
     peers_dropped: int = 0
     vain: Vain = Vain()
     guessed: Guessed = Guessed()
+    unasked: Unasked = Unasked()
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
@@ -379,6 +393,7 @@ class Dossier:
             refused_at=self.refused_at,
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
+            unasked=self.unasked,
         )
 
     def _tries(self) -> Tries:
@@ -444,6 +459,7 @@ def reopened(facts: Facts) -> Dossier:
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         vain=facts.vain,
         guessed=facts.guessed,
+        unasked=facts.unasked,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,

@@ -7,9 +7,11 @@ from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.guesses import guesses
+from hypervigil.host.hsem.ruling import ruling as _verdict
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
+from hypervigil.host.hsem.unasked import unasked
 from hypervigil.model.ids import OUTSIDE, VmId
-from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
+from hypervigil.model.status import AttackClass, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MIN_REPORTS = 3
@@ -52,6 +54,7 @@ def judge(facts: Facts) -> Verdict | None:
         _seized,
         _accused,
         _flooded,
+        _unasked,
         _reflected,
         _pressed,
         _grabbed,
@@ -70,32 +73,6 @@ def settled(facts: Facts) -> bool:
     if facts.reports >= MIN_REPORTS and last - facts.opened_at >= MIN_SURGE_S:
         return True
     return facts.at - last >= ENDED_S
-
-
-def _verdict(
-    facts: Facts,
-    role: Role,
-    attack: AttackClass,
-    *,
-    evidence: Sequence[Evidence],
-    cause: str,
-    counterfactual: str,
-    confidence: float,
-    target: VmId | None = None,
-) -> Verdict:
-    return Verdict(
-        case=facts.case,
-        vm=facts.vm,
-        role=role,
-        attack=attack,
-        at=facts.at,
-        confidence=confidence,
-        # Shown beside what decided: whatever an agent tells, or is silent about, decides nothing by itself.
-        evidence=(*evidence, *facts.told),
-        cause=cause,
-        counterfactual=counterfactual,
-        target=target,
-    )
 
 
 def _spoof(facts: Facts) -> Verdict | None:
@@ -304,6 +281,22 @@ def _flooded(facts: Facts) -> Verdict | None:
         cause=explain.flooded_cause(facts, worst),
         counterfactual=explain.flood_counterfactual(worst.traffic),
         confidence=0.85,
+        target=OUTSIDE,
+    )
+
+
+def _unasked(facts: Facts) -> Verdict | None:
+    """Others answer what somebody asked in its name: it is meant to bear that, or is only the name."""
+    if not unasked(facts.unasked):
+        return None
+    return _verdict(
+        facts,
+        Role.VICTIM,
+        AttackClass.REFLECTION,
+        evidence=explain.unasked(facts),
+        cause=explain.unasked_cause(facts),
+        counterfactual="would be CLEARED if it had asked those who answer, or said anything to them but resets",
+        confidence=0.8,
         target=OUTSIDE,
     )
 
