@@ -60,7 +60,7 @@ class Hsem:
         self._next_limit = next_limit
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
-        self._lookback = Lookback()
+        self._lookback = Lookback(self._watch)
         self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
@@ -120,8 +120,9 @@ class Hsem:
         return self._history.remember()
 
     def recall(self, known: Remembered) -> None:
-        """Replace the history; ``ValueError`` changes nothing."""
+        """Replace the history; ``ValueError`` changes nothing. What was seen over hours belonged to the other one."""
         self._history.recall(known)
+        self._lookback = Lookback(self._watch)
 
     def resume(self, cases: Iterable[Resumed], repetitions: Mapping[VmId, int]) -> None:
         """Take up cases where the last process left them."""
@@ -188,7 +189,9 @@ class Hsem:
             for vm, lasting in self._full.see(report.vms, values[:, Metric.CPU], report.interval_s):
                 decisions += self._exhausted(self._record(vm), now, lasting=lasting)
         self._lately.add(report, values, now)
-        return decisions + self._look_back(report, values, suspects, now)
+        for finding in self._lookback.see(report, values, tails, suspects, now):
+            decisions += self._found(finding, now)
+        return decisions
 
     def given(self, grants: Iterable[Limit]) -> None:
         """All that is granted now: it explains more than the history, which is corrected for it."""
@@ -331,13 +334,6 @@ class Hsem:
         record.forged = [0] * len(ForgedKind)
         draft.opened_at = now
         return self._open(record, draft, tuple(grounds(facts)), now)
-
-    def _look_back(self, report: HostReport, values: Matrix, suspects: set[VmId], now: Instant) -> list[Decision]:
-        """Remember tries in vain, and open a case of who made too many of them, however slowly."""
-        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
-        syns = {vm: rate for vm, rate in sent if vm not in suspects}  # what a limit stops is not answered either
-        findings = self._lookback.see(report, values, syns, lambda vm: self._watch.recent(vm).asked[0], now)
-        return [one for finding in findings for one in self._found(finding, now)]
 
     def _found(self, finding: Finding, now: Instant) -> list[Decision]:
         """What was done over some time opens a case; some of it adds to one that is open."""

@@ -210,7 +210,7 @@ def _span(seconds: float) -> str:
 
 def unasked(facts: Facts) -> list[Evidence]:
     """SYN-ACKs that it asked nobody for."""
-    known = facts.unasked
+    known = facts.found.unasked
     hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
     text = f"{known.packets:,.0f} SYN-ACKs of {hosts} in {_span(known.seconds)}, and it had asked none of them"
     return [_fact(facts, "unasked", known.packets, "packets", text)]
@@ -218,11 +218,56 @@ def unasked(facts: Facts) -> list[Evidence]:
 
 def unasked_cause(facts: Facts) -> str:
     """One sentence."""
-    known = facts.unasked
+    known = facts.found.unasked
     hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
     return (
         f"{facts.vm} gets SYN-ACKs of {hosts} that it asked nothing, {known.packets:,.0f} in {_span(known.seconds)}: "
         "somebody sends connection tries in its name"
+    )
+
+
+def suspicions(facts: Facts) -> list[Evidence]:
+    """What it does with hosts outside, and cannot be told from what others do there for good reason."""
+    found, beacon, upload = [], facts.found.beacon, facts.found.upload
+    if upload.octets:
+        text = (
+            f"{facts.vm} sends {upload.rate:,.0f} octets a second to {upload.address} outside, "
+            f"{upload.octets / 1e6:,.1f} MB in {upload.seconds:,.0f} s; the 95th percentile of all that it sends is "
+            f"{upload.tail:,.0f}"
+        )
+        unit = "octets/s"
+        found.append(
+            Evidence(facts.vm, "upload", Origin.HOST_OBSERVED, upload.at, upload.rate, upload.tail, unit, text)
+        )
+        back = upload.back / upload.octets
+        found.append(_fact(facts, "one-sided", back, "of octets", f"{back:.1%} of as many octets came back"))
+    if beacon.dialogues:
+        text = (
+            f"{beacon.dialogues} dialogues of {facts.vm} with {beacon.address} outside, one each {beacon.beat_s:.1f} s "
+            f"within {beacon.spread_s:.1f} s, about {beacon.said:,.0f} octets there and {beacon.heard:,.0f} back"
+        )
+        found.append(_fact(facts, "beacon", beacon.beat_s, "s", text))
+    return found
+
+
+def upload_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.upload
+    times = f"{known.rate / known.tail:,.0f} times" if known.tail >= 1 else "far above"
+    return (
+        f"{facts.vm} copied {known.octets / 1e6:,.1f} MB and more to {known.address} outside, {times} what it usually "
+        "sends in all: a backup looks the same, so nobody is blamed; whoever knows of none looks into it, and closes "
+        "the address in the policy"
+    )
+
+
+def beacon_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.beacon
+    return (
+        f"{facts.vm} began to say the same to {known.address} outside each {known.beat_s:.1f} s: a program that asks "
+        "for news looks the same, so nobody is blamed; whoever knows of none looks into it, and closes the address in "
+        "the policy"
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
+from hypervigil.host.hsem.findings import NOTHING_FOUND, Findings
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.status import Evidence
@@ -166,18 +167,6 @@ class Guessed:
 
 
 @dataclass(frozen=True, slots=True)
-class Unasked:
-    """SYN-ACKs of hosts outside that the VM asked nothing."""
-
-    packets: float = 0.0
-    hosts: int = 0
-    seconds: float = 0.0
-    """Since the first of them."""
-    above: float = 0.0
-    """Of these, those that are more than is passed over in so long."""
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """All that HSEM knows of one case when it judges."""
 
@@ -222,7 +211,7 @@ class Facts:
     """When it was last told that a port or host cannot be reached."""
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
-    unasked: Unasked = Unasked()
+    found: Findings = NOTHING_FOUND
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -295,7 +284,7 @@ class Dossier:
     peers_dropped: int = 0
     vain: Vain = Vain()
     guessed: Guessed = Guessed()
-    unasked: Unasked = Unasked()
+    found: Findings = NOTHING_FOUND
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
@@ -393,7 +382,7 @@ class Dossier:
             refused_at=self.refused_at,
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
-            unasked=self.unasked,
+            found=self.found,
         )
 
     def _tries(self) -> Tries:
@@ -459,7 +448,7 @@ def reopened(facts: Facts) -> Dossier:
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         vain=facts.vain,
         guessed=facts.guessed,
-        unasked=facts.unasked,
+        found=facts.found,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,

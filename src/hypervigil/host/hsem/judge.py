@@ -30,6 +30,8 @@ AWAIT_ACCUSER_S = 10.0
 """Whoever is hit from inside waits so long for the verdict on the other end."""
 GIVE_UP_S = 29.0
 """Whoever is under suspicion for so long without a verdict is cleared: limits before proof are bounded."""
+HELD_S = 20.0
+"""A copy to outside is held for so long."""
 FORGED_ROLES = (ForgedKind.ARP, ForgedKind.ND, ForgedKind.DHCP_SERVER, ForgedKind.ROUTER_ADVERTISEMENT)
 FORGED_SENDERS = (ForgedKind.MAC, ForgedKind.IPV4, ForgedKind.IPV6, ForgedKind.VLAN, ForgedKind.ETHERTYPE)
 MIN_FORGED_ROLES = 3
@@ -59,6 +61,7 @@ def judge(facts: Facts) -> Verdict | None:
         _pressed,
         _grabbed,
         _overloaded,
+        _suspected,
         _cleared,
     ):
         verdict = rule(facts)
@@ -287,7 +290,7 @@ def _flooded(facts: Facts) -> Verdict | None:
 
 def _unasked(facts: Facts) -> Verdict | None:
     """Others answer what somebody asked in its name: it is meant to bear that, or is only the name."""
-    if not unasked(facts.unasked):
+    if not unasked(facts.found.unasked):
         return None
     return _verdict(
         facts,
@@ -436,6 +439,27 @@ def _asked(facts: Facts) -> bool:
     return any(surge.direction is Direction.IN for surge in facts.surges)
 
 
+def _suspected(facts: Facts) -> Verdict | None:
+    """What it does outside is told, and proves nothing; a copy is held for a while first, so that somebody may look."""
+    upload, beacon = facts.found.upload, facts.found.beacon
+    if facts.at - facts.opened_at < CLEAR_AFTER_S or not (upload.octets or beacon.dialogues):
+        return None
+    if upload.octets and facts.at - upload.at < HELD_S and facts.at - facts.opened_at < GIVE_UP_S:
+        return None
+    if facts.at - facts.opened_at < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
+        return None
+    return _verdict(
+        facts,
+        Role.CLEARED,
+        AttackClass.EXFILTRATION if upload.octets else AttackClass.BEACONING,
+        evidence=[*explain.suspicions(facts), *explain.surges(facts)],
+        cause=explain.upload_cause(facts) if upload.octets else explain.beacon_cause(facts),
+        counterfactual="would be CLEARED of this too if it had gone on before: each place is told once",
+        confidence=0.5,
+        target=OUTSIDE,
+    )
+
+
 def _cleared(facts: Facts) -> Verdict | None:
     age = facts.at - facts.opened_at
     if age < CLEAR_AFTER_S:
@@ -443,6 +467,8 @@ def _cleared(facts: Facts) -> Verdict | None:
     if age < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
         return None
     if age < AWAIT_ACCUSER_S and hostile_surges(facts, Direction.IN):
+        return None
+    if facts.found.upload.octets and age < GIVE_UP_S:
         return None
     return _verdict(
         facts,

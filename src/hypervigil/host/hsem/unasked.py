@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from hypervigil.host.hsem.conduct import REPEATED
-from hypervigil.host.hsem.facts import Unasked
+from hypervigil.host.hsem.findings import Unasked
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.metric import Metric
