@@ -37,6 +37,7 @@ class AttackClass(StrEnum):
     EXFILTRATION = "exfiltration"
     """Suspected: a copy to outside. Like the next one, no count proves it, and nobody is blamed for it."""
     BEACONING = "beaconing"
+    MINING = "mining"
     NONE = "none"
 
 

@@ -354,7 +354,7 @@ class Hsem:
         dossier.case = self._next_case()
         record.dossier, record.draft = dossier, None
         record.state = step(record.state, Event.ANOMALY)
-        record.role = Role.CLEARED
+        record.role, record.attack = Role.CLEARED, AttackClass.NONE
         record.stirred_at = now
         self._facts.add(dossier.facts(now, record.repetition))
         return [EnterLevel2(record.vm, dossier.case, now, evidence)]
@@ -391,7 +391,10 @@ class Hsem:
             if verdict is not None:
                 return self._decide(record, verdict, facts, now)
             return self._restrain(record, facts, now)
-        if verdict is not None and verdict.role in GRAVE and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
+        more = verdict is not None and (
+            verdict.role in GRAVE or AttackClass.MINING is verdict.attack is not record.attack
+        )
+        if verdict is not None and more and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
             return self._decide(record, verdict, facts, now)
         if stirring and record.state is State.VICTIM:
             return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
@@ -411,7 +414,7 @@ class Hsem:
         self._facts.add(facts)
         record.decided_at = now
         record.state = step(record.state, VERDICTS[verdict.role])
-        record.role = verdict.role
+        record.role, record.attack = verdict.role, verdict.attack
         decisions: list[Decision] = [Decide(verdict)]
         match verdict.role:
             case Role.ATTACKER:

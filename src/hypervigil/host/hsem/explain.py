@@ -247,6 +247,15 @@ def suspicions(facts: Facts) -> list[Evidence]:
             f"within {beacon.spread_s:.1f} s, about {beacon.said:,.0f} octets there and {beacon.heard:,.0f} back"
         )
         found.append(_fact(facts, "beacon", beacon.beat_s, "s", text))
+    mining = facts.found.mining
+    if mining.seconds:
+        text = (
+            f"{facts.vm} has used {mining.cpu:.0%} and more of its CPU for {_span(mining.seconds)}, usually at most "
+            f"{mining.cpu_tail:.0%}, and meanwhile one small talk with {mining.address} outside went on: "
+            f"{mining.said / mining.seconds:,.0f} octets a second there and {mining.heard / mining.seconds:,.0f} back, "
+            f"in {mining.messages} of the seconds"
+        )
+        found.append(_fact(facts, "mining-like", mining.seconds, "s", text))
     return found
 
 
@@ -258,6 +267,16 @@ def upload_cause(facts: Facts) -> str:
         f"{facts.vm} copied {known.octets / 1e6:,.1f} MB and more to {known.address} outside, {times} what it usually "
         "sends in all: a backup looks the same, so nobody is blamed; whoever knows of none looks into it, and closes "
         "the address in the policy"
+    )
+
+
+def mining_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.mining
+    return (
+        f"{facts.vm} computes at its capacity, as never before, and all the while is told a little by {known.address} "
+        "outside and says a little, as miners do: whoever computes for others looks the same, so nobody is blamed; "
+        "whoever knows of no such work looks into it"
     )
 
 

@@ -53,12 +53,30 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Mining:
+    """A VM at its capacity, as never before, and one small talk with a host outside that never stops meanwhile."""
+
+    vm: VmId = OUTSIDE
+    address: str = ""
+    seconds: float = 0.0
+    messages: int = 0
+    """Seconds in which either end said something."""
+    said: float = 0.0
+    heard: float = 0.0
+    """Octets."""
+    cpu: float = 0.0
+    cpu_tail: float = 0.0
+    """At least so much of its CPU, and its own 95th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
     """The last of each kind in a case; one without a number was not made."""
 
     unasked: Unasked = Unasked()
     beacon: Beacon = Beacon()
     upload: Upload = Upload()
+    mining: Mining = Mining()
 
 
 NOTHING_FOUND = Findings()

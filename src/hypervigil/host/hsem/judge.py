@@ -7,6 +7,7 @@ from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.guesses import guesses
+from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked
 from hypervigil.host.hsem.ruling import ruling as _verdict
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.host.hsem.unasked import unasked
@@ -59,6 +60,7 @@ def judge(facts: Facts) -> Verdict | None:
         _unasked,
         _reflected,
         _pressed,
+        _mining,
         _grabbed,
         _overloaded,
         _suspected,
@@ -292,16 +294,7 @@ def _unasked(facts: Facts) -> Verdict | None:
     """Others answer what somebody asked in its name: it is meant to bear that, or is only the name."""
     if not unasked(facts.found.unasked):
         return None
-    return _verdict(
-        facts,
-        Role.VICTIM,
-        AttackClass.REFLECTION,
-        evidence=explain.unasked(facts),
-        cause=explain.unasked_cause(facts),
-        counterfactual="would be CLEARED if it had asked those who answer, or said anything to them but resets",
-        confidence=0.8,
-        target=OUTSIDE,
-    )
+    return of_unasked(facts)
 
 
 def amplified(facts: Facts) -> tuple[Surge, Peer, float] | None:
@@ -419,6 +412,13 @@ def _pressed(facts: Facts) -> Verdict | None:
     )
 
 
+def _mining(facts: Facts) -> Verdict | None:
+    """At its capacity by its own work, on the word of somebody outside: that is told, and proves nothing."""
+    if not facts.found.mining.seconds or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
+    return of_mining(facts)
+
+
 def _overloaded(facts: Facts) -> Verdict | None:
     """At its capacity, by its own work or by more honest requests than it can serve."""
     if not facts.near_capacity or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
@@ -448,16 +448,7 @@ def _suspected(facts: Facts) -> Verdict | None:
         return None
     if facts.at - facts.opened_at < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
         return None
-    return _verdict(
-        facts,
-        Role.CLEARED,
-        AttackClass.EXFILTRATION if upload.octets else AttackClass.BEACONING,
-        evidence=[*explain.suspicions(facts), *explain.surges(facts)],
-        cause=explain.upload_cause(facts) if upload.octets else explain.beacon_cause(facts),
-        counterfactual="would be CLEARED of this too if it had gone on before: each place is told once",
-        confidence=0.5,
-        target=OUTSIDE,
-    )
+    return of_outside(facts)
 
 
 def _cleared(facts: Facts) -> Verdict | None:

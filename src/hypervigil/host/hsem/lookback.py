@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.facts import Dossier, Facts, Guessed, Vain
-from hypervigil.host.hsem.findings import Beacon, Unasked, Upload
+from hypervigil.host.hsem.findings import Beacon, Mining, Unasked, Upload
 from hypervigil.host.hsem.guesses import Guesses
+from hypervigil.host.hsem.mining import Miners
 from hypervigil.host.hsem.outbound import Outbound
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
 from hypervigil.host.hsem.slow import Slow
@@ -25,7 +26,7 @@ class Finding:
     """What a VM did over some time."""
 
     vm: VmId
-    what: Vain | Guessed | Unasked | Beacon | Upload
+    what: Vain | Guessed | Unasked | Beacon | Upload | Mining
 
     @property
     def adds(self) -> bool:
@@ -43,6 +44,8 @@ class Finding:
                 dossier.found = replace(dossier.found, beacon=self.what)
             case Upload():
                 dossier.found = replace(dossier.found, upload=self.what)
+            case Mining():
+                dossier.found = replace(dossier.found, mining=self.what)
             case Vain():
                 dossier.vain = self.what
 
@@ -53,7 +56,7 @@ class Finding:
                 return tuple(explain.guessed(facts))
             case Unasked():
                 return tuple(explain.unasked(facts))
-            case Beacon() | Upload():
+            case Beacon() | Upload() | Mining():
                 return tuple(explain.suspicions(facts))
             case Vain():
                 return tuple(explain.vain(facts))
@@ -68,6 +71,7 @@ class Lookback:
         self._guesses = Guesses()
         self._unasked = UnaskedAnswers()
         self._outbound = Outbound()
+        self._miners = Miners()
 
     def keep(self, vms: Collection[VmId]) -> None:
         """Forget all others."""
@@ -75,6 +79,7 @@ class Lookback:
         self._guesses.keep(vms)
         self._unasked.keep(vms)
         self._outbound.keep(vms)
+        self._miners.keep(vms)
 
     def forget(self, vm: VmId) -> None:
         """Begin anew with a VM."""
@@ -100,6 +105,8 @@ class Lookback:
             yield Finding(vm, unasked)
         for found in self._outbound.see(report, values, tails, now):
             yield Finding(found.vm, found)
+        for mining in self._miners.see(report, values, tails, now):
+            yield Finding(mining.vm, mining)
 
     def _asked(self, vm: VmId) -> float:
         return self._watch.recent(vm).asked[0]
