@@ -27,7 +27,6 @@ LEAST_OCTETS = 4e6
 """A picture, a letter with what is enclosed, a crash's report are less."""
 LONGEST_S = 600.0
 """What takes longer to come to ``LEAST_OCTETS`` is no copy of anything."""
-UPLOAD_S = 1.0
 ONE_SIDED = 10.0
 """Octets out per octet back: acknowledgements of full segments are a fortieth, conversations and calls go both ways."""
 MOST_OF_IT = 0.5
@@ -160,7 +159,7 @@ class Outbound:
             host.count(pair.direction, octets)
             if pair.direction is Direction.OUT:
                 all_out, tail = float(values[row, Metric.OUT_BYTES]), float(tails[row, Metric.OUT_BYTES])
-                upload = _copying(pair, host, all_out, tail, now)
+                upload = _copying(pair, host, (all_out, tail), report.interval_s, now)
                 if upload is not None and record.tell(Upload, place(pair.address)):
                     yield upload
 
@@ -213,22 +212,25 @@ def _beacon(pair: PairRate, host: _Host, interval_s: float) -> Beacon | None:
     return Beacon(pair.vm, pair.address, REPEATS + 1, beat_s, spread_s, fmean(host.said), fmean(host.heard))
 
 
-def _copying(pair: PairRate, host: _Host, all_out: float, tail: float, now: Instant) -> Upload | None:
-    """A copy that begins, goes on or ends; what is usual is what it was when it began."""
+def _copying(pair: PairRate, host: _Host, rates: tuple[float, float], interval_s: float, now: Instant) -> Upload | None:
+    """A copy that begins, goes on or ends; what is usual is what it was when it began.
+
+    ``rates``: all octets out a second, and their own 95th percentile.
+    """
+    all_out, tail = rates
     if host.copy_at is None:
         heavy = all_out > max(TIMES * tail, LEAST_OCTETS / LONGEST_S)
         if not (heavy and pair.octets >= MOST_OF_IT * all_out and now - host.last_at <= BEGUN_S):
             return None
-        host.copy_at, host.busy_at, host.tail, host.sent, host.answered = now, now, tail, 0.0, 0.0
-        return None
+        host.copy_at, host.busy_at, host.tail = Instant(now - interval_s), now, tail
+        host.sent, host.answered = pair.octets * interval_s, 0.0
     if all_out > TIMES * host.tail:
         host.busy_at = now
     seconds = now - host.copy_at
     if now - host.busy_at > PAUSE_S or seconds > LONGEST_S:
         host.copy_at = None
         return None
-    rate = host.sent / seconds if seconds else 0.0
-    enough = host.sent >= LEAST_OCTETS and seconds >= UPLOAD_S and rate >= TIMES * host.tail
+    enough = host.sent >= LEAST_OCTETS and host.sent >= TIMES * host.tail * seconds
     if not enough or host.sent < ONE_SIDED * host.answered:
         return None
     found = Upload(pair.vm, pair.address, host.sent, host.answered, seconds, host.tail, now)

@@ -205,6 +205,12 @@ class Scene:
             self.step(SWEEP_S)
         return self
 
+    def pass_(self, seconds: float) -> "Scene":
+        """The same, with one look a second: for what takes minutes."""
+        for _ in range(round(seconds)):
+            self.step(1.0)
+        return self
+
     def step(self, interval_s: float, *, look_at: tuple[str, ...] | None = None) -> None:
         """One interval and its sweep; with ``look_at`` a tripwire had the sensors look at these VMs only."""
         self._refill(interval_s)

@@ -36,16 +36,16 @@ def computes(scene: Scene, who: str = "bob", cpu: float = 1.0) -> Scene:
 
 def test_who_works_for_a_pool_is_told(scene: Scene) -> None:
     computes(scene).begin(talks("bob", POOL, 5))
-    scene.run(LASTS_S - 20)
+    scene.pass_(LASTS_S - 20)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
-    scene.run(40)
+    scene.pass_(40)
     verdict = next(one for one in scene.verdicts("bob") if one.attack is AttackClass.MINING)
     assert verdict.role is Role.OVERLOADED
     assert POOL in verdict.cause
     assert "mining-like" in {one.kind for one in verdict.evidence}
     assert scene.blamed() == set()
     assert not scene.ordered("bob")
-    scene.run(LASTS_S)
+    scene.pass_(LASTS_S)
     assert [one.attack for one in scene.verdicts("bob")].count(AttackClass.MINING) == 1
 
 
@@ -62,33 +62,33 @@ def test_who_works_for_a_pool_is_told(scene: Scene) -> None:
     ],
 )
 def test_who_only_computes(scene: Scene, honest: Behaviour) -> None:
-    computes(scene).begin(honest).run(2 * LASTS_S)
+    computes(scene).begin(honest).pass_(2 * LASTS_S)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
 
 
 def test_who_is_asked_for_it_computes_for_others(scene: Scene) -> None:
-    computes(scene).begin(talks("bob", POOL, 5), browses("alice", "bob", 60)).run(2 * LASTS_S)
+    computes(scene).begin(talks("bob", POOL, 5), browses("alice", "bob", 60)).pass_(2 * LASTS_S)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
 
 
 def test_who_has_time_left_is_at_work(scene: Scene) -> None:
-    computes(scene, cpu=0.6).begin(talks("bob", POOL, 5)).run(2 * LASTS_S)
+    computes(scene, cpu=0.6).begin(talks("bob", POOL, 5)).pass_(2 * LASTS_S)
     assert scene.suspected() == set()
 
 
 def test_who_always_computes_goes_on() -> None:
     scene = Scene("bob", "web")
     computes(scene).learn()
-    scene.begin(talks("bob", POOL, 5)).run(2 * LASTS_S)
+    scene.begin(talks("bob", POOL, 5)).pass_(2 * LASTS_S)
     assert scene.suspected() == set()
 
 
 def test_what_is_kept_is_of_those_at_it_and_bounded(scene: Scene) -> None:
     behaviours = [talks("bob", f"198.51.100.{n}", 5, octets=2000) for n in range(4 * MAX_HOSTS)]
-    computes(scene).begin(*behaviours).run(30)
+    computes(scene).begin(*behaviours).pass_(30)
     miners = scene.hsem._lookback._miners
     assert isinstance(miners, Miners)
     assert set(miners._of) == {"bob"}
     assert len(miners._of["bob"].talks) == MAX_HOSTS
-    computes(scene, cpu=0.2).run(10)
+    computes(scene, cpu=0.2).pass_(10)
     assert not miners._of

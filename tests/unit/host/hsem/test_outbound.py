@@ -54,9 +54,12 @@ def beats(
     """So many short connections, each so long after the one before."""
     for number in range(count):
         dialogue(scene, who, where, **how)
-        scene.run(round(beat(number) / 0.2) * 0.2)
+        seconds = beat(number)
+        quietly = max(0, int(seconds) - 2)
+        scene.run(seconds - quietly).pass_(quietly)
 
 
+@pytest.mark.req("A101")
 def test_a_copy_to_outside_is_held_and_told_and_nobody_is_blamed(scene: Scene) -> None:
     scene.begin(uploads("bob", SINK, KIB_500))
     scene.run(LEAST_OCTETS / 522_000 + 0.6)
@@ -67,7 +70,7 @@ def test_a_copy_to_outside_is_held_and_told_and_nobody_is_blamed(scene: Scene) -
     assert [one.kind for one in opened.evidence] == ["upload", "one-sided"]
     assert opened.evidence[0].baseline is not None
     assert opened.evidence[0].value > TIMES * opened.evidence[0].baseline
-    scene.run(HELD_S + 1)
+    scene.pass_(HELD_S + 1)
     verdict = scene.verdict("bob")
     assert (verdict.role, verdict.attack, verdict.target) == (Role.CLEARED, AttackClass.EXFILTRATION, OUTSIDE)
     assert SINK in verdict.cause
@@ -76,21 +79,23 @@ def test_a_copy_to_outside_is_held_and_told_and_nobody_is_blamed(scene: Scene) -
     assert scene.blamed() == set()
 
 
-def test_what_leaves_before_it_is_held_is_little(scene: Scene) -> None:
-    """At line rate, five megabytes a second."""
-    scene.begin(uploads("bob", SINK, 3450))
-    scene.run(2.0)
-    assert scene.limits("bob")
-    assert scene.ordered("bob")[0].since - scene.begun_at <= 1.4
+@pytest.mark.req("A117")
+@pytest.mark.parametrize("per_s", [1.0, 5.0, 20.0])
+def test_what_leaves_before_it_is_held_is_little(scene: Scene, per_s: float) -> None:
+    """So many megabytes a second: four megabytes, and what goes in one report."""
+    scene.begin(uploads("bob", SINK, 1e6 * per_s / 1514))
+    scene.run(5.0)
+    before_s = scene.ordered("bob")[0].since - scene.begun_at
+    assert before_s * 1e6 * per_s <= LEAST_OCTETS + 2 * 0.2 * 1e6 * per_s
 
 
 def test_each_place_is_told_once(scene: Scene) -> None:
     scene.older(100)
     for where in (SINK, SINK, "198.51.100.78"):
         behaviour = uploads("bob", where, KIB_500)
-        scene.begin(behaviour).run(40)
+        scene.begin(behaviour).pass_(40)
         scene.end(behaviour)
-        scene.run(60)
+        scene.pass_(60)
     assert len(scene.witness.opened) == 1
     scene.begin(uploads("bob", "203.0.113.9", KIB_500)).run(12)
     assert len(scene.witness.opened) == 2
@@ -107,7 +112,7 @@ def test_each_place_is_told_once(scene: Scene) -> None:
     ],
 )
 def test_what_is_no_copy_to_outside(scene: Scene, honest: Behaviour) -> None:
-    scene.begin(honest).run(60)
+    scene.begin(honest).pass_(60)
     assert scene.suspected() == set()
 
 
@@ -115,19 +120,19 @@ def test_a_picture_is_none(scene: Scene) -> None:
     behaviour = uploads("bob", SINK, KIB_500)
     scene.begin(behaviour).run(0.7 * LEAST_OCTETS / 522_000)
     scene.end(behaviour)
-    scene.run(30)
+    scene.pass_(30)
     assert scene.suspected() == set()
 
 
 def test_who_has_no_history_is_not_held_against_it() -> None:
     scene = Scene("new")
-    scene.begin(uploads("new", SINK, KIB_500)).run(25)
+    scene.begin(uploads("new", SINK, KIB_500)).pass_(25)
     assert scene.suspected() == set()
 
 
 @pytest.mark.parametrize("beat_s", [0.6, 5.0, 60.0])
 def test_dialogues_alike_at_one_beat(scene: Scene, beat_s: float) -> None:
-    scene.run(STEADY_S + 2 * beat_s + 1)
+    scene.pass_(STEADY_S + 2 * beat_s + 3)
     beats(scene, REPEATS, lambda _: beat_s)
     assert scene.suspected() == set()
     beats(scene, 2, lambda _: beat_s)
@@ -152,14 +157,14 @@ def test_the_same_again_after_others_is_not_new(scene: Scene) -> None:
     beats(scene, 3, lambda _: 5.0)
     for number in range(MAX_HOSTS):
         dialogue(scene, "bob", f"203.0.113.{number}")
-        scene.run(20)
+        scene.pass_(20)
     beats(scene, 2 * REPEATS, lambda _: 2.0)
     assert scene.suspected() == set()
 
 
 def test_chance_and_work_keep_no_beat(scene: Scene) -> None:
     dice = Random(1)
-    scene.run(STEADY_S + 20)
+    scene.pass_(STEADY_S + 20)
     beats(scene, 40, lambda _: dice.expovariate(1 / 2))
     beats(scene, 40, lambda _: 2 * dice.uniform(0.6, 1.4), where="203.0.113.1")
     assert scene.suspected() == set()
@@ -167,20 +172,20 @@ def test_chance_and_work_keep_no_beat(scene: Scene) -> None:
 
 @pytest.mark.parametrize("how", [{"heard": 40_000}, {"said": 9_000}])
 def test_who_fetches_or_brings_something_does_not_only_call(scene: Scene, how: dict[str, int]) -> None:
-    scene.run(STEADY_S + 20)
+    scene.pass_(STEADY_S + 20)
     beats(scene, 2 * REPEATS, lambda _: 2.0, **how)
     assert scene.suspected() == set()
 
 
 def test_nor_who_says_now_more_now_less(scene: Scene) -> None:
-    scene.run(STEADY_S + 20)
+    scene.pass_(STEADY_S + 20)
     for number in range(2 * REPEATS):
         beats(scene, 1, lambda _: 5.0, said=(120, 700)[number % 2])
     assert scene.suspected() == set()
 
 
 def test_inside_everybody_knows_each_other(scene: Scene) -> None:
-    scene.run(STEADY_S + 20)
+    scene.pass_(STEADY_S + 20)
     beats(scene, 2 * REPEATS, lambda _: 2.0, where="web")
     assert scene.suspected() == set()
 

@@ -42,8 +42,8 @@ def begins_with_silence(scene: Scene) -> None:
     """So long that nothing is to be answered any more."""
     for behaviour in list(scene._behaviours):
         scene.end(behaviour)
-    scene.run(REPEATS_S)
-    scene.run(2 * REPEATS_S)
+    scene.pass_(REPEATS_S)
+    scene.pass_(2 * REPEATS_S)
 
 
 @pytest.mark.parametrize("sources", [1, 2, 20])
@@ -52,9 +52,9 @@ def test_syn_acks_that_nobody_asked_for(scene: Scene, sources: int, *, resets: b
     """Less than one a second."""
     begins_with_silence(scene)
     scene.begin(answers_nobody("alice", [f"198.51.100.{n + 20}" for n in range(sources)], 0.7, resets=resets))
-    scene.run(0.9 * LEAST / (0.7 - PASSED_OVER))
+    scene.pass_(0.9 * LEAST / (0.7 - PASSED_OVER))
     assert scene.suspected() == set()
-    scene.run(0.2 * LEAST / (0.7 - PASSED_OVER))
+    scene.pass_(0.2 * LEAST / (0.7 - PASSED_OVER))
     verdict = scene.verdict("alice")
     assert (verdict.role, verdict.attack, verdict.target) == (Role.VICTIM, AttackClass.REFLECTION, "outside")
     assert f"{sources} host" in verdict.cause
@@ -65,14 +65,14 @@ def test_syn_acks_that_nobody_asked_for(scene: Scene, sources: int, *, resets: b
 
 def test_also_of_one_that_asks_others_all_the_time(scene: Scene) -> None:
     scene.begin(crawls("bob", 3), answers_nobody("bob", [ABUSED], 1.0))
-    scene.run(400)
+    scene.pass_(400)
     assert AttackClass.REFLECTION in {one.attack for one in scene.verdicts("bob")}
 
 
 def test_too_few_in_ten_minutes_are_the_echo_of_a_flood_somewhere(scene: Scene) -> None:
     """Whoever forges all senders there are hits each now and then, and each SYN is answered six times."""
     scene.begin(answers_nobody("alice", [f"198.51.100.{n + 20}" for n in range(5)], (LEAST - 6) / REMEMBERED_S))
-    scene.run(2 * REMEMBERED_S)
+    scene.pass_(2 * REMEMBERED_S)
     assert scene.suspected() == set()
 
 
@@ -82,9 +82,9 @@ def test_what_it_asked_and_did_not_take_up_is_repeated(scene: Scene) -> None:
         server = f"198.51.100.{number + 20}"
         scene.send("bob", server, SYN, 1)
         for _ in range(6):
-            scene.run(2)
+            scene.pass_(2)
             scene.send("bob", server, RST, scene.send(server, "bob", SYNACK, 1), octets=54)
-        scene.run(1)
+        scene.pass_(1)
     assert scene.suspected() == set()
 
 
@@ -93,7 +93,7 @@ def test_who_is_asked_again_and_again_may_answer_as_often(scene: Scene) -> None:
     for _ in range(3 * FORGED_SYNS):
         scene.send("bob", ABUSED, SYN, 1)
         for _ in range(5):
-            scene.run(1)
+            scene.pass_(1)
             scene.send("bob", ABUSED, RST, scene.send(ABUSED, "bob", SYNACK, 1), octets=54)
     assert scene.suspected() == set()
 
@@ -106,14 +106,14 @@ def test_small_datagrams_beside_answers_that_come_late_are_no_syn_acks(scene: Sc
         scene.send(ABUSED, "alice", UDP, pace(s), octets=60, asks=True)
 
     scene.begin(measures, sends_late(crawls("alice", 4)), sends_late(browses("bob", "web", 5)))
-    scene.run(200)
+    scene.run(100)
     assert AttackClass.REFLECTION not in {one.attack for one in scene.verdicts("alice")}
     assert "unasked" not in {one.kind for case in scene.witness.opened for one in case.evidence}
 
 
 def test_what_is_kept_is_bounded_and_only_of_those_concerned(scene: Scene) -> None:
     scene.begin(answers_nobody("alice", [f"198.51.{n // 200}.{n % 200 + 1}" for n in range(2000)], 3))
-    scene.run(LEAST / 3 - 1)
+    scene.pass_(LEAST / 3 - 1)
     (memory,) = [one for one in [scene.hsem._lookback._unasked] if isinstance(one, UnaskedAnswers)]
     assert set(memory._of) == {"alice"}
     record = memory._of["alice"]
@@ -127,7 +127,7 @@ def test_a_host_that_falls_silent_is_forgotten(scene: Scene) -> None:
     behaviour = answers_nobody("alice", [ABUSED], 0.5)
     for _ in range(4):
         scene.begin(behaviour)
-        scene.run(0.4 * LEAST / 0.5)
+        scene.pass_(0.4 * LEAST / 0.5)
         scene.end(behaviour)
         scene.now = Instant(scene.now + REMEMBERED_S + 1)
     assert scene.suspected() == set()
