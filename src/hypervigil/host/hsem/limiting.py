@@ -85,7 +85,7 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
             f"sends {upload.rate:,.0f} octets/s to {upload.address} outside, usually at most {upload.tail:,.0f} in all"
         )
         value = max(TIMES * upload.tail, KEPT_OF_UNCLEAR * upload.rate)
-        wanted.append(Wanted(LimitKind.OCTETS, reason, round(value, 1)))
+        wanted.append(Wanted(LimitKind.OCTETS, reason, round(value, 1), traffic=TrafficClass.TCP))
     return wanted
 
 

@@ -105,7 +105,7 @@ class Lookback:
             yield Finding(vm, unasked)
         for found in self._outbound.see(report, values, tails, now):
             yield Finding(found.vm, found)
-        for mining in self._miners.see(report, values, tails, now):
+        for mining in self._miners.see(report, values, tails, self._outbound.met, now):
             yield Finding(mining.vm, mining)
 
     def _asked(self, vm: VmId) -> float:

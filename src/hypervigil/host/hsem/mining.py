@@ -1,11 +1,11 @@
 """Who computes at its capacity, as never before, while one connection with a host outside says little and never stops.
 
-So do miners, and so does whoever computes for others on their word: it is told with the case of a VM at its capacity,
-and blames nobody (docs/decisions/0017). Only of VMs that are at it anything is kept. Pure.
+So do miners, and so does whoever computes for others on their word: it is told, and blames nobody
+(docs/decisions/0017). Only of VMs that are at it anything is kept. Pure.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,8 @@ WORDS = 80.0
 CONNECTIONS = 2.0
 ASKED = 2.0
 """So many times what usually comes in, and somebody else asks for what is computed."""
+BEFORE_S = 120.0
+"""So long before it begins to compute it meets the host, at most: whom it knew before it also worked with before."""
 MAX_HOSTS = 8
 
 _IN = [metric for metric in PACKET_METRICS if metric >= Metric.IN_SYN]
@@ -71,6 +73,7 @@ class _Talk:
 class _Run:
     """One VM at its capacity."""
 
+    first_at: Instant
     last_at: Instant
     tail: float
     talks: OrderedDict[str, _Talk] = field(default_factory=OrderedDict)
@@ -103,15 +106,25 @@ class Miners:
         """Forget all others."""
         self._of = {vm: run for vm, run in self._of.items() if vm in vms}
 
-    def see(self, report: HostReport, values: Matrix, tails: Matrix, now: Instant) -> Iterator[Mining]:
-        """Take in a report: who may be at it. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
+    def see(
+        self,
+        report: HostReport,
+        values: Matrix,
+        tails: Matrix,
+        met: Callable[[VmId, str], Instant | None],
+        now: Instant,
+    ) -> Iterator[Mining]:
+        """Take in a report: who may be at it. ``met``: since when a VM knows a new host.
+
+        ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``.
+        """
         full = np.flatnonzero(values[:, Metric.CPU] >= FULL)
         for row in full.tolist():
             vm, tail = report.vms[row], float(tails[row, Metric.CPU])
             if vm in self._of:
                 self._of[vm].last_at = now
             elif tail < BUSY_TAIL:
-                self._of[vm] = _Run(now, tail)
+                self._of[vm] = _Run(now, now, tail)
         if not self._of:
             return
         self._of = {vm: run for vm, run in self._of.items() if now - run.last_at <= PAUSE_S}
@@ -129,7 +142,10 @@ class Miners:
                 pair.vm, pair.address, now - talk.first_at, talk.messages, talk.said, talk.heard, FULL, run.tail
             )
             asked = values[row, _IN].sum() > ASKED * max(float(tails[row, _IN].sum()), 1.0)
-            if talk.words and talk.begun <= CONNECTIONS and not asked and mining(found):
+            if asked or not talk.words or talk.begun > CONNECTIONS or not mining(found):
+                continue
+            since = met(pair.vm, pair.address)
+            if since is not None and since >= run.first_at - BEFORE_S:
                 run.told = True
                 yield found
 

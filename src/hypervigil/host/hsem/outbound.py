@@ -145,29 +145,35 @@ class Outbound:
             return
         rows = {vm: row for row, vm in enumerate(report.vms)}
         for pair in outside:
-            if pair.vm not in rows:
-                continue
             row, octets = rows[pair.vm], pair.octets * report.interval_s
-            host, record = self._host(pair, now)
+            begins = pair.direction is Direction.OUT and 0 < pair.openings <= values[row, Metric.OUT_SYN] + _ROUNDING
+            host, record = self._host(pair, now, begins=begins)
             if host is None or record is None:
                 continue
-            if pair.direction is Direction.OUT and 0 < pair.openings <= values[row, Metric.OUT_SYN] + _ROUNDING:
+            if begins:
                 host.begin(now)
                 beacon = _beacon(pair, host, report.interval_s)
                 if beacon is not None and record.tell(Beacon, place(pair.address)):
                     yield beacon
             host.count(pair.direction, octets)
-            if pair.direction is Direction.OUT:
+            # By datagrams a call is no other than a copy, and would be cut where a copy is slowed.
+            if pair.direction is Direction.OUT and values[row, Metric.OUT_TCP] > values[row, Metric.OUT_UDP]:
                 all_out, tail = float(values[row, Metric.OUT_BYTES]), float(tails[row, Metric.OUT_BYTES])
                 upload = _copying(pair, host, (all_out, tail), report.interval_s, now)
                 if upload is not None and record.tell(Upload, place(pair.address)):
                     yield upload
 
-    def _host(self, pair: PairRate, now: Instant) -> tuple[_Host | None, _Record | None]:
+    def met(self, vm: VmId, address: str) -> Instant | None:
+        """When a VM first began something with a host, if that is known and it is new."""
+        record = self._of.get(vm)
+        host = record.hosts.get(crc32(address.encode())) if record is not None else None
+        return host.first_at if host is not None and host.first_at - host.since >= STEADY_S else None
+
+    def _host(self, pair: PairRate, now: Instant, *, begins: bool) -> tuple[_Host | None, _Record | None]:
         """What is known of a pair's other end, if the VM begins something there."""
         record, key = self._of.get(pair.vm), crc32(pair.address.encode())
         found = record.hosts.get(key) if record is not None else None
-        if pair.direction is Direction.IN or not pair.openings:
+        if not begins:
             return found, record
         if record is None:
             record = self._of[pair.vm] = _Record(self._first_at if self._first_at is not None else now)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hypervigil.host.hsem.mining import LASTS_S, MAX_HOSTS, Miners
+from hypervigil.host.hsem.mining import BEFORE_S, LASTS_S, MAX_HOSTS, Miners
+from hypervigil.host.hsem.outbound import STEADY_S
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import TrafficClass
 from tests.unit.host.hsem.behaviour import Behaviour, Pace, browses, crawls
@@ -35,6 +36,7 @@ def computes(scene: Scene, who: str = "bob", cpu: float = 1.0) -> Scene:
 
 
 def test_who_works_for_a_pool_is_told(scene: Scene) -> None:
+    scene.pass_(STEADY_S + 5)
     computes(scene).begin(talks("bob", POOL, 5))
     scene.pass_(LASTS_S - 20)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
@@ -62,23 +64,33 @@ def test_who_works_for_a_pool_is_told(scene: Scene) -> None:
     ],
 )
 def test_who_only_computes(scene: Scene, honest: Behaviour) -> None:
+    scene.pass_(STEADY_S + 5)
     computes(scene).begin(honest).pass_(2 * LASTS_S)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
 
 
+@pytest.mark.parametrize("before_s", [0, STEADY_S + 5])
+def test_whom_it_knew_before_it_works_with(scene: Scene, before_s: float) -> None:
+    scene.pass_(before_s).begin(talks("bob", POOL, 5)).pass_(BEFORE_S + 10)
+    computes(scene).pass_(2 * LASTS_S)
+    assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
+
+
 def test_who_is_asked_for_it_computes_for_others(scene: Scene) -> None:
+    scene.pass_(STEADY_S + 5)
     computes(scene).begin(talks("bob", POOL, 5), browses("alice", "bob", 60)).pass_(2 * LASTS_S)
     assert AttackClass.MINING not in {one.attack for one in scene.verdicts("bob")}
 
 
 def test_who_has_time_left_is_at_work(scene: Scene) -> None:
+    scene.pass_(STEADY_S + 5)
     computes(scene, cpu=0.6).begin(talks("bob", POOL, 5)).pass_(2 * LASTS_S)
     assert scene.suspected() == set()
 
 
 def test_who_always_computes_goes_on() -> None:
     scene = Scene("bob", "web")
-    computes(scene).learn()
+    computes(scene).learn().pass_(STEADY_S + 5)
     scene.begin(talks("bob", POOL, 5)).pass_(2 * LASTS_S)
     assert scene.suspected() == set()
 

@@ -17,7 +17,7 @@ from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import Direction, TrafficClass
-from tests.unit.host.hsem.behaviour import Behaviour, Pace
+from tests.unit.host.hsem.behaviour import Behaviour, Pace, calls, copies
 from tests.unit.host.hsem.scene import Scene
 
 SYN, SYNACK, TCP, UDP = (TrafficClass[name] for name in ("SYN", "SYNACK", "TCP", "UDP"))
@@ -64,7 +64,7 @@ def test_a_copy_to_outside_is_held_and_told_and_nobody_is_blamed(scene: Scene) -
     scene.begin(uploads("bob", SINK, KIB_500))
     scene.run(LEAST_OCTETS / 522_000 + 0.6)
     (limit,) = scene.limits("bob")
-    assert (limit.kind, limit.direction) == (LimitKind.OCTETS, Direction.OUT)
+    assert (limit.kind, limit.direction, limit.classes) == (LimitKind.OCTETS, Direction.OUT, {TCP})
     assert limit.value == pytest.approx(KEPT_OF_UNCLEAR * 522_000, rel=0.1)
     (opened,) = scene.witness.opened
     assert [one.kind for one in opened.evidence] == ["upload", "one-sided"]
@@ -113,6 +113,26 @@ def test_each_place_is_told_once(scene: Scene) -> None:
 )
 def test_what_is_no_copy_to_outside(scene: Scene, honest: Behaviour) -> None:
     scene.begin(honest).pass_(60)
+    assert scene.suspected() == set()
+
+
+def test_an_honest_backup_keeps_half_and_ends_unlimited(scene: Scene) -> None:
+    """All that it offers after it is held, not below half, and whatever else the VM says as ever."""
+    scene.begin(copies("bob", SINK, 3000)).run(1.2)
+    assert scene.limits("bob")
+    offered, arrived = (dict(counts) for counts in (scene.offered, scene.delivered))
+    scene.run(HELD_S)
+    key = ("bob", SINK, TCP)
+    kept = (scene.delivered[key] - arrived[key]) / (scene.offered[key] - offered[key])
+    assert KEPT_OF_UNCLEAR <= kept <= KEPT_OF_UNCLEAR + 0.2
+    scene.run(2)
+    assert scene.roles("bob") == [Role.CLEARED]
+    assert not scene.limits("bob")
+
+
+def test_by_datagrams_it_may_be_a_call(scene: Scene) -> None:
+    dialogue(scene, "bob", SINK)
+    scene.begin(calls("bob", SINK, 3000, answered=0.05)).run(20)
     assert scene.suspected() == set()
 
 
