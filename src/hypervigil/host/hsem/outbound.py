@@ -47,6 +47,10 @@ ALIKE, ALIKE_OCTETS = 1.5, 150.0
 STEADY_S = 30.0
 """What began within two beats and so long after the VM was first watched may have gone on before."""
 
+TELLERS = 2
+"""So many VMs of this host are told to copy to one place; what more of them do there is what tenants do."""
+MAX_STORES = 1024
+"""Places to which VMs copy, in all."""
 MAX_HOSTS = 4
 MAX_TOLD = 16
 MAX_ALL = 16_384
@@ -123,6 +127,8 @@ class Outbound:
         self._of: dict[VmId, _Record] = {}
         self._first_at: Instant | None = None
         self._hosts = 0
+        self._stores: OrderedDict[str, tuple[VmId, ...]] = OrderedDict()
+        """Who was told to copy there; to what place nobody did for longest comes first."""
         self.forgotten = 0
         """Hosts that had to make room, in all."""
 
@@ -160,8 +166,20 @@ class Outbound:
             if pair.direction is Direction.OUT and values[row, Metric.OUT_TCP] > values[row, Metric.OUT_UDP]:
                 all_out, tail = float(values[row, Metric.OUT_BYTES]), float(tails[row, Metric.OUT_BYTES])
                 upload = _copying(pair, host, (all_out, tail), report.interval_s, now)
-                if upload is not None and record.tell(Upload, place(pair.address)):
+                if upload is not None and self._tells(record, upload):
                     yield upload
+
+    def _tells(self, record: _Record, upload: Upload) -> bool:
+        """Whether a copy is to be told: neither of this VM before, nor of others."""
+        where = place(upload.address)
+        tellers = self._stores.setdefault(where, ())
+        self._stores.move_to_end(where)
+        if len(self._stores) > MAX_STORES:
+            self._stores.popitem(last=False)
+        if not record.tell(Upload, where) or len(tellers) == TELLERS:
+            return False
+        self._stores[where] = (*tellers, upload.vm)
+        return True
 
     def met(self, vm: VmId, address: str) -> Instant | None:
         """When a VM first began something with a host, if that is known and it is new."""

@@ -101,6 +101,15 @@ def test_each_place_is_told_once(scene: Scene) -> None:
     assert len(scene.witness.opened) == 2
 
 
+def test_where_other_tenants_copy_to_is_a_store(scene: Scene) -> None:
+    for who in ("bob", "alice", "mallory"):
+        behaviour = uploads(who, SINK, 10 * KIB_500)
+        scene.begin(behaviour).run(8)
+        scene.end(behaviour)
+        scene.pass_(60)
+    assert [one.vm for one in scene.witness.opened] == ["bob", "alice"]
+
+
 @pytest.mark.parametrize(
     "honest",
     [
