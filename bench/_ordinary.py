@@ -108,6 +108,9 @@ _SUMS = [
     for work in Work
 ]
 """Packets per request, out and in: those that are always there, and those of usual size."""
+_OCTETS, _COPIED = 300.0, (1514.0, 66.0)
+"""Of a packet, on average; of a copy's segment and of what acknowledges it."""
+_SUMS_COPIED = np.array([body for _, body in _SUMS[Work.COPY]])
 _OPENINGS = [max(1.0, float(_HEADS[work, Metric.OUT_SYN])) if work in _OPENS else 0.0 for work in Work]
 _NEW_PORTS = {Work.SERVE, Work.ASK, Work.REFUSED, Work.REFUSING}
 _RESET = {(Work.REFUSED, Direction.OUT), (Work.REFUSING, Direction.IN)}
@@ -263,8 +266,11 @@ class Vms:
         fresh = self._rng.poisson(requests @ _NEW)
         told[:, Metric.NEW_DESTINATIONS] += fresh
         self._fans(told, requests, fresh)
-        told[:, Metric.OUT_BYTES] = 300.0 * told[:, _OUT].sum(axis=1)
-        told[:, Metric.IN_BYTES] = 300.0 * told[:, _IN].sum(axis=1)
+        copied = (requests * sizes)[:, Work.COPY, None] * _SUMS_COPIED
+        told[:, Metric.OUT_BYTES] = _OCTETS * told[:, _OUT].sum(axis=1) + (_COPIED[0] - _OCTETS) * copied[:, 0]
+        told[:, Metric.IN_BYTES] = _OCTETS * told[:, _IN].sum(axis=1) + (_COPIED[1] - _OCTETS) * copied[:, 1]
+        begins = (requests[:, Work.COPY] > 0) & (self._requests[:, Work.COPY] == 0)
+        told[np.ix_(begins, [Metric.OUT_SYN, Metric.IN_SYNACK])] += 1.0
         pairs: list[PairRate] = []
         forged: list[ForgedCount] = []
         self._begin_sessions(level)
@@ -441,7 +447,8 @@ class Vms:
         many, vm, rate = peer.requests, self.names[row], 1.0 / self.beat_s
         (out_head, out_body), (in_head, in_body) = _SUMS[work]
         out, into = many * (out_head + size * out_body), many * (in_head + size * in_body)
-        opened = many * _OPENINGS[work]
+        begins = work is Work.COPY and not self._requests[row, Work.COPY]
+        opened = 1.0 if begins else many * _OPENINGS[work]
         ours = work in _BEGUN_HERE
         service = 1 << (7 * work % 64)
         # Whoever answers does so to a port of the asker's choice: of each connection another.
@@ -455,7 +462,7 @@ class Vms:
                     OUTSIDE,
                     peer.address,
                     sent * rate,
-                    300.0 * sent * rate,
+                    (_COPIED[direction] if work is Work.COPY else _OCTETS) * sent * rate,
                     opened * rate if asks else 0.0,
                     back * rate,
                     many * rate if (work, direction) in _RESET else 0.0,

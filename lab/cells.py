@@ -19,13 +19,25 @@ _ALONE = (ATTACKER, INNOCENT, INNOCENT)
 _TOUCHING = (ATTACKER, TOUCHED, INNOCENT)
 _GRABBING = (frozenset({"overloaded"}), INNOCENT, INNOCENT)
 _ABUSED = (frozenset({"reflector", "victim"}), INNOCENT, INNOCENT)
+_TOLD = (frozenset({"cleared"}), INNOCENT, INNOCENT)
+"""A case is opened and explained."""
 _LONG_S = 34.0
 _ACTIVE_S = 8.0
 _LONGER_S = 30.0
+_STEADY_S = 36.0
+_ELSEWHERE = "198.51.100.3"
+"""A host outside that, unlike ``ext``'s own address, asks nothing of the guests."""
 
 
 def _attack(command: str, on: str = "X", target: str | None = "T", at_s: float = 0.5) -> Step:
     return Step(at_s, on, command, attack=True, target=target)
+
+
+def _elsewhere(port: str, seconds: float) -> Step:
+    """Somebody listens there, as long as the address is there."""
+    here = f"{_ELSEWHERE}/32 dev lo"
+    listening = program("sink", port, seconds=seconds)
+    return Step(0.1, "ext", f"ip address replace {here}; {listening}; ip address delete {here}")
 
 
 def _flood(name: str, options: str, paces: tuple[str, ...] = _PACES) -> Kind:
@@ -141,26 +153,38 @@ ATTACKS: tuple[Kind, ...] = (
         seconds=_LONG_S,
     ),
     Kind(
-        "beaconing",
-        Family.ATTACKER,
+        "beaconing",  # by counts no other than a program that asks for news: told, and blamed for nothing (0017)
+        Family.VICTIM,
         (
-            Step(0.1, "ext", program("sink", "4443", seconds=_LONGER_S)),
-            _attack(program("beacon", "$ip_ext", "4443", "$choice", seconds=_LONGER_S - 2), target="ext", at_s=1.5),
+            _elsewhere("4443", _STEADY_S + _LONGER_S),
+            # What begins as soon as it is watched may have gone on before.
+            Step(_STEADY_S, "X", program("beacon", _ELSEWHERE, "4443", "$choice", seconds=_LONGER_S - 2)),
         ),
-        _ALONE,
-        ("0.5", "5"),
+        _TOLD,
+        ("0.5", "2"),
+        seconds=_STEADY_S + _LONGER_S,
+    ),
+    Kind(
+        "exfiltration",  # nor than a backup: held for a while, and told
+        Family.VICTIM,
+        (
+            _elsewhere("4444", _LONGER_S),
+            Step(1.5, "X", program("upload", _ELSEWHERE, "4444", "$choice", seconds=_LONGER_S - 2)),
+        ),
+        _TOLD,
+        ("500000", "5000000"),
         seconds=_LONG_S,
     ),
     Kind(
-        "exfiltration",
-        Family.ATTACKER,
+        "slow-exfiltration",  # a few times what it says anyhow: nothing can be seen of it
+        Family.VICTIM,
         (
-            Step(0.1, "ext", program("sink", "4444", seconds=_ACTIVE_S + 2)),
-            _attack(program("upload", "$ip_ext", "4444", "$choice", seconds=_ACTIVE_S), target="ext", at_s=1.5),
+            _elsewhere("4444", _LONGER_S),
+            Step(1.5, "X", program("upload", _ELSEWHERE, "4444", "$choice", seconds=_LONGER_S - 2)),
         ),
-        _ALONE,
-        ("50000", "500000", "5000000"),
-        seconds=14.0,
+        (INNOCENT, INNOCENT, INNOCENT),
+        ("50000",),
+        seconds=_LONG_S,
     ),
     Kind(
         "cpu-grab",

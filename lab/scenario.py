@@ -29,7 +29,9 @@ _STEPS_MOST = 100
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,29}")
 
 Verdict = Literal["attacker", "victim", "reflector", "overloaded", "cleared", "none", "innocent"]
-AttackClass = Literal["flood", "scan", "spoof", "overflow", "reflection", "brute-force", "none"]
+AttackClass = Literal[
+    "flood", "scan", "spoof", "overflow", "reflection", "brute-force", "exfiltration", "beaconing", "mining", "none"
+]
 
 
 class NetworkTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

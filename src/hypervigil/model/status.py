@@ -34,6 +34,10 @@ class AttackClass(StrEnum):
     OVERFLOW = "overflow"
     REFLECTION = "reflection"
     BRUTE_FORCE = "brute-force"
+    EXFILTRATION = "exfiltration"
+    """Suspected: a copy to outside. Like the next one, no count proves it, and nobody is blamed for it."""
+    BEACONING = "beaconing"
+    MINING = "mining"
     NONE = "none"
 
 

@@ -62,7 +62,7 @@ class Hsem:
         self._next_limit = next_limit
         self._history = History()
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
-        self._lookback = Lookback()
+        self._lookback = Lookback(self._watch)
         self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
@@ -122,8 +122,9 @@ class Hsem:
         return self._history.remember()
 
     def recall(self, known: Remembered) -> None:
-        """Replace the history; ``ValueError`` changes nothing."""
+        """Replace the history; ``ValueError`` changes nothing. What was seen over hours belonged to the other one."""
         self._history.recall(known)
+        self._lookback = Lookback(self._watch)
 
     def resume(self, cases: Iterable[Resumed], repetitions: Mapping[VmId, int]) -> None:
         """Take up cases where the last process left them."""
@@ -191,7 +192,9 @@ class Hsem:
             for vm, lasting in self._full.see(report.vms, values[:, Metric.CPU], report.interval_s):
                 decisions += self._exhausted(self._record(vm), now, lasting=lasting)
         self._lately.add(report, values, now)
-        return decisions + self._look_back(report, values, suspects, now)
+        for finding in self._lookback.see(report, values, tails, suspects, now):
+            decisions += self._found(finding, now)
+        return decisions
 
     def given(self, grants: Iterable[Limit]) -> None:
         """All that is granted now: it explains more than the history, which is corrected for it."""
@@ -327,12 +330,6 @@ class Hsem:
         draft.opened_at = now
         return self._open(record, draft, tuple(grounds(facts)), now)
 
-    def _look_back(self, report: HostReport, values: Matrix, suspects: set[VmId], now: Instant) -> list[Decision]:
-        """Remember tries in vain, and open a case of who made too many of them, however slowly."""
-        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
-        syns = {vm: rate for vm, rate in sent if vm not in suspects}  # what a limit stops is not answered either
-        return [one for finding in self._lookback.see(report, syns, now) for one in self._found(finding, now)]
-
     def _found(self, finding: Finding, now: Instant) -> list[Decision]:
         """What was done over some time opens a case; some of it adds to one that is open."""
         record = self._record(finding.vm)
@@ -352,7 +349,7 @@ class Hsem:
         dossier.case = self._next_case()
         record.dossier, record.draft = dossier, None
         record.state = step(record.state, Event.ANOMALY)
-        record.role = Role.CLEARED
+        record.role, record.attack = Role.CLEARED, AttackClass.NONE
         record.stirred_at = now
         self._facts.add(dossier.facts(now, record.repetition))
         return [EnterLevel2(record.vm, dossier.case, now, evidence)]
@@ -390,7 +387,10 @@ class Hsem:
             if verdict is not None:
                 return self._decide(record, verdict, facts, now)
             return self._restrain(record, facts, now)
-        if verdict is not None and verdict.role in GRAVE and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
+        more = verdict is not None and (
+            verdict.role in GRAVE or AttackClass.MINING is verdict.attack is not record.attack
+        )
+        if verdict is not None and more and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
             return self._decide(record, verdict, facts, now)
         if stirring and record.state is State.VICTIM:
             return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
@@ -410,7 +410,7 @@ class Hsem:
         self._facts.add(facts)
         record.decided_at = now
         record.state = step(record.state, VERDICTS[verdict.role])
-        record.role = verdict.role
+        record.role, record.attack = verdict.role, verdict.attack
         decisions: list[Decision] = [Decide(verdict)]
         match verdict.role:
             case Role.ATTACKER:

@@ -227,6 +227,88 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:,.0f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
+def unasked(facts: Facts) -> list[Evidence]:
+    """SYN-ACKs that it asked nobody for."""
+    known = facts.found.unasked
+    hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
+    text = f"{known.packets:,.0f} SYN-ACKs of {hosts} in {_span(known.seconds)}, and it had asked none of them"
+    return [_fact(facts, "unasked", known.packets, "packets", text)]
+
+
+def unasked_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.unasked
+    hosts = f"{known.hosts} host{'' if known.hosts == 1 else 's'} outside"
+    return (
+        f"{facts.vm} gets SYN-ACKs of {hosts} that it asked nothing, {known.packets:,.0f} in {_span(known.seconds)}: "
+        "somebody sends connection tries in its name"
+    )
+
+
+def suspicions(facts: Facts) -> list[Evidence]:
+    """What it does with hosts outside, and cannot be told from what others do there for good reason."""
+    found, beacon, upload = [], facts.found.beacon, facts.found.upload
+    if upload.octets:
+        text = (
+            f"{facts.vm} sends {upload.rate:,.0f} octets a second to {upload.address} outside, "
+            f"{upload.octets / 1e6:,.1f} MB in {upload.seconds:,.0f} s; the 95th percentile of all that it sends is "
+            f"{upload.tail:,.0f}"
+        )
+        unit = "octets/s"
+        found.append(
+            Evidence(facts.vm, "upload", Origin.HOST_OBSERVED, upload.at, upload.rate, upload.tail, unit, text)
+        )
+        back = upload.back / upload.octets
+        found.append(_fact(facts, "one-sided", back, "of octets", f"{back:.1%} of as many octets came back"))
+    if beacon.dialogues:
+        text = (
+            f"{beacon.dialogues} dialogues of {facts.vm} with {beacon.address} outside, one each {beacon.beat_s:.1f} s "
+            f"within {beacon.spread_s:.1f} s, about {beacon.said:,.0f} octets there and {beacon.heard:,.0f} back"
+        )
+        found.append(_fact(facts, "beacon", beacon.beat_s, "s", text))
+    mining = facts.found.mining
+    if mining.seconds:
+        text = (
+            f"{facts.vm} has used {mining.cpu:.0%} and more of its CPU for {_span(mining.seconds)}, usually at most "
+            f"{mining.cpu_tail:.0%}, and meanwhile one small talk with {mining.address} outside went on: "
+            f"{mining.said / mining.seconds:,.0f} octets a second there and {mining.heard / mining.seconds:,.0f} back, "
+            f"in {mining.messages} of the seconds"
+        )
+        found.append(_fact(facts, "mining-like", mining.seconds, "s", text))
+    return found
+
+
+def upload_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.upload
+    times = f"{known.rate / known.tail:,.0f} times" if known.tail >= 1 else "far above"
+    return (
+        f"{facts.vm} copied {known.octets / 1e6:,.1f} MB and more to {known.address} outside, {times} what it usually "
+        "sends in all: a backup looks the same, so nobody is blamed; whoever knows of none looks into it, and closes "
+        "the address in the policy"
+    )
+
+
+def mining_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.mining
+    return (
+        f"{facts.vm} computes at its capacity, as never before, and all the while is told a little by {known.address} "
+        "outside and says a little, as miners do: whoever computes for others looks the same, so nobody is blamed; "
+        "whoever knows of no such work looks into it"
+    )
+
+
+def beacon_cause(facts: Facts) -> str:
+    """One sentence."""
+    known = facts.found.beacon
+    return (
+        f"{facts.vm} began to say the same to {known.address} outside each {known.beat_s:.1f} s: a program that asks "
+        "for news looks the same, so nobody is blamed; whoever knows of none looks into it, and closes the address in "
+        "the policy"
+    )
+
+
 def forged(facts: Facts) -> list[Evidence]:
     """Forged frames by kind."""
     return [

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
+from hypervigil.host.hsem.findings import NOTHING_FOUND, Findings
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.status import Evidence
@@ -233,6 +234,7 @@ class Facts:
     guessed: Guessed = Guessed()
     held: float = 0.0
     """Connections on which it says nothing, accepted of it beyond what its history allows; few are not told."""
+    found: Findings = NOTHING_FOUND
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -305,6 +307,7 @@ class Dossier:
     peers_dropped: int = 0
     vain: Vain = Vain()
     guessed: Guessed = Guessed()
+    found: Findings = NOTHING_FOUND
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
@@ -395,6 +398,7 @@ class Dossier:
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
             held=self.held,
+            found=self.found,
         )
 
     def _tries(self) -> Tries:
@@ -460,6 +464,7 @@ def reopened(facts: Facts) -> Dossier:
         peers={(peer.direction, peer.address): peer for peer in facts.peers},
         vain=facts.vain,
         guessed=facts.guessed,
+        found=facts.found,
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,

@@ -7,9 +7,12 @@ from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.guesses import guesses
+from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked
+from hypervigil.host.hsem.ruling import ruling as _verdict
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
+from hypervigil.host.hsem.unasked import unasked
 from hypervigil.model.ids import OUTSIDE, VmId
-from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
+from hypervigil.model.status import AttackClass, Role, Verdict
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MIN_REPORTS = 3
@@ -28,6 +31,8 @@ AWAIT_ACCUSER_S = 10.0
 """Whoever is hit from inside waits so long for the verdict on the other end."""
 GIVE_UP_S = 29.0
 """Whoever is under suspicion for so long without a verdict is cleared: limits before proof are bounded."""
+HELD_S = 20.0
+"""A copy to outside is held for so long."""
 FORGED_ROLES = (ForgedKind.ARP, ForgedKind.ND, ForgedKind.DHCP_SERVER, ForgedKind.ROUTER_ADVERTISEMENT)
 FORGED_SENDERS = (ForgedKind.MAC, ForgedKind.IPV4, ForgedKind.IPV6, ForgedKind.VLAN, ForgedKind.ETHERTYPE)
 MIN_FORGED_ROLES = 3
@@ -52,10 +57,13 @@ def judge(facts: Facts) -> Verdict | None:
         _seized,
         _accused,
         _flooded,
+        _unasked,
         _reflected,
         _pressed,
+        _mining,
         _grabbed,
         _overloaded,
+        _suspected,
         _cleared,
     ):
         verdict = rule(facts)
@@ -70,32 +78,6 @@ def settled(facts: Facts) -> bool:
     if facts.reports >= MIN_REPORTS and last - facts.opened_at >= MIN_SURGE_S:
         return True
     return facts.at - last >= ENDED_S
-
-
-def _verdict(
-    facts: Facts,
-    role: Role,
-    attack: AttackClass,
-    *,
-    evidence: Sequence[Evidence],
-    cause: str,
-    counterfactual: str,
-    confidence: float,
-    target: VmId | None = None,
-) -> Verdict:
-    return Verdict(
-        case=facts.case,
-        vm=facts.vm,
-        role=role,
-        attack=attack,
-        at=facts.at,
-        confidence=confidence,
-        # Shown beside what decided: whatever an agent tells, or is silent about, decides nothing by itself.
-        evidence=(*evidence, *facts.told),
-        cause=cause,
-        counterfactual=counterfactual,
-        target=target,
-    )
 
 
 def _spoof(facts: Facts) -> Verdict | None:
@@ -314,6 +296,13 @@ def _flooded(facts: Facts) -> Verdict | None:
     )
 
 
+def _unasked(facts: Facts) -> Verdict | None:
+    """Others answer what somebody asked in its name: it is meant to bear that, or is only the name."""
+    if not unasked(facts.found.unasked):
+        return None
+    return of_unasked(facts)
+
+
 def amplified(facts: Facts) -> tuple[Surge, Peer, float] | None:
     """A surge of answers to one address, whose requests surge too, and how many times larger they are."""
     asked = {p.address: p for p in facts.peers if p.direction is Direction.IN and p.asks and p.octets}
@@ -424,6 +413,13 @@ def _pressed(facts: Facts) -> Verdict | None:
     )
 
 
+def _mining(facts: Facts) -> Verdict | None:
+    """At its capacity by its own work, on the word of somebody outside: that is told, and proves nothing."""
+    if not facts.found.mining.seconds or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
+        return None
+    return of_mining(facts)
+
+
 def _overloaded(facts: Facts) -> Verdict | None:
     """At its capacity, by its own work or by more honest requests than it can serve."""
     if not facts.near_capacity or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
@@ -444,6 +440,18 @@ def _asked(facts: Facts) -> bool:
     return any(surge.direction is Direction.IN for surge in facts.surges)
 
 
+def _suspected(facts: Facts) -> Verdict | None:
+    """What it does outside is told, and proves nothing; a copy is held for a while first, so that somebody may look."""
+    upload, beacon = facts.found.upload, facts.found.beacon
+    if facts.at - facts.opened_at < CLEAR_AFTER_S or not (upload.octets or beacon.dialogues):
+        return None
+    if upload.octets and facts.at - upload.at < HELD_S and facts.at - facts.opened_at < GIVE_UP_S:
+        return None
+    if facts.at - facts.opened_at < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
+        return None
+    return of_outside(facts)
+
+
 def _cleared(facts: Facts) -> Verdict | None:
     age = facts.at - facts.opened_at
     if age < CLEAR_AFTER_S:
@@ -451,6 +459,8 @@ def _cleared(facts: Facts) -> Verdict | None:
     if age < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
         return None
     if age < AWAIT_ACCUSER_S and hostile_surges(facts, Direction.IN):
+        return None
+    if facts.found.upload.octets and age < GIVE_UP_S:
         return None
     return _verdict(
         facts,

@@ -60,6 +60,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = (
         )
     }
     | {(state, Event.VICTIM): State.VICTIM for state in (State.REFLECTOR, State.OVERLOADED)}
+    | {(State.OVERLOADED, Event.OVERLOADED): State.OVERLOADED}  # on whose word it computes is seen later
 )
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
-from hypervigil.host.hsem.judge import FORGED_ROLES, from_outside, hit, hostile_surges
+from hypervigil.host.hsem.judge import FORGED_ROLES, HELD_S, from_outside, hit, hostile_surges
+from hypervigil.host.hsem.outbound import TIMES
 from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import packet_metric
@@ -78,6 +79,13 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
             wanted.append(_class_limit(surge, bounds, least))
         elif meant is Conduct.HOSTILE and from_outside(facts):
             wanted += _inbound(facts, surge, bounds)
+    upload = facts.found.upload
+    if upload.octets and facts.at - upload.at < HELD_S:
+        reason = (
+            f"sends {upload.rate:,.0f} octets/s to {upload.address} outside, usually at most {upload.tail:,.0f} in all"
+        )
+        value = max(TIMES * upload.tail, KEPT_OF_UNCLEAR * upload.rate)
+        wanted.append(Wanted(LimitKind.OCTETS, reason, round(value, 1), traffic=TrafficClass.TCP))
     return wanted
 
 

@@ -1,15 +1,22 @@
 """What no single report shows: tries in vain over hours, and dialogues that end alike one after the other. Pure."""
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.facts import Dossier, Facts, Guessed, Vain
+from hypervigil.host.hsem.findings import Beacon, Mining, Unasked, Upload
 from hypervigil.host.hsem.guesses import Guesses
+from hypervigil.host.hsem.mining import Miners
+from hypervigil.host.hsem.outbound import Outbound
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
 from hypervigil.host.hsem.slow import Slow
+from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS
+from hypervigil.host.hsem.unasked import UnaskedAnswers
+from hypervigil.host.hsem.watch import Watch
 from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence
 
@@ -19,51 +26,90 @@ class Finding:
     """What a VM did over some time."""
 
     vm: VmId
-    what: Vain | Guessed
+    what: Vain | Guessed | Unasked | Beacon | Upload | Mining
 
     @property
     def adds(self) -> bool:
         """Whether it is of use to a case that is open already."""
-        return isinstance(self.what, Guessed)
+        return not isinstance(self.what, Vain)
 
     def note(self, dossier: Dossier) -> None:
         """Write it down."""
-        if isinstance(self.what, Guessed):
-            dossier.guessed = self.what
-        else:
-            dossier.vain = self.what
+        match self.what:
+            case Guessed():
+                dossier.guessed = self.what
+            case Unasked():
+                dossier.found = replace(dossier.found, unasked=self.what)
+            case Beacon():
+                dossier.found = replace(dossier.found, beacon=self.what)
+            case Upload():
+                dossier.found = replace(dossier.found, upload=self.what)
+            case Mining():
+                dossier.found = replace(dossier.found, mining=self.what)
+            case Vain():
+                dossier.vain = self.what
 
     def evidence(self, facts: Facts) -> tuple[Evidence, ...]:
         """What a case is opened with."""
-        return tuple((explain.guessed if self.adds else explain.vain)(facts))
+        match self.what:
+            case Guessed():
+                return tuple(explain.guessed(facts))
+            case Unasked():
+                return tuple(explain.unasked(facts))
+            case Beacon() | Upload() | Mining():
+                return tuple(explain.suspicions(facts))
+            case Vain():
+                return tuple(explain.vain(facts))
 
 
 class Lookback:
     """The memory of all VMs."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._slow = Slow()
         self._guesses = Guesses()
+        self._unasked = UnaskedAnswers()
+        self._outbound = Outbound()
+        self._miners = Miners()
 
     def keep(self, vms: Collection[VmId]) -> None:
         """Forget all others."""
         self._slow.keep(vms)
         self._guesses.keep(vms)
+        self._unasked.keep(vms)
+        self._outbound.keep(vms)
+        self._miners.keep(vms)
 
     def forget(self, vm: VmId) -> None:
         """Begin anew with a VM."""
         self._slow.forget(vm)
         self._guesses.forget(vm)
+        self._unasked.forget(vm)
+        self._outbound.forget(vm)
 
-    def see(self, report: HostReport, syns: Mapping[VmId, float], now: Instant) -> Iterator[Finding]:
-        """Take in a report: who was found at what; see ``Slow.see`` for ``syns``."""
-        self._slow.see(report, syns, now)
+    def see(
+        self, report: HostReport, values: Matrix, tails: Matrix, suspects: Collection[VmId], now: Instant
+    ) -> Iterator[Finding]:
+        """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
+        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
+        # What a limit stops is not answered either.
+        self._slow.see(report, {vm: rate for vm, rate in sent if vm not in suspects}, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)
             if slow_sweep(vain) or slow_probe(vain):
                 yield Finding(vm, vain)
         for guessed in self._guesses.see(report.dialogues, now):
             yield Finding(guessed.vm, guessed)
+        for vm, unasked in self._unasked.see(report, values, self._asked, now):
+            yield Finding(vm, unasked)
+        for found in self._outbound.see(report, values, tails, now):
+            yield Finding(found.vm, found)
+        for mining in self._miners.see(report, values, tails, self._outbound.met, now):
+            yield Finding(mining.vm, mining)
+
+    def _asked(self, vm: VmId) -> float:
+        return self._watch.recent(vm).asked[0]
 
     def guessed_by(self, vm: VmId, guesser: VmId, now: Instant) -> Guessed:
         """What another VM tried at a service of this one, as this one's NIC saw it."""

@@ -12,7 +12,7 @@ from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.ids import Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
-from hypervigil.model.status import Evidence, Role
+from hypervigil.model.status import AttackClass, Evidence, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MUCH_STRICTER = 0.6
@@ -47,6 +47,7 @@ class Watched:
     stirred_at: Instant = _NEVER
     """When it was last more than usual, or last attacked."""
     role: Role = Role.CLEARED
+    attack: AttackClass = AttackClass.NONE
     targets: frozenset[VmId] = frozenset()
     quiet: dict[tuple[Direction, TrafficClass], tuple[Instant, float]] = field(default_factory=dict)
     """Surges that were cleared: until when they open no new case, and at which rate."""

@@ -205,6 +205,12 @@ class Scene:
             self.step(SWEEP_S)
         return self
 
+    def pass_(self, seconds: float) -> "Scene":
+        """The same, with one look a second: for what takes minutes."""
+        for _ in range(round(seconds)):
+            self.step(1.0)
+        return self
+
     def step(self, interval_s: float, *, look_at: tuple[str, ...] | None = None) -> None:
         """One interval and its sweep; with ``look_at`` a tripwire had the sensors look at these VMs only."""
         self._refill(interval_s)
@@ -272,14 +278,14 @@ class Scene:
         asks = traffic in ASKING if asks is None else asks
         if source in self._tallies:
             self._count(source, OUT, target, traffic, packets, octets, asks, ports, service)
-            packets = self._pass(source, OUT, target, traffic, packets)
+            packets = self._pass(source, OUT, target, traffic, packets, octets)
         if not arrives:
             return 0
         if packets and target in self._tallies:
             self._count(target, IN, source, traffic, packets, octets, asks, ports, service)
             if traffic is TrafficClass.RST or unreachable:
                 self._tallies[target].failures += packets
-            packets = self._pass(target, IN, source, traffic, packets)
+            packets = self._pass(target, IN, source, traffic, packets, octets)
         self.delivered[source, target, traffic] += packets
         return packets
 
@@ -324,11 +330,15 @@ class Scene:
             tally.new_destinations += way is OUT
         self._heard[name, way][address] = self.now
 
-    def _pass(self, name: str, way: Direction, other: str, traffic: TrafficClass, packets: int) -> int:
+    def _pass(  # noqa: PLR0917
+        self, name: str, way: Direction, other: str, traffic: TrafficClass, packets: int, octets: int
+    ) -> int:
         wanted = self._wanted[name, way, traffic] = self._wanted[name, way, traffic] + packets
         left = packets
         for limit in self.limits(name):
-            of_class = limit.kind is LimitKind.PACKETS and limit.direction is way and traffic in limit.classes
+            by_octets = limit.kind is LimitKind.OCTETS
+            of_class = by_octets or limit.kind is LimitKind.PACKETS
+            of_class &= limit.direction is way and traffic in limit.classes
             of_peer = limit.kind is LimitKind.PEER and way is IN and limit.peer == self.address(other)
             of_proof = limit.kind is LimitKind.SOURCE_PROOF and way is IN and traffic is TrafficClass.SYN
             if of_proof and other.startswith(INVENTED):
@@ -340,7 +350,8 @@ class Scene:
                 left = 0
             elif of_class or of_peer:
                 # Everybody loses the same share, by what was wanted in the interval before.
-                share = self._tokens[limit.id] / max(self._wanted_before.get((name, way, traffic), wanted), 1)
+                before = max(self._wanted_before.get((name, way, traffic), wanted), 1)
+                share = self._tokens[limit.id] / (before * octets if by_octets else before)
                 due = self._owed[limit.id, other] + left * min(share, 1.0)
                 left = min(left, int(due))
                 self._owed[limit.id, other] = due - left

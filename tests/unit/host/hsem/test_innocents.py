@@ -47,7 +47,7 @@ HONEST: dict[str, Behaviour] = {
     "a bulk transfer": copies("web", "alice", 3000),
     "a bulk transfer with few acknowledgements": copies("web", "alice", 3000, packets_per_ack=45),
     "a bulk transfer offloaded at both ends": copies("web", "alice", 9000, packets_per_ack=85),
-    "a backup": copies("alice", RESOLVER, 8000),
+    "a backup": copies("alice", "bob", 8000),
     "a survey of many hosts by ping": pings("alice", MANY, 60),
     "a bulk transfer that hardly needs acknowledging": copies("web", "alice", 400, packets_per_ack=300),
     "a call by way of a relay": calls("alice", RESOLVER, 300),
