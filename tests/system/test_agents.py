@@ -120,8 +120,7 @@ class Town:
         self.liar.run(f"{LIE}; {agents.END}; true")
         began = time.time()
         agents.start(self.liar)
-        # What was said before waits in the port's queues, and is read no faster than its budget.
-        self.watch.until(LIAR, "heard", began + 0.5, within_s=60)
+        self.watch.until(LIAR, "heard", began + 0.5)
 
     @contextmanager
     def lying(self, command: str) -> Iterator[float]:
@@ -388,26 +387,6 @@ def test_one_that_is_frozen_tells_less_or_tells_of_the_past_is_found_out(town: T
 
 
 @pytest.mark.long
-@pytest.mark.req("T-CORE-13", "A226")
-@pytest.mark.parametrize("what", ["garbage", "line", "forged"])
-def test_whatever_comes_by_one_port_delays_no_other_and_fills_nothing(town: Town, what: str) -> None:
-    watch, began = town.watch, time.time()
-    gateway = town.product.pids()["gateway"]
-    before = resident_kib(gateway)
-    untaken = watch.now(LIAR)["untaken"], watch.now(WITNESS)["untaken"]
-    with town.lying(f"send {what} --seconds 60 --name {town.stage.guests[WITNESS].uuid}"):
-        wait_for("what is not taken", lambda: watch.now(LIAR)["untaken"] > untaken[0], within_s=10)
-        flooding = time.time()
-        wait_for("some seconds of it", lambda: time.time() - flooding > 6, within_s=8)
-    print(f"{what}: the gateway grew by {resident_kib(gateway) - before} KiB")
-    assert resident_kib(gateway) - before < FEW_MIB << 10
-    assert watch.punctual(WITNESS, began)
-    assert watch.now(WITNESS)["untaken"] == untaken[1]
-    assert {one["hearing"] for _, one in watch.since(began, WITNESS)} == {"heard"}
-    assert watch.now(LIAR)["hearing"] == "silent", "nothing of it was taken for a report"
-
-
-@pytest.mark.long
 @pytest.mark.req("T-CORE-10", "A220", "A236", "A242")
 def test_the_channel_costs_little_in_a_flood_too(town: Town) -> None:
     watch = town.watch
@@ -429,3 +408,24 @@ def test_the_channel_costs_little_in_a_flood_too(town: Town) -> None:
     calm = time.time()
     wait_for("the agent is lowered again", lambda: watch.now(LIAR)["level"] == 1, within_s=120)
     print(f"lowered {time.time() - calm:.0f} s after the release")
+
+
+@pytest.mark.long
+@pytest.mark.req("T-CORE-13", "A226")
+@pytest.mark.parametrize("what", ["garbage", "line", "forged"])
+def test_whatever_comes_by_one_port_delays_no_other_and_fills_nothing(town: Town, what: str) -> None:
+    # The last in this file: what it leaves in its own port's queue is read for minutes, no faster than its budget.
+    watch, began = town.watch, time.time()
+    gateway = town.product.pids()["gateway"]
+    before = resident_kib(gateway)
+    untaken = watch.now(LIAR)["untaken"], watch.now(WITNESS)["untaken"]
+    with town.lying(f"send {what} --seconds 60 --name {town.stage.guests[WITNESS].uuid}"):
+        wait_for("what is not taken", lambda: watch.now(LIAR)["untaken"] > untaken[0], within_s=10)
+        flooding = time.time()
+        wait_for("some seconds of it", lambda: time.time() - flooding > 6, within_s=8)
+    print(f"{what}: the gateway grew by {resident_kib(gateway) - before} KiB")
+    assert resident_kib(gateway) - before < FEW_MIB << 10
+    assert watch.punctual(WITNESS, began)
+    assert watch.now(WITNESS)["untaken"] == untaken[1]
+    assert {one["hearing"] for _, one in watch.since(began, WITNESS)} == {"heard"}
+    assert watch.now(LIAR)["hearing"] == "silent", "nothing of it was taken for a report"
