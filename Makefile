@@ -60,8 +60,8 @@ check: lint ## the fast part: lint, unit, property and architecture tests; < 2 m
 
 test: lab lint ## everything in ≤ 30 minutes, real guests included; needs root
 	@$(meanwhile)
-	pytest --complete -m "not long" --with build/half.log --ignore tests/unit/bench tests/unit tests/integration \
-		tests/system || status=$$?
+	pytest --complete --durations 20 --durations-min 5 -m "not long" --with build/half.log --ignore tests/unit/bench \
+		tests/unit tests/integration tests/system || status=$$?
 	exit $$status
 
 verify: lab ## the full matrix, resumable; SLICE=name runs one slice, else as many as 85 minutes hold
