@@ -151,6 +151,8 @@ class Outbound:
             return
         rows = {vm: row for row, vm in enumerate(report.vms)}
         for pair in outside:
+            if pair.vm not in rows:
+                continue
             row, octets = rows[pair.vm], pair.octets * report.interval_s
             begins = pair.direction is Direction.OUT and 0 < pair.openings <= values[row, Metric.OUT_SYN] + _ROUNDING
             host, record = self._host(pair, now, begins=begins)
