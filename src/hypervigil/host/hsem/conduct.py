@@ -34,6 +34,9 @@ TALKS = 0.02
 """Packets that come back per datagram of a conversation that goes mostly one way: QUIC acknowledges several at once."""
 STREAM_PPS = 500.0
 """Up to here datagrams that nobody answers yet may be a stream whose receiver reports every few seconds (RFC 3550)."""
+FULL_OCTETS, FULL_PPS = 1000.0, 2500.0
+"""Octets per datagram of a stream that fills its packets, and up to where it may be one if whoever gets it said a word
+by it: a film of 25 Mbit/s, or a measurement of speed, which agrees by one word each and then goes one way."""
 TRICKLE_PPS = 60.0
 """Up to here datagrams to one address harm nobody, answered or not: measurements, telemetry, logs."""
 CALL_PPS = 100.0
@@ -320,7 +323,10 @@ def _datagrams(
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
         if may_be_stream and (aimed or mixed([peer.services for peer in asking])) and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
-        return min(found, Conduct.UNCLEAR) if may_be_stream and peak_pps <= STREAM_PPS else found
+        full = sum(p.octets for p in asking) >= FULL_OCTETS * sum(p.packets for p in asking)
+        agreed = full and not unheard(traffic, mine, theirs, peers)
+        slow = peak_pps <= (FULL_PPS if agreed else STREAM_PPS)
+        return min(found, Conduct.UNCLEAR) if may_be_stream and slow else found
     streams = tuple(p for p in peers if not p.asks)
     share = mine.share_passed(traffic)
     heard = sum(answers for _, answers in _answered(traffic, theirs, streams))

@@ -18,7 +18,7 @@ from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERD
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
-from hypervigil.host.hsem.opening import SECOND_LOOK_S, grounds, suspicious
+from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
 from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.table import Matrix
@@ -41,8 +41,6 @@ MAX_HISTORIES = 20_000
 """Above this, VMs that do not run are forgotten."""
 DRAFT_S = 3.0
 """What a VM above its allowance does is kept so long to tell how it is meant, before there is reason for a case."""
-QUIET_S = 60.0
-"""What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``."""
 FORGIVEN_S = 24 * 3600.0
 """After so long without a verdict an attack is a first one again."""
 
@@ -428,8 +426,7 @@ class Hsem:
             case Role.OVERLOADED:
                 decisions += record.swap(shared(facts, self._bounds), now, self._bounds.hold_s)
             case Role.CLEARED:
-                until = Instant(now + QUIET_S)
-                record.quiet = {(s.direction, s.traffic): (until, s.rate) for s in facts.surges}
+                record.quiet = cleared(facts, now)
                 decisions += self._close(record, now, "cleared")
         return decisions
 

@@ -6,13 +6,17 @@ from hypervigil.host.hsem.facts import Facts
 from hypervigil.host.hsem.judge import amplified, forged_enough
 from hypervigil.host.hsem.look import Look
 from hypervigil.host.hsem.scans import scanned, swept
-from hypervigil.host.hsem.watched import Watched
+from hypervigil.host.hsem.watched import Quiet, Watched
 from hypervigil.model.ids import Instant
 from hypervigil.model.metric import Metric
 from hypervigil.model.status import Evidence
+from hypervigil.model.traffic import Direction, TrafficClass
 
 FEW_TRIES = 2.0
 """Tries in vain at many ports that open a case."""
+QUIET_S = 60.0
+"""What was cleared opens no new case for so long, unless it doubles or is hostile for ``SECOND_LOOK_S``. Datagrams that
+might be a stream may be hostile too: the word by which their receiver agreed is forgotten with the case."""
 SECOND_LOOK_S = 1.0
 """A provisional limit stays so long before it is lifted without a verdict."""
 
@@ -23,15 +27,28 @@ def suspicious(record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
         return True
     for surge in facts.surges:
         meant = facts.conduct(surge.direction, surge.traffic)
-        until, rate = record.quiet.get((surge.direction, surge.traffic), (Instant(0.0), 0.0))
-        quiet = now < until and surge.rate <= 2 * rate
-        if meant is Conduct.HOSTILE and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
+        known = record.quiet.get((surge.direction, surge.traffic))
+        quiet = known is not None and now < known.until and surge.rate <= 2 * known.rate
+        agreed = known is not None and quiet and known.agreed
+        if meant is Conduct.HOSTILE and not agreed and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
             return True
         if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and not quiet:
             return True
     if scanned(facts, least=FEW_TRIES) or amplified(facts):
         return True
     return look.above(Metric.NEW_DESTINATIONS) and swept(facts)
+
+
+def cleared(facts: Facts, now: Instant) -> dict[tuple[Direction, TrafficClass], Quiet]:
+    """What was cleared, and opens no new case for a while."""
+    return {
+        (s.direction, s.traffic): Quiet(
+            Instant(now + QUIET_S),
+            s.rate,
+            s.traffic is TrafficClass.UDP and facts.conduct(s.direction, s.traffic) is Conduct.UNCLEAR,
+        )
+        for s in facts.surges
+    }
 
 
 def grounds(facts: Facts) -> list[Evidence]:

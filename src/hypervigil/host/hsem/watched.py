@@ -28,6 +28,16 @@ _NEVER = Instant(float("-inf"))
 Place = tuple[object, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A surge that was cleared: until when it opens no new case, and up to twice which rate."""
+
+    until: Instant
+    rate: float
+    agreed: bool
+    """Whether it was a stream to somebody who had said a word by it."""
+
+
 @dataclass(slots=True)
 class Watched:
     """What is kept of a VM besides its history."""
@@ -49,8 +59,8 @@ class Watched:
     role: Role = Role.CLEARED
     attack: AttackClass = AttackClass.NONE
     targets: frozenset[VmId] = frozenset()
-    quiet: dict[tuple[Direction, TrafficClass], tuple[Instant, float]] = field(default_factory=dict)
-    """Surges that were cleared: until when they open no new case, and at which rate."""
+    quiet: dict[tuple[Direction, TrafficClass], Quiet] = field(default_factory=dict)
+    """Surges that were cleared."""
     forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
     forged_since: Instant = _NEVER
     told: list[Evidence] = field(default_factory=list)

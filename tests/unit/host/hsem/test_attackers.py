@@ -84,6 +84,15 @@ def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> 
     assert scene.limited() == {"mallory"}, "the victim of another VM needs no limit: its attacker has one"
 
 
+@pytest.mark.parametrize(("said", "per_s"), [(0, 860), (1, 3000)])
+def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, per_s: float) -> None:
+    scene = town()
+    scene.send("mallory", "web", UDP, 1, octets=46, asks=True)
+    scene.send("web", "mallory", UDP, said, octets=46, asks=False)
+    scene.begin(floods("mallory", "web", per_s, UDP, octets=1490)).run(4)
+    assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
+
+
 @pytest.mark.parametrize("per_s", [1000, 2000])
 def test_a_closed_port_tells_a_flood_from_the_talk_beside_it(per_s: float) -> None:
     """The kernel refuses the first six, before so many have come that anybody asks, and then one a second."""

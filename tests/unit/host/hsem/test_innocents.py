@@ -157,6 +157,16 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
 
 
+def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Scene) -> None:
+    """iperf3 agrees by one datagram each, and then 10 Mbit/s go one way."""
+    scene.send("web", "alice", UDP, 1, octets=46, asks=True)
+    scene.send("alice", "web", UDP, 1, octets=46, asks=False)
+    scene.begin(for_(10, floods("web", "alice", 860, UDP, octets=1490))).run(15)
+    assert scene.blamed() == set()
+    assert scene.limits("web") == []
+    assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
+
+
 def test_new_clients_of_a_server_at_its_capacity_are_no_hosts_that_it_looks_for() -> None:
     """Its case lasts, they become many, and the only one that does not answer is where its logs go."""
     scene = Scene("web").begin(
