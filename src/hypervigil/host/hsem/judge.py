@@ -342,8 +342,12 @@ def _reflected(facts: Facts) -> Verdict | None:
 
 
 def _worst_grab(facts: Facts) -> Grab | None:
+    return max(facts.grabs, key=_weight, default=None)
+
+
+def _weight(grab: Grab) -> tuple[bool, float, float]:
     """Harmful ones first."""
-    return max(facts.grabs, key=lambda one: (one.harmful, one.cost, one.rate / max(one.tail, 1e-9)), default=None)
+    return grab.harmful, grab.cost, grab.rate / max(grab.tail, 1e-9)
 
 
 def _seized(facts: Facts) -> Verdict | None:
@@ -352,10 +356,14 @@ def _seized(facts: Facts) -> Verdict | None:
     To compute is no attack, however much: the host shares its CPUs, and may have too few. Of who begins processes
     instead, in such numbers as never before, the host would know nothing without the VM's own word.
     """
+    # What is no attack hides none that goes on beside it, at however much less cost.
+    blamed = max((one for one in facts.grabs if one.blamable), key=_weight, default=None)
     worst = _worst_grab(facts)
-    if worst is None or not worst.blamable or _set_going(facts, worst) or hostile_surges(facts):
+    if blamed is None or worst is None or hostile_surges(facts):
         return None
-    return _of_grab(facts, worst, Role.ATTACKER, worst.sufferer)
+    if any(_set_going(facts, one) for one in (blamed, worst)):
+        return None
+    return _of_grab(facts, blamed, Role.ATTACKER, blamed.sufferer)
 
 
 def _grabbed(facts: Facts) -> Verdict | None:

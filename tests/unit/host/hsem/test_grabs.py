@@ -145,6 +145,18 @@ def test_at_others_cost_it_is_an_attack(grab: Grab, scene: Scene) -> None:
     assert found.resource is grab.resource
 
 
+def test_no_attack_hides_behind_computing_that_costs_more(scene: Scene) -> None:
+    scene.takes("mallory", block_reads=4000.0)
+    bears("alice", block_wait=0.03)(scene)
+    uses_cpu(scene)
+    bears("web", cpu_wait=0.99)(scene)
+    scene.run(5.0)
+    verdict = scene.verdicts("mallory")[-1]
+    assert (verdict.role, verdict.target) == (Role.ATTACKER, "alice")
+    cost = {one.resource: one.cost for one in scene.hsem.facts(verdict.case).grabs}
+    assert cost[Resource.CPU] > cost[Resource.BLOCK] >= 1.0
+
+
 @pytest.mark.req("A253")
 def test_to_compute_at_others_cost_is_no_attack_and_is_shared(scene: Scene) -> None:
     """Many processes and a batch job look alike from outside, and both may have what others leave."""
