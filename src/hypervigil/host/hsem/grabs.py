@@ -48,8 +48,8 @@ EMPTY_PACKET = 75.0
 """Octets per packet likewise: those of an empty connection have 74 at most. By this a client does not seem to say
 nothing whose tries are repeated, or whose requests wait in a server's backlog."""
 HELD = 100.0
-"""So many more connections than its history allows were accepted of who hoards, before others' denials are its doing.
-Whoever only repeats its tries has no more of them than ever."""
+"""So many more connections than its history allows were accepted of who hoards, and not ended by it, before others'
+denials are its doing. Who only repeats its tries has no more of them than ever, who probes ends each at once."""
 NEAR_BOUND = 0.9
 
 Flags = npt.NDArray[np.bool_]
@@ -68,7 +68,7 @@ _FLOORS = {
 """Less than this is no grab, whatever the history."""
 BOUNDED = {Resource.MEMORY: Metric.MEMORY_RSS, Resource.CONNECTIONS: Metric.OUT_SYN}
 """What a VM may be seen to take beyond what it was given: of the others the hypervisor gives no more."""
-_TAKEN = [Metric.OUT_SYN, Metric.IN_SYNACK, Metric.IN_BYTES]
+_TAKEN = [Metric.OUT_SYN, Metric.IN_SYNACK, Metric.IN_BYTES, Metric.IN_RST]
 _REQUESTS = [Metric.IN_SYN, Metric.IN_ICMP]
 """What others ask for, and what is no answer to anything that was asked of them."""
 
@@ -86,7 +86,7 @@ class _Run:
     denied: float = 0.0
     asked_at: Instant | None = None
     held: float = 0.0
-    """Connections accepted of it, beyond what its history allows."""
+    """Connections accepted of it, beyond what its history allows, that it did not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,8 @@ class _Hoard:
     """Of all connections that it begins."""
     heard: float
     """Of all octets that it gets, the share that comes from there."""
+    silent: float
+    """Of these connections, at least the share on which nothing followed the handshake: it did not end them either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +229,13 @@ class Grabs:
         taken: dict[VmId, Taken] = {}
         for row, hoard in hoards.items():
             if hoard.server in second.index:
-                tried, accepted, octets = np.nan_to_num(second.values[row, _TAKEN]).tolist()
+                tried, accepted, octets, resets = np.nan_to_num(second.values[row, _TAKEN]).tolist()
                 tried = max(0.0, tried - self._stopped.get(second.vms[row], 0.0))
                 one = taken.setdefault(hoard.server, Taken())
                 one.tried += hoard.share * tried
                 one.accepted += hoard.share * accepted
                 one.octets += hoard.heard * octets
+                one.resets += hoard.share * resets
         self._stopped.clear()
         denied = {
             server: self._serving.denied(server, second.values[second.index[server]], one)
@@ -253,7 +256,8 @@ class Grabs:
             run.asked_at = self._asked[vm][0]
         if resource is Resource.CONNECTIONS and row in second.hoards:
             accepted = float(np.nan_to_num(second.values[row, Metric.IN_SYNACK]))
-            run.held += max(0.0, second.hoards[row].share * accepted - allowed)
+            accepted *= second.hoards[row].share
+            run.held += max(0.0, min(accepted - allowed, accepted * second.hoards[row].silent))
         cost, sufferer = self._cost(second, resource, row, rows, run) if part >= LEAST_PART else (0.0, None)
         beyond = value > BEYOND * self._bounds.get(vm, {}).get(resource, np.inf)
         if resource is Resource.CONNECTIONS and row not in second.hoards:
@@ -353,4 +357,5 @@ def _hoard(asked: Mapping[VmId, Asked]) -> _Hoard | None:
     most = asked[server]
     if most.begun <= 0 or most.octets > min(EMPTY * most.begun, EMPTY_PACKET * most.packets):
         return None
-    return _Hoard(server, most.begun / sum(one.begun for one in asked.values()), most.heard)
+    share = most.begun / sum(one.begun for one in asked.values())
+    return _Hoard(server, share, most.heard, min(max(0.0, 3.0 - most.packets / most.begun), 1.0))

@@ -2,7 +2,7 @@
 
 A server whose backlog is full leaves SYNs unanswered; one that is out of descriptors before that has its kernel accept
 and says nothing. Both are seen at its NIC, and neither needs its CPU. By itself it makes nobody a hoarder: a server
-may stall for many reasons.
+may stall for many reasons. Who is refused is answered: a reset says that nothing listens there, not that all is taken.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -27,7 +27,7 @@ MEMORY_S = 300
 TRIES_S = 1.0
 """Others' tries are remembered with this time constant: who asks seldom is denied all the same."""
 
-_COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES]
+_COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST]
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class Taken:
     tried: float = 0.0
     accepted: float = 0.0
     octets: float = 0.0
+    resets: float = 0.0
 
 
 class Serving:
@@ -59,6 +60,8 @@ class Serving:
             return
         rows = self._table.rows(vms)
         seen = values[:, _COLUMNS]
+        # Resets beyond those that refuse a try end something else.
+        seen[:, 0] -= np.minimum(seen[:, 3], (seen[:, 0] - seen[:, 1]).clip(min=0.0))
         asked = np.isfinite(seen).all(axis=1) & (seen[:, 0] >= 1.0)
         asked &= np.fromiter((vm not in kept for vm in vms), bool, len(vms))
         rows, seen = rows[asked], seen[asked]
@@ -76,9 +79,11 @@ class Serving:
         """
         others = self._others.setdefault(server, Taken())
         kept = float(np.exp(-1 / TRIES_S))
-        asked, accepted, said = (float(value) for value in np.nan_to_num(second[_COLUMNS]))
-        others.tried = kept * others.tried + max(0.0, asked - taken.tried)
-        others.accepted = kept * others.accepted + max(0.0, accepted - taken.accepted)
+        asked, accepted, said, resets = (float(value) for value in np.nan_to_num(second[_COLUMNS]))
+        tried, accepted = max(0.0, asked - taken.tried), max(0.0, accepted - taken.accepted)
+        refused = min(max(0.0, resets - taken.resets), max(0.0, tried - accepted))
+        others.tried = kept * others.tried + tried - refused
+        others.accepted = kept * others.accepted + accepted
         others.octets = kept * others.octets + max(0.0, said - taken.octets)
         row = self._table.row(server)
         if self._table["seconds"][row, 0] < LEARNED_S or others.tried < LEAST_TRIES:

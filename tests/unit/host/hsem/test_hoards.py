@@ -11,8 +11,11 @@ from hypervigil.model.limits import LimitKind
 from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import TrafficClass
-from tests.unit.host.hsem.backlog import Server
+from tests.unit.host.hsem.backlog import SYN, SYNACK, TCP, Server
+from tests.unit.host.hsem.behaviour import Behaviour, Pace
 from tests.unit.host.hsem.scene import Scene
+
+RST = TrafficClass.RST
 
 OUTSIDE = "203.0.113.9"
 PEACE_S = 35.0
@@ -171,3 +174,39 @@ def test_a_server_that_is_down_makes_no_hoarder_of_who_repeats() -> None:
     server.backlog = 0
     scene.run(20.0)
     assert scene.blamed() == set()
+
+
+def probes(who: str, whom: str, per_s: float, *, reset: bool) -> Behaviour:
+    """It begins connections and ends each at once, or is reset: by then it has said nothing."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        begun = scene.send(who, whom, SYN, pace(s), octets=74)
+        scene.send(whom, who, SYNACK, begun, octets=74)
+        scene.send(who, whom, TCP, (2 if reset else 3) * begun, octets=66)
+        scene.send(whom, who, RST if reset else TCP, begun, octets=66)
+
+    return behave
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_who_begins_and_ends_holds_nothing_though_others_are_denied(*, reset: bool) -> None:
+    """A check of what is up, or one that a server, which may lie, makes come again and again."""
+    server = Server("web")
+    scene = town(server).begin(probes("mallory", "web", 110, reset=reset)).run(3.0)
+    server.stalled = lambda _: True
+    scene.run(12.0)
+    assert scene.blamed() == set()
+
+
+@pytest.mark.parametrize("scanner", ["bob", OUTSIDE])
+def test_tries_at_closed_ports_deny_nobody_anything(scanner: str) -> None:
+    """A pool of idle connections is made ready while somebody else tries ports, few enough to be told of neither."""
+    pace = Pace(18)
+
+    def tries(scene: Scene, s: float) -> None:
+        scene.send("web", scanner, RST, scene.send(scanner, "web", SYN, pace(s), octets=60), octets=54)
+
+    server = Server("web", descriptors=100_000)
+    scene = town(server.hoarder("mallory", 110, since=BEGINS, until=BEGINS + 10)).begin(tries).run(12.0)
+    assert hoarders(scene) == set()

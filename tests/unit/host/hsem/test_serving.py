@@ -11,9 +11,10 @@ WEB, OTHER = VmId("web"), VmId("other")
 VMS = (WEB, OTHER)
 
 
-def seconds(asked: float, answered: float, octets: float) -> np.ndarray:
+def seconds(asked: float, answered: float, octets: float, resets: float = 0.0) -> np.ndarray:
     values = np.full((len(VMS), len(Metric)), np.nan, np.float32)
-    values[0, [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES]] = asked, answered, octets
+    seen = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST]
+    values[0, seen] = asked, answered, octets, resets
     return values
 
 
@@ -24,10 +25,12 @@ def known(asked: float = 20.0, answered: float = 20.0, octets: float = 20_000.0,
     return serving
 
 
-def denied(serving: Serving, asked: float, answered: float, octets: float, taken: Taken | None = None) -> float:
+def denied(
+    serving: Serving, asked: float, answered: float, octets: float, taken: Taken | None = None, *, resets: float = 0.0
+) -> float:
     """As a share, after so long that what was before does not matter."""
     for _ in range(20):
-        second = seconds(asked, answered, octets)
+        second = seconds(asked, answered, octets, resets)
         cost, share = serving.denied(WEB, second[0], taken or Taken())
         serving.learn(VMS, second, {WEB})
     return share if cost >= 1.0 else 0.0
@@ -56,6 +59,19 @@ def test_what_is_said_to_hoarders_and_asked_by_them_is_not_others() -> None:
 def test_what_is_usual_there_is_no_harm() -> None:
     assert denied(known(answered=10.0), 20, 10, 20_000) == 0.0
     assert denied(known(answered=18.0), 20, 13, 20_000) > 0.0
+
+
+def test_who_is_refused_is_answered_and_a_reset_later_on_answers_nobody() -> None:
+    assert denied(known(), 60, 20, 20_000, resets=40) == 0.0
+    assert denied(known(), 20, 5, 20_000, resets=5) == pytest.approx(0.67, abs=0.01)
+    assert denied(known(), 220, 200, 200 * 74, Taken(200, 200, 200 * 74, 100), resets=100) == pytest.approx(1.0)
+
+
+def test_who_is_refused_teaches_nothing() -> None:
+    serving = Serving()
+    for _ in range(LEARNED_S):
+        serving.learn(VMS, seconds(60, 20, 20_000, 40), ())
+    assert denied(serving, 20, 10, 20_000) == pytest.approx(0.5)
 
 
 def test_one_large_answer_is_not_what_is_usual() -> None:
