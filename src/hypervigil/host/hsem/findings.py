@@ -45,6 +45,8 @@ class Upload:
     tail: float = 0.0
     """The VM's own 95th percentile of all octets out, per second."""
     at: Instant = _BEFORE
+    held_from: Instant = _BEFORE
+    """When the first copy lately was found: all are held from then on, for a while."""
 
     @property
     def rate(self) -> float:

@@ -453,7 +453,7 @@ def _suspected(facts: Facts) -> Verdict | None:
     upload, beacon = facts.found.upload, facts.found.beacon
     if facts.at - facts.opened_at < CLEAR_AFTER_S or not (upload.octets or beacon.dialogues):
         return None
-    if upload.octets and facts.at - upload.at < HELD_S and facts.at - facts.opened_at < GIVE_UP_S:
+    if upload.octets and facts.at - upload.held_from < HELD_S and facts.at - facts.opened_at < GIVE_UP_S:
         return None
     if facts.at - facts.opened_at < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
         return None

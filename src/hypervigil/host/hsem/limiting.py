@@ -80,7 +80,7 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
         elif meant is Conduct.HOSTILE and from_outside(facts):
             wanted += _inbound(facts, surge, bounds)
     upload = facts.found.upload
-    if upload.octets and facts.at - upload.at < HELD_S:
+    if upload.octets and facts.at - upload.held_from < HELD_S:
         reason = (
             f"sends {upload.rate:,.0f} octets/s to {upload.address} outside, usually at most {upload.tail:,.0f} in all"
         )

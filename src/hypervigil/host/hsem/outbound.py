@@ -8,7 +8,7 @@ Of each VM that begins something outside, the last few hosts are remembered with
 from array import array
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from math import inf
 from statistics import fmean
@@ -49,6 +49,8 @@ STEADY_S = 30.0
 
 TELLERS = 2
 """So many VMs of this host are told to copy to one place; what more of them do there is what tenants do."""
+HELD_ONCE_S = 3600.0
+"""A VM's copies are held once in so long: a store may be at many places, and its parts go to one after the other."""
 MAX_STORES = 1024
 """Places to which VMs copy, in all."""
 MAX_HOSTS = 4
@@ -108,6 +110,13 @@ class _Record:
     hosts: OrderedDict[int, _Host] = field(default_factory=OrderedDict)
     """By hash of their addresses; with whom it began nothing for longest comes first."""
     told: OrderedDict[tuple[type[Beacon | Upload], str], None] = field(default_factory=OrderedDict)
+    held_from: Instant = _NEVER
+
+    def hold(self, now: Instant) -> Instant:
+        """From when on its copies are held: one that goes to many places is one copy."""
+        if now - self.held_from > HELD_ONCE_S:
+            self.held_from = now
+        return self.held_from
 
     def tell(self, what: type[Beacon | Upload], place: str) -> bool:
         """Whether it was not told yet."""
@@ -169,7 +178,7 @@ class Outbound:
                 all_out, tail = float(values[row, Metric.OUT_BYTES]), float(tails[row, Metric.OUT_BYTES])
                 upload = _copying(pair, host, (all_out, tail), report.interval_s, now)
                 if upload is not None and self._tells(record, upload):
-                    yield upload
+                    yield replace(upload, held_from=record.hold(now))
 
     def _tells(self, record: _Record, upload: Upload) -> bool:
         """Whether a copy is to be told: neither of this VM before, nor of others."""
@@ -180,7 +189,8 @@ class Outbound:
             self._stores.popitem(last=False)
         if not record.tell(Upload, where) or len(tellers) == TELLERS:
             return False
-        self._stores[where] = (*tellers, upload.vm)
+        if upload.vm not in tellers:
+            self._stores[where] = (*tellers, upload.vm)
         return True
 
     def met(self, vm: VmId, address: str) -> Instant | None:

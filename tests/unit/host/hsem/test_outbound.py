@@ -110,6 +110,39 @@ def test_where_other_tenants_copy_to_is_a_store(scene: Scene) -> None:
     assert [one.vm for one in scene.witness.opened] == ["bob", "alice"]
 
 
+def test_one_that_comes_back_is_no_two_tenants(scene: Scene) -> None:
+    outbound = scene.hsem._lookback._outbound
+    for who in ("bob", "bob", "alice"):
+        outbound.keep({VmId("web")})
+        outbound.keep({VmId(who)})
+        behaviour = uploads(who, SINK, 10 * KIB_500)
+        scene.begin(behaviour).run(8)
+        scene.end(behaviour)
+        scene.pass_(60)
+    assert [one.vm for one in scene.witness.opened] == ["bob", "bob", "alice"]
+
+
+def test_a_store_at_many_places_is_told_at_each_and_held_at_once(scene: Scene) -> None:
+    """The parts of one backup go to one after the other."""
+    scene.older(100)
+    held_s = 0.0
+    for number in range(5):
+        behaviour = uploads("bob", f"203.0.{number}.9", 10 * KIB_500)
+        scene.begin(behaviour)
+        for _ in range(30):
+            held_s += bool(scene.run(1.0).limits("bob"))
+        scene.end(behaviour)
+    assert len(scene.witness.opened) == 5
+    assert HELD_S - 1 <= held_s <= GIVE_UP_S
+    assert {one.attack for one in scene.verdicts("bob")} == {AttackClass.EXFILTRATION}
+
+
+def test_another_place_ends_no_hold(scene: Scene) -> None:
+    scene.begin(uploads("bob", SINK, 10 * KIB_500)).run(3)
+    scene.begin(uploads("bob", "203.0.113.9", 40 * KIB_500)).run(10)
+    assert LimitKind.OCTETS in {limit.kind for limit in scene.limits("bob")}
+
+
 @pytest.mark.parametrize(
     "honest",
     [
