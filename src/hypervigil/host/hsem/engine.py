@@ -12,7 +12,7 @@ from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossi
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, History, Remembered
-from hypervigil.host.hsem.judge import accused_by, judge
+from hypervigil.host.hsem.judge import HELD_S, accused_by, judge
 from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
@@ -337,9 +337,10 @@ class Hsem:
         dossier = known or self._file(record.vm, now)
         finding.note(dossier)
         record.stirred_at = now
-        evidence = finding.evidence(dossier.facts(now, record.repetition))
-        decisions = [] if known else self._open(record, dossier, evidence, now)
+        facts = dossier.facts(now, record.repetition)
+        decisions = [] if known else self._open(record, dossier, finding.evidence(facts), now)
         decisions += self._consider(record, now)
+        decisions += record.put(finding.held(facts) if record.state in CALMING else (), now, HELD_S)
         self._lookback.forget(record.vm)  # what goes on is counted anew
         return decisions
 

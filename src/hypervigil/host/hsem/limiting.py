@@ -79,14 +79,17 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
             wanted.append(_class_limit(surge, bounds, least))
         elif meant is Conduct.HOSTILE and from_outside(facts):
             wanted += _inbound(facts, surge, bounds)
+    return [*wanted, *copying(facts)]
+
+
+def copying(facts: Facts) -> list[Wanted]:
+    """What holds a copy to outside while somebody looks."""
     upload = facts.found.upload
-    if upload.octets and facts.at - upload.held_from < HELD_S:
-        reason = (
-            f"sends {upload.rate:,.0f} octets/s to {upload.address} outside, usually at most {upload.tail:,.0f} in all"
-        )
-        value = max(TIMES * upload.tail, KEPT_OF_UNCLEAR * upload.rate)
-        wanted.append(Wanted(LimitKind.OCTETS, reason, round(value, 1), traffic=TrafficClass.TCP))
-    return wanted
+    if not upload.octets or facts.at - upload.held_from >= HELD_S:
+        return []
+    reason = f"sends {upload.rate:,.0f} octets/s to {upload.address} outside, usually at most {upload.tail:,.0f} in all"
+    value = max(TIMES * upload.tail, KEPT_OF_UNCLEAR * upload.rate)
+    return [Wanted(LimitKind.OCTETS, reason, round(value, 1), traffic=TrafficClass.TCP)]
 
 
 def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[Wanted]:

@@ -7,6 +7,7 @@ from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.facts import Dossier, Facts, Guessed, Vain
 from hypervigil.host.hsem.findings import Beacon, Mining, Unasked, Upload
 from hypervigil.host.hsem.guesses import Guesses
+from hypervigil.host.hsem.limiting import Wanted, copying
 from hypervigil.host.hsem.mining import Miners
 from hypervigil.host.hsem.outbound import Outbound
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
@@ -48,6 +49,10 @@ class Finding:
                 dossier.found = replace(dossier.found, mining=self.what)
             case Vain():
                 dossier.vain = self.what
+
+    def held(self, facts: Facts) -> list[Wanted]:
+        """What holds it though its VM is judged already: what others can make of a VM is no leave to copy."""
+        return copying(facts) if isinstance(self.what, Upload) else []
 
     def evidence(self, facts: Facts) -> tuple[Evidence, ...]:
         """What a case is opened with."""

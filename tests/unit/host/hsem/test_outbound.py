@@ -11,6 +11,7 @@ import pytest
 from hypervigil.host.hsem.judge import CLEAR_AFTER_S, GIVE_UP_S, HELD_S
 from hypervigil.host.hsem.limiting import KEPT_OF_UNCLEAR
 from hypervigil.host.hsem.outbound import LEAST_OCTETS, MAX_HOSTS, REPEATS, STEADY_S, TIMES, Outbound, place
+from hypervigil.host.hsem.unasked import LEAST, PASSED_OVER
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric
@@ -19,6 +20,7 @@ from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import Direction, TrafficClass
 from tests.unit.host.hsem.behaviour import Behaviour, Pace, calls, copies
 from tests.unit.host.hsem.scene import Scene
+from tests.unit.host.hsem.test_unasked import answers_nobody, begins_with_silence
 
 SYN, SYNACK, TCP, UDP = (TrafficClass[name] for name in ("SYN", "SYNACK", "TCP", "UDP"))
 SINK = "198.51.100.77"
@@ -135,6 +137,20 @@ def test_a_store_at_many_places_is_told_at_each_and_held_at_once(scene: Scene) -
     assert len(scene.witness.opened) == 5
     assert HELD_S - 1 <= held_s <= GIVE_UP_S
     assert {one.attack for one in scene.verdicts("bob")} == {AttackClass.EXFILTRATION}
+
+
+def test_a_copy_is_held_also_of_whom_others_made_a_victim(scene: Scene) -> None:
+    """An accomplice outside sends SYN-ACKs that nobody asked for."""
+    begins_with_silence(scene)
+    scene.begin(answers_nobody("bob", ["198.51.100.21"], 1.0)).pass_(1.2 * LEAST / (1.0 - PASSED_OVER))
+    assert scene.roles("bob") == [Role.VICTIM]
+    scene.begin(uploads("bob", SINK, 10 * KIB_500)).run(5)
+    (limit,) = scene.limits("bob")
+    assert limit.kind is LimitKind.OCTETS
+    assert SINK in limit.reason
+    scene.run(HELD_S)
+    assert not scene.limits("bob")
+    assert len(scene.ordered("bob")) == 1
 
 
 def test_another_place_ends_no_hold(scene: Scene) -> None:
