@@ -8,7 +8,7 @@ from hypervigil.host.hsem.levels import VERDICTS, State, step
 from hypervigil.host.hsem.watched import Watched, place_of
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.status import Role
+from hypervigil.model.status import AttackClass, Role
 
 RECHECK_S = 4.0
 """An attacker's limit outlasts its hold by this, the time to look whether it goes on."""
@@ -35,13 +35,14 @@ def take_up(record: Watched, one: Resumed, fresh: Dossier) -> None:
     record.limits = {place_of(limit): limit for limit in one.limits}
     record.state = State.LEVEL2
     record.stirred_at = _UNKNOWN
+    verdict = judge(one.facts) if one.facts is not None else None
     if one.role is not None and one.role is not Role.CLEARED:
         record.role = one.role
+        record.attack = verdict.attack if verdict is not None else AttackClass.NONE
         record.state = step(State.LEVEL2, VERDICTS[one.role])
     if one.role is Role.ATTACKER:
         ends = [limit.until for limit in one.limits]
         record.hold_until = Instant(max(ends, default=one.since) - RECHECK_S)
-        verdict = judge(one.facts) if one.facts is not None else None
         if one.facts is not None and verdict is not None:
             record.repetition = max(record.repetition, one.facts.repetition + 1)
             record.targets = frozenset(accused_by(one.facts, verdict))

@@ -51,6 +51,14 @@ def test_who_works_for_a_pool_is_told(scene: Scene) -> None:
     assert [one.attack for one in scene.verdicts("bob")].count(AttackClass.MINING) == 1
 
 
+def test_what_was_told_is_not_told_again_after_a_restart(scene: Scene) -> None:
+    scene.pass_(STEADY_S + 5)
+    computes(scene).begin(talks("bob", POOL, 5)).pass_(LASTS_S + 20)
+    scene.restart()
+    scene.run(5.0)
+    assert [one.attack for one in scene.verdicts("bob")].count(AttackClass.MINING) == 1
+
+
 @pytest.mark.parametrize(
     "honest",
     [
