@@ -391,7 +391,7 @@ class Hsem:
         )
         if verdict is not None and more and (record.state, VERDICTS[verdict.role]) in TRANSITIONS:
             return self._decide(record, verdict, facts, now)
-        if stirring and record.state is State.VICTIM:
+        if record.state is State.VICTIM and (stirring or any(grab.last_at == now for grab in facts.grabs)):
             return record.put(relief(facts, self._bounds), now, self._bounds.hold_s)
         if stirring and record.state is State.REFLECTOR:
             return record.put(muffled(facts, self._bounds), now, self._bounds.hold_s)

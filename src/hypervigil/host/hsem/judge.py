@@ -361,7 +361,7 @@ def _seized(facts: Facts) -> Verdict | None:
     worst = _worst_grab(facts)
     if blamed is None or worst is None or hostile_surges(facts):
         return None
-    if any(_set_going(facts, one) for one in (blamed, worst)):
+    if any(set_going(facts, one) for one in (blamed, worst)):
         return None
     return _of_grab(facts, blamed, Role.ATTACKER, blamed.sufferer)
 
@@ -371,7 +371,7 @@ def _grabbed(facts: Facts) -> Verdict | None:
     worst = _worst_grab(facts)
     if worst is None or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
         return None
-    if worst.harmful and (worst.resource is not Resource.CPU or _set_going(facts, worst)):
+    if worst.harmful and (worst.resource is not Resource.CPU or set_going(facts, worst)):
         return _of_grab(facts, worst, Role.VICTIM, _most_asking(facts))
     return _of_grab(facts, worst, Role.OVERLOADED, None)
 
@@ -389,7 +389,7 @@ def _of_grab(facts: Facts, worst: Grab, role: Role, target: VmId | None) -> Verd
     )
 
 
-def _set_going(facts: Facts, grab: Grab) -> bool:
+def set_going(facts: Facts, grab: Grab) -> bool:
     """Whether others began to ask for more, or to attack, before it; answers to its own questions are neither."""
     if grab.caused:
         return True

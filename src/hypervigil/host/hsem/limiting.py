@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
-from hypervigil.host.hsem.judge import FORGED_ROLES, HELD_S, from_outside, hit, hostile_surges
+from hypervigil.host.hsem.judge import FORGED_ROLES, HELD_S, from_outside, hit, hostile_surges, set_going
 from hypervigil.host.hsem.outbound import TIMES
 from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
@@ -132,8 +132,13 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
 
 
 def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
-    """What keeps a flood from outside away from its victim; attackers of this host are limited where they are."""
-    wanted = _throttled(facts, bounds) if facts.near_capacity else []
+    """What keeps a flood from outside away from its victim; attackers of this host are limited where they are.
+
+    What a victim takes of others' CPU of its own accord it shares like everybody.
+    """
+    own = tuple(grab for grab in facts.grabs if not set_going(facts, grab))
+    wanted = shared(replace(facts, grabs=own), bounds)
+    wanted += _throttled(facts, bounds) if facts.near_capacity else []
     known = facts.guessed
     if known.dialogues and known.direction is Direction.IN:
         reason = f"{known.address} guesses at what port {known.port} asks for"

@@ -12,6 +12,7 @@ from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role
 from tests.unit.host.hsem.behaviour import UDP, browses, floods, for_, hoards_connections, resolves
 from tests.unit.host.hsem.scene import Behaviour, Scene
+from tests.unit.host.hsem.test_unasked import answers_nobody, begins_with_silence
 
 RESOLVER = "198.51.100.53"
 BUDGET = 100.0
@@ -368,3 +369,21 @@ def test_facts_say_the_same_as_often_as_they_are_asked(scene: Scene) -> None:
     assert one.harmful
     assert not one.beyond
     assert not one.caused
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_nobody_keeps_others_cpu_because_an_accomplice_answers_it(scene: Scene, *, first: bool) -> None:
+    """SYN-ACKs that it asked nobody for make it a victim, and set nothing going."""
+    begins_with_silence(scene)
+    answers = answers_nobody("mallory", ["198.51.100.21"], 3.0)
+    if first:
+        scene.begin(answers).pass_(40.0)
+        assert scene.roles("mallory") == [Role.VICTIM]
+    uses_cpu(scene)
+    bears("web", cpu_wait=0.6)(scene)
+    scene.run(8.0)
+    if not first:
+        assert scene.roles("mallory") == [Role.OVERLOADED]
+        scene.begin(answers).run(40.0)
+    assert LimitKind.CPU in {limit.kind for limit in scene.limits("mallory")}
+    assert scene.blamed() == set()
