@@ -10,7 +10,15 @@ from dataclasses import dataclass, replace
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
-from hypervigil.host.hsem.judge import FORGED_ROLES, HELD_S, from_outside, hit, hostile_surges, set_going
+from hypervigil.host.hsem.judge import (
+    FORGED_ROLES,
+    HELD_S,
+    amplified,
+    from_outside,
+    hit,
+    hostile_surges,
+    set_going,
+)
 from hypervigil.host.hsem.outbound import TIMES
 from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
@@ -134,11 +142,14 @@ def _taken(grab: Grab, facts: Facts, bounds: Bounds) -> list[Wanted]:
 def relief(facts: Facts, bounds: Bounds) -> list[Wanted]:
     """What keeps a flood from outside away from its victim; attackers of this host are limited where they are.
 
-    What a victim takes of others' CPU of its own accord it shares like everybody.
+    What a victim takes of others' CPU of its own accord it shares like everybody, and none is of use as a reflector.
     """
     own = tuple(grab for grab in facts.grabs if not set_going(facts, grab))
     wanted = shared(replace(facts, grabs=own), bounds)
     wanted += _throttled(facts, bounds) if facts.near_capacity else []
+    reflected = amplified(facts)
+    if reflected is not None:
+        wanted.append(_class_limit(reflected[0], bounds))
     known = facts.guessed
     if known.dialogues and known.direction is Direction.IN:
         reason = f"{known.address} guesses at what port {known.port} asks for"

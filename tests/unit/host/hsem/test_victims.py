@@ -24,6 +24,7 @@ from tests.unit.host.hsem.behaviour import (
     resolves,
 )
 from tests.unit.host.hsem.scene import Scene
+from tests.unit.host.hsem.test_unasked import answers_nobody, begins_with_silence
 
 STRANGER = "203.0.113.66"
 
@@ -138,6 +139,18 @@ def test_a_reflector_is_muffled_and_not_blamed(scene: Scene) -> None:
     (limit,) = scene.limits("web")
     assert (limit.direction, limit.classes) == (Direction.OUT, frozenset({DNS}))
     assert scene.blamed() == set()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_no_reflector_is_let_go_because_an_accomplice_answers_it(scene: Scene, *, first: bool) -> None:
+    """SYN-ACKs that it asked nobody for make it a victim besides."""
+    begins_with_silence(scene)
+    answers, reflected = answers_nobody("web", ["198.51.100.21"], 3.0), reflects("web", STRANGER, 200, times_larger=20)
+    scene.begin(answers if first else reflected).pass_(40.0 if first else 5.0)
+    scene.begin(reflected if first else answers).run(10.0 if first else 40.0)
+    assert scene.roles("web")[-1] is Role.VICTIM
+    (limit,) = scene.limits("web")
+    assert (limit.direction, limit.classes) == (Direction.OUT, frozenset({DNS}))
 
 
 def test_who_answers_larger_than_asked_but_not_more_than_usual_is_no_reflector() -> None:
