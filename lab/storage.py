@@ -36,6 +36,7 @@ class Storage:
 
     def __enter__(self) -> Self:
         make(RUN)
+        SOCKET.unlink(missing_ok=True)  # one that a run left would be taken for this daemon's
         self._fill()
         self._process = subprocess.Popen(
             command(self._rate, self._guests), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
@@ -54,7 +55,7 @@ class Storage:
         """End the daemon and remove its file; works in any state."""
         if self._process is not None:
             self._process.kill()  # nothing on it is worth keeping
-            self._process.wait()
+            self._process.communicate()
             self._process = None
         for path in (SOCKET, _FILE):
             path.unlink(missing_ok=True)

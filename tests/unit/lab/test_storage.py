@@ -1,8 +1,12 @@
 """The storage that guests share, without guests: its parts and its queue."""
 
 import json
+from pathlib import Path
+
+import pytest
 
 from lab import storage
+from lab.errors import LabError
 from lab.image import SCRATCH_MIB
 
 
@@ -24,3 +28,14 @@ def test_a_daemon_that_was_left_is_known_by_its_file() -> None:
     assert not storage.left_over([*argv[:1], b"--blockdev", b"of somebody else"])
     assert not storage.left_over([b"cat", *argv[1:]])
     assert not storage.left_over([])
+
+
+def test_a_socket_that_a_run_left_is_not_taken_for_the_daemons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "storage.sock").touch()
+    monkeypatch.setattr(storage, "RUN", tmp_path)
+    monkeypatch.setattr(storage, "SOCKET", tmp_path / "storage.sock")
+    monkeypatch.setattr(storage, "_FILE", tmp_path / "storage.img")
+    monkeypatch.setattr(storage, "command", lambda *_: ["false"])
+    monkeypatch.setattr(storage.Storage, "_fill", lambda _: None)
+    with pytest.raises(LabError, match="ended at once"), storage.Storage(600, ["a"]):
+        pass
