@@ -138,11 +138,13 @@ class Miners:
             if talk is None:
                 continue
             talk.count(pair, report.interval_s, now)
+            if not talk.words or talk.begun > CONNECTIONS or now - talk.first_at < LASTS_S:
+                continue
+            asked = values[row, _IN].sum() > ASKED * max(float(tails[row, _IN].sum()), 1.0)
             found = Mining(
                 pair.vm, pair.address, now - talk.first_at, talk.messages, talk.said, talk.heard, FULL, run.tail
             )
-            asked = values[row, _IN].sum() > ASKED * max(float(tails[row, _IN].sum()), 1.0)
-            if asked or not talk.words or talk.begun > CONNECTIONS or not mining(found):
+            if asked or not mining(found):
                 continue
             since = met(pair.vm, pair.address)
             if since is not None and since >= run.first_at - BEFORE_S:

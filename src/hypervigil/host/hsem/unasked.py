@@ -37,6 +37,7 @@ MAX_HOSTS = 32
 MAX_ASKED = 32
 """Of each VM with a record: some 6 KB at most."""
 _NEVER = Instant(float("-inf"))
+_COLUMNS = [Metric.IN_SYNACK, Metric.OUT_SYN, Metric.OUT_RST]
 
 
 @dataclass(slots=True)
@@ -142,9 +143,9 @@ class UnaskedAnswers:
             if pair.vm in rows:
                 pairs.setdefault(pair.vm, []).append(pair)
         found = []
-        for vm, row in rows.items():
-            counts = np.nan_to_num(values[row, [Metric.IN_SYNACK, Metric.OUT_SYN, Metric.OUT_RST]]) * report.interval_s
-            self._note(vm, pairs.get(vm, ()), counts.tolist(), report.interval_s, asked, now)
+        counted = np.nan_to_num(values[list(rows.values())][:, _COLUMNS]) * report.interval_s
+        for vm, counts in zip(rows, counted.tolist(), strict=True):
+            self._note(vm, pairs.get(vm, ()), counts, report.interval_s, asked, now)
             record = self._of.get(vm)
             if record is None:
                 continue
