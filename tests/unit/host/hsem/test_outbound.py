@@ -274,6 +274,13 @@ def test_places_are_networks() -> None:
     assert place("52:54:00:00:00:01") == "52:54:00:00:00:01"
 
 
+def test_a_pair_of_one_of_whom_nothing_else_is_reported_is_passed_over() -> None:
+    values = np.zeros((1, len(Metric)), np.float32)
+    pairs = (PairRate(VmId("gone"), Direction.OUT, OUTSIDE, SINK, 3, 300, 1, 2, 0, 1, new=True),)
+    report = HostReport(Instant(1000.0), 1.0, (VmId("web"),), values.data, pairs)
+    assert not list(Outbound().see(report, values, values, Instant(1000.0)))
+
+
 def test_what_is_kept_is_bounded() -> None:
     """Of VMs that begin something with more hosts than there is room for, again and again."""
     vms = tuple(VmId(f"vm{n}") for n in range(50))
