@@ -80,11 +80,19 @@ ATTACKS: tuple[Kind, ...] = (
         ("-i u10000", "-i u2500", "-i u500"),
     ),
     Kind(
-        "slow-requests",
+        "slow-requests",  # begun so many times a second and never ended: the server hangs up after 10 s
         Family.ATTACKER,
-        (_attack(program("slow-requests", "$ip_T", "$choice", seconds=_LONGER_S)),),
+        (_attack(program("slow-requests", "$ip_T", "$choice", "4", seconds=_LONGER_S)),),
         _FLOOD,
-        ("20", "80", "200"),
+        ("150", "250"),
+        seconds=_LONG_S,
+    ),
+    Kind(
+        "few-slow-requests",  # the server has descriptors for five times as many: nobody is hurt
+        Family.VICTIM,
+        (Step(0.5, "X", program("slow-requests", "$ip_T", "$choice", "1", seconds=_LONGER_S)),),
+        (INNOCENT, INNOCENT, INNOCENT),
+        ("20",),
         seconds=_LONG_S,
     ),
     Kind(
@@ -101,22 +109,23 @@ ATTACKS: tuple[Kind, ...] = (
         _TOUCHING,
         ("-T4", "--max-rate 100", "--max-rate 20"),
     ),
+    # No cell tries hosts of another's: what was tried before is no new host, so a slow scan of it would find none.
     _only(
         "horizontal-scan",
-        f"timeout {_ACTIVE_S:g} nmap -n -Pn -sS $choice -p 445 198.51.100.0/24",
-        ("-T4", "--max-rate 50", "--max-rate 10"),
+        f"timeout {_ACTIVE_S:g} nmap -n -Pn -sS -p 445 $choice",
+        ("-T4 198.51.100.192-223", "--max-rate 50 198.51.100.224-254", "--max-rate 10 198.51.100.96-127"),
     ),
     _only(
         "slow-scan",
-        f"timeout {_LONGER_S:g} nmap -n -Pn -sS --max-retries 0 --scan-delay $choice -p 22 198.51.100.16-63",
-        ("1s", "2500ms"),
+        f"timeout {_LONGER_S:g} nmap -n -Pn -sS --max-retries 0 -p 22 --scan-delay $choice",
+        ("1s 198.51.100.16-47", "2500ms 198.51.100.48-63"),
         seconds=_LONG_S,
     ),
     _only("host-sweep", f"timeout {_ACTIVE_S:g} nmap -n -sn $choice 10.60.0.0/24", ("-T4", "--max-rate 20")),
     _only(
         "spreading",
-        program("spreading", "198.51.100.0/24", "445", "$choice", seconds=_ACTIVE_S),
-        ("5", "25"),
+        program("spreading", "$choice", seconds=_ACTIVE_S),
+        ("198.51.100.64/27 445 5", "198.51.100.128/26 445 25"),
     ),
     Kind(
         "arp-forgery",

@@ -45,23 +45,33 @@ while time.time() < began + seconds:
     time.sleep(max(0.0, began + tries / rate - time.time()))
 """
 _SLOW_REQUESTS = """
-import socket, sys, time
-address, many, end = sys.argv[1], int(sys.argv[2]), time.time() + float(sys.argv[3])
+import heapq, itertools, resource, socket, sys, time
+address, rate, every, end = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), time.time() + float(sys.argv[4])
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+number = itertools.count()
 held = []
-while time.time() < end:
-    while len(held) < many and time.time() < end:
+due = now = time.time()
+while now < end:
+    if due <= now:
+        due = max(due + 1 / rate, now - 1)
+        if len(held) < most - 32:
+            one = socket.socket()
+            one.setblocking(False)
+            one.connect_ex((address, 80))
+            heapq.heappush(held, (now + 0.1, next(number), one, b"GET / HTTP/1.1\\r\\nHost: lab\\r\\n"))
+    elif held and held[0][0] <= now:
+        at, _, one, line = heapq.heappop(held)
         try:
-            one = socket.create_connection((address, 80), 0.5)
-            one.sendall(b"GET / HTTP/1.1\\r\\nHost: lab\\r\\n")
-            held.append(one)
+            one.send(line)
+            heapq.heappush(held, (now + every, next(number), one, b"X-a: b\\r\\n"))
+        except BlockingIOError:
+            heapq.heappush(held, (now + 0.5, next(number), one, line))
         except OSError:
-            break
-    time.sleep(1)
-    for one in list(held):
-        try:
-            one.sendall(b"X-a: b\\r\\n")
-        except OSError:
-            held.remove(one)
+            one.close()
+    else:
+        time.sleep(max(0, min(0.01, due - now)))
+    now = time.time()
 """
 _SINK = """
 import select, socket, sys, time

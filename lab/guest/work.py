@@ -30,6 +30,8 @@ RESPONSE = b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\
 )
 REQUEST = b"GET / HTTP/1.0\r\nHost: lab\r\nConnection: close\r\n\r\n"
 REQUEST_TIMEOUT_S = 3.0
+MOST_HEAD = 4096  # octets of a request's head, by which time it has to end
+GIVEN_S = 10.0  # as has every connection
 TOS = 0x04  # marks ordinary work, so that the lab's capture can tell it from an attack (lab/frames.py)
 OPEN_AT_ONCE = 256
 
@@ -95,7 +97,7 @@ class Seconds:
 
 
 def web_server(options: argparse.Namespace) -> None:
-    """Serve one small page to whoever asks, for ever."""
+    """Serve one small page to whoever asks, for ever: at the blank line that ends a request's head, as servers do."""
     listening = marked()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("", options.port))
@@ -103,8 +105,9 @@ def web_server(options: argparse.Namespace) -> None:
     listening.setblocking(False)
     poll = select.epoll()
     poll.register(listening.fileno(), select.EPOLLIN)
-    waiting: dict[int, tuple[socket.socket, float]] = {}
+    waiting: dict[int, _Asking] = {}
     seconds = Seconds()
+    deaf = False
     while True:
         for descriptor, _ in poll.poll(seconds.left(), 64):
             if descriptor == listening.fileno():
@@ -113,37 +116,57 @@ def web_server(options: argparse.Namespace) -> None:
                         connection, _ = listening.accept()
                     except BlockingIOError:
                         break
-                    except OSError:  # the client went away, or too many files: the next second may be better
+                    except OSError as error:
                         seconds.fell()
+                        if error.errno == errno.EMFILE:  # the next second may be better; to ask at once would spin
+                            poll.unregister(listening.fileno())
+                            deaf = True
                         break
                     connection.setblocking(False)
-                    began = now()
-                    if not _answer(connection, began, seconds):
-                        waiting[connection.fileno()] = (connection, began)
+                    asking = _Asking(connection, now())
+                    if not _answer(asking, seconds):
+                        waiting[connection.fileno()] = asking
                         poll.register(connection.fileno(), select.EPOLLIN)
-            else:
-                connection, began = waiting[descriptor]
-                if _answer(connection, began, seconds):
-                    del waiting[descriptor]
+            elif _answer(waiting[descriptor], seconds):
+                del waiting[descriptor]
         if seconds.left() == 0.0:
             seconds.tick()
-            stale = now() - 10.0
-            for descriptor in [number for number, (_, began) in waiting.items() if began < stale]:
-                waiting.pop(descriptor)[0].close()
+            stale = now() - GIVEN_S
+            for descriptor in [number for number, asking in waiting.items() if asking.began < stale]:
+                waiting.pop(descriptor).socket.close()
                 seconds.fell()
+            if deaf:
+                poll.register(listening.fileno(), select.EPOLLIN)
+                deaf = False
 
 
-def _answer(connection: socket.socket, began: float, seconds: Seconds) -> bool:
-    """Answer if the request is there; whether this connection is done with."""
+class _Asking:
+    __slots__ = ("began", "head", "socket")
+
+    def __init__(self, connection: socket.socket, began: float) -> None:
+        self.socket = connection
+        self.began = began
+        self.head = b""
+
+
+def _answer(asking: _Asking, seconds: Seconds) -> bool:
+    """Answer if the request's head is there to its end; whether this connection is done with."""
     try:
-        if connection.recv(4096):
-            connection.send(RESPONSE)
-            seconds.succeeded(now() - began)
+        heard = asking.socket.recv(MOST_HEAD)
+        if heard:
+            asking.head = asking.head + heard if asking.head else heard
+            if b"\r\n\r\n" not in asking.head:
+                if len(asking.head) < MOST_HEAD:
+                    return False
+                seconds.fell()
+            else:
+                asking.socket.send(RESPONSE)
+                seconds.succeeded(now() - asking.began)
     except BlockingIOError:
         return False
     except OSError:
         seconds.fell()
-    connection.close()
+    asking.socket.close()
     return True
 
 

@@ -76,6 +76,24 @@ def test_a_cell_is_complete(trial: Trial) -> None:
         assert trial.attackers == {trial.actor}
 
 
+def test_no_host_outside_is_tried_by_two_scans() -> None:
+    """Only the first would find new ones; and a scan finds none where honest work goes."""
+    tried: dict[int, str] = {3: "a sink", 2: "ext", 1: "the gateway"}
+    scans = 0
+    for trial in EVERY:
+        for step in trial.steps:
+            for first, last, bits in re.findall(r"198\.51\.100\.(\d+)(?:-(\d+)|/(\d+))", step.run):
+                if bits == "32":
+                    continue
+                scans += 1
+                end = int(last) if last else int(first) + 2 ** (32 - int(bits)) - 1
+                for host in range(int(first), end + 1):
+                    assert host not in tried, (identity(trial), tried[host])
+                    tried[host] = identity(trial)
+    kinds = {"spreading", "slow-scan", "horizontal-scan"}
+    assert scans == sum(len(kind.choices) for kind in ATTACKS if kind.name in kinds)
+
+
 @pytest.mark.parametrize("trial", EVERY, ids=identity)
 def test_a_command_is_one_that_a_shell_understands_and_ends(trial: Trial) -> None:
     for step in trial.steps:
