@@ -153,3 +153,29 @@ def test_a_server_that_stalls_as_it_will_makes_no_hoarder_of_its_clients(
     scene.run(20.0)
     blamed = [one for one in scene.witness.verdicts if one.role is Role.ATTACKER]
     assert [one for one in blamed if one.attack is AttackClass.OVERFLOW] == []
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    rate=st.floats(60, 400),
+    said=st.sampled_from([60, 400]),
+    patience_s=st.sampled_from([1.0, 3.0, 10.0, 100.0]),
+    backlog=st.sampled_from([16, 512, 4096]),
+    since=st.floats(0, 8),
+    stall=st.tuples(st.floats(0, 10), st.floats(0.2, 15)),
+    per_s=st.sampled_from([15.0, 100.0, 1e9]),
+)
+def test_whenever_one_asks_more_than_ever_and_the_server_stalls_it_hoards_nothing(  # noqa: PLR0917
+    rate: float, said: int, patience_s: float, backlog: int, since: float, stall: tuple[float, float], per_s: float
+) -> None:
+    begun = 60.0 + LEARNED
+    server = Server("web", backlog=backlog, per_s=per_s).client("alice", 8).client("bob", 2)
+    server.client("203.0.113.9", 2)
+    server.client("alice", rate, request=said, patience_s=patience_s, since=begun + since)
+    scene = Scene("web", "alice", "bob").begin(server).learn(60).older(10)
+    for _ in range(LEARNED):
+        scene.step(1.0)
+    server.stalled = lambda at: begun + stall[0] <= at < begun + sum(stall)
+    scene.run(20.0)
+    blamed = [one for one in scene.witness.verdicts if one.role is Role.ATTACKER]
+    assert [one for one in blamed if one.attack is AttackClass.OVERFLOW] == []

@@ -115,6 +115,9 @@ class Asked:
     packets: float = 0.0
     heard: float = 0.0
     """Of all octets that it gets, the share that comes from there."""
+    back: float = 0.0
+    """Octets that come from there, in so many packets."""
+    replies: float = 0.0
 
 
 def asked_of(peers: Iterable[Peer]) -> dict[VmId, Asked]:
@@ -131,6 +134,8 @@ def asked_of(peers: Iterable[Peer]) -> dict[VmId, Asked]:
     for peer in known:
         if peer.direction is Direction.IN and peer.other in found and octets:
             found[peer.other].heard += peer.octets / octets
+            found[peer.other].back += peer.octets
+            found[peer.other].replies += peer.packets
     return found
 
 

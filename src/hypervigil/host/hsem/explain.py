@@ -80,7 +80,7 @@ def flood(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> list[Evidence]:
 def held(facts: Facts) -> list[Evidence]:
     """Connections that it hoards meanwhile."""
     text = (
-        f"{facts.held:,.0f} connections, beyond what its history allows, were accepted of it, and it says nothing there"
+        f"{facts.held:,.0f} connections, beyond what its history allows, were accepted of it, and it asks nothing there"
     )
     return [_fact(facts, "held", facts.held, "connections", text)]
 
@@ -89,7 +89,7 @@ def flood_cause(facts: Facts, worst: Surge, peers: Sequence[Peer]) -> str:
     """One sentence."""
     times = f"{worst.rate / worst.tail:,.0f} times" if worst.tail >= 1 else "far above"
     whom = f" to {_end(peers[0])}" if peers else ""
-    full = f": {facts.held:,.0f} others were accepted, and it says nothing on them"
+    full = f": {facts.held:,.0f} others were accepted, and it asks nothing on them"
     return (
         f"{facts.vm} sends {worst.rate:,.0f} {_NAMES[worst.traffic]} a second{whom}, {times} its usual peak of "
         f"{worst.tail:,.0f}, and they lead to nothing{full if hoards(facts, worst) else ''}"

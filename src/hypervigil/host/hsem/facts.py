@@ -233,7 +233,7 @@ class Facts:
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
     held: float = 0.0
-    """Connections on which it says nothing, accepted of it beyond what its history allows; few are not told."""
+    """Connections on which it asks nothing, accepted of it beyond what its history allows; few are not told."""
     found: Findings = NOTHING_FOUND
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:

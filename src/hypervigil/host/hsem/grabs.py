@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.host.hsem.conduct import Asked
+from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
 from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
 from hypervigil.host.hsem.forks import ToldForks
 from hypervigil.host.hsem.serving import Serving, Taken
@@ -50,6 +50,10 @@ nothing whose tries are repeated, or whose requests wait in a server's backlog."
 HELD = 100.0
 """So many more connections than its history allows were accepted of who hoards, and not ended by it, before others'
 denials are its doing. Who only repeats its tries has no more of them than ever, who probes ends each at once."""
+LITTLE = 2000.0
+"""Octets per connection begun, of one on which less than a request's head is said, and that bit by bit."""
+SERVED = 0.5
+"""Of what is bearable, others may be denied so much and the server be at work as ever."""
 NEAR_BOUND = 0.9
 
 Flags = npt.NDArray[np.bool_]
@@ -87,11 +91,13 @@ class _Run:
     asked_at: Instant | None = None
     held: float = 0.0
     """Connections accepted of it, beyond what its history allows, that it did not end."""
+    lately: float = 0.0
+    """Of those on which it says something, the last second's: they count if others are served in the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Hoard:
-    """A VM that says nothing on the connections that it begins most of."""
+    """A VM that asks nothing on the connections that it begins most of."""
 
     server: VmId
     share: float
@@ -100,6 +106,8 @@ class _Hoard:
     """Of all octets that it gets, the share that comes from there."""
     silent: float
     """Of these connections, at least the share on which nothing followed the handshake: it did not end them either."""
+    says: bool = False
+    """Whether it says something at all, of which nothing comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ class Grabs:
 
     def _see_hoards(self, second: _Second, rows: list[int], asks: Asks) -> _Second:
         """Who hoards connections, and what others are denied where that is so."""
-        found = {row: _hoard(asks(second.vms[row])) for row in rows}
+        found = {row: _hoard(asks(second.vms[row]), self._serving) for row in rows}
         hoards = {row: one for row, one in found.items() if one is not None and one.server != second.vms[row]}
         taken: dict[VmId, Taken] = {}
         for row, hoard in hoards.items():
@@ -255,9 +263,7 @@ class Grabs:
         if run.asked_at is None and vm in self._asked:
             run.asked_at = self._asked[vm][0]
         if resource is Resource.CONNECTIONS and row in second.hoards:
-            accepted = float(np.nan_to_num(second.values[row, Metric.IN_SYNACK]))
-            accepted *= second.hoards[row].share
-            run.held += max(0.0, min(accepted - allowed, accepted * second.hoards[row].silent))
+            self._hold(second, row, run, allowed)
         cost, sufferer = self._cost(second, resource, row, rows, run) if part >= LEAST_PART else (0.0, None)
         beyond = value > BEYOND * self._bounds.get(vm, {}).get(resource, np.inf)
         if resource is Resource.CONNECTIONS and row not in second.hoards:
@@ -274,6 +280,23 @@ class Grabs:
         else:
             run.costs_since, run.cost, run.sufferer, run.waits, run.denied = None, 0.0, None, 0.0, 0.0
         run.full_since = (run.full_since or now) if self._full(second, resource, row, value) else None
+
+    def _hold(self, second: _Second, row: int, run: _Run, allowed: float) -> None:
+        """Count what was accepted of a hoarder, beyond what its history allows.
+
+        Who says something may have asked, of a server that stalls: what nothing comes of counts only while others are
+        served. It takes a second until it is seen that they are not.
+        """
+        hoard = second.hoards[row]
+        accepted = float(np.nan_to_num(second.values[row, Metric.IN_SYNACK]))
+        accepted *= hoard.share
+        more = max(0.0, accepted - allowed)
+        if not hoard.says:
+            run.held, run.lately = run.held + min(more, hoard.silent * accepted), 0.0
+            return
+        served = hoard.server in second.denied and second.denied[hoard.server][0] < SERVED
+        run.held += run.lately if served else 0.0
+        run.lately = more if served else 0.0
 
     def _cost(self, second: _Second, resource: Resource, row: int, rows: list[int], run: _Run) -> Cost:
         """What others bear, against what is bearable, and who bears most."""
@@ -297,7 +320,7 @@ class Grabs:
                 cpu, usual = float(second.values[server, Metric.CPU]), float(second.tails[server, Metric.CPU])
                 full = cpu / NEAR_BOUND if cpu > 1.2 * usual else 0.0
                 denied = second.denied[hoard.server][0] if run.held >= HELD else 0.0
-                return max(full, denied), hoard.server
+                return max(0.0 if hoard.says and run.held < HELD else full, denied), hoard.server
 
     def _full(self, second: _Second, resource: Resource, row: int, value: float) -> bool:
         """Whether the VM itself is at its capacity; of CPU and memory HREM says so."""
@@ -349,13 +372,19 @@ def _taken(resource: Resource, values: Matrix) -> Matrix:
     return result
 
 
-def _hoard(asked: Mapping[VmId, Asked]) -> _Hoard | None:
-    """At whom most connections are begun, if hardly anything is said on them."""
+def _hoard(asked: Mapping[VmId, Asked], serving: Serving) -> _Hoard | None:
+    """At whom most connections are begun, if hardly anything is said on them, or little and nothing comes of it."""
     server = max(asked, key=lambda vm: asked[vm].begun, default=None)
     if server is None:
         return None
     most = asked[server]
-    if most.begun <= 0 or most.octets > min(EMPTY * most.begun, EMPTY_PACKET * most.packets):
+    if most.begun <= 0:
         return None
     share = most.begun / sum(one.begun for one in asked.values())
-    return _Hoard(server, share, most.heard, min(max(0.0, 3.0 - most.packets / most.begun), 1.0))
+    says = most.octets > min(EMPTY * most.begun, EMPTY_PACKET * most.packets)
+    if says:
+        little = most.octets <= max(ACKNOWLEDGEMENT * most.packets, LITTLE * most.begun)
+        if not little or not serving.mute_to(server, begun=most.begun, octets=most.back, packets=most.replies):
+            return None
+    silent = min(max(0.0, 3.0 - most.packets / most.begun), 1.0)
+    return _Hoard(server, share, most.heard, silent, says=says)

@@ -21,13 +21,18 @@ MUTE = 0.6
 """Of what the server usually says to each who begins, so much is missing: it is as good as silent."""
 LEAST_TRIES = 3.0
 """Of fewer nothing is concluded."""
+BARE = 66.0
+"""Octets of a packet that carries nothing, by IPv4 with a timestamp; a SYN-ACK has eight more, for its options."""
+OPTIONS = 8.0
+LEAST_CARRIED = 60.0
+"""A server that usually carries less than this to each who begins is not told from one that only acknowledges."""
 LEARNED_S = 30
 """Seconds in which it was asked, before it is known what is usual."""
 MEMORY_S = 300
 TRIES_S = 1.0
 """Others' tries are remembered with this time constant: who asks seldom is denied all the same."""
 
-_COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST]
+_COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST, Metric.OUT_TCP]
 
 
 @dataclass(slots=True)
@@ -44,7 +49,7 @@ class Serving:
     """Of each VM a few sums; more only of those at which somebody hoards now."""
 
     def __init__(self) -> None:
-        self._table = Table(sums=(2,), said=(1,), seconds=(1,))
+        self._table = Table(sums=(2,), said=(1,), carried=(1,), seconds=(1,))
         self._others: dict[VmId, Taken] = {}
 
     def keep(self, vms: Collection[VmId]) -> None:
@@ -71,6 +76,20 @@ class Serving:
         # Its geometric mean: one large answer is not what is usual.
         said = np.log(np.maximum(seen[:, 2] / seen[:, 0], 1.0))[:, None]
         self._table["said"][rows] += (said - self._table["said"][rows]) / self._table["seconds"][rows]
+        carried = np.log(np.maximum(carries(seen[:, 0], seen[:, 2], seen[:, 1] + seen[:, 4]), 1.0))[:, None]
+        self._table["carried"][rows] += (carried - self._table["carried"][rows]) / self._table["seconds"][rows]
+
+    def mute_to(self, server: VmId, *, begun: float, octets: float, packets: float) -> bool:
+        """Whether it hardly says anything, but that it got something, to one that began so many connections.
+
+        By what it usually carries to each who begins: a few real requests among them change little.
+        """
+        row = self._table.row(server)
+        usual = float(np.exp(self._table["carried"][row, 0]))
+        if self._table["seconds"][row, 0] < LEARNED_S or usual < LEAST_CARRIED or packets <= 0:
+            return False
+        (carried,) = carries(*np.array([[begun], [octets], [packets]], np.float32)).tolist()
+        return bool(carried <= (1.0 - MUTE) * usual)
 
     def denied(self, server: VmId, second: Matrix, taken: Taken) -> tuple[float, float]:
         """One second of a server, shape ``(len(Metric),)``, and what hoarders took of it.
@@ -79,7 +98,7 @@ class Serving:
         """
         others = self._others.setdefault(server, Taken())
         kept = float(np.exp(-1 / TRIES_S))
-        asked, accepted, said, resets = (float(value) for value in np.nan_to_num(second[_COLUMNS]))
+        asked, accepted, said, resets = (float(value) for value in np.nan_to_num(second[_COLUMNS[:4]]))
         tried, accepted = max(0.0, asked - taken.tried), max(0.0, accepted - taken.accepted)
         refused = min(max(0.0, resets - taken.resets), max(0.0, tried - accepted))
         others.tried = kept * others.tried + tried - refused
@@ -94,3 +113,8 @@ class Serving:
         mute = max(0.0, 1.0 - others.octets / (others.tried * usual))
         cost = max(lost / max(LOST, TIMES * (1.0 - answered / known)), mute / MUTE)
         return cost, max(lost, mute)
+
+
+def carries(begun: Matrix, octets: Matrix, packets: Matrix) -> Matrix:
+    """Octets beyond bare acknowledgements, per connection begun (of which there are some), all shape ``(n,)``."""
+    return np.asarray((octets - BARE * packets) / begun - OPTIONS, np.float32)

@@ -15,12 +15,14 @@ REPEATED_S = (1.0, 3.0, 7.0, 15.0, 31.0)
 
 @dataclass(eq=False)
 class Connection:
-    """One try; a ``request`` of no octets waits for what the server says, and of ``None`` nothing is ever said."""
+    """One try; a ``request`` of no octets waits for what the server says, and of ``None`` nothing is ever asked."""
 
     client: str
     begun: float
     request: int | None
     patience_s: float
+    drips_s: float = 0.0
+    """Of a request that is begun and never ended: seconds from line to line."""
     repeated: int = 0
     gone: bool = False
 
@@ -39,18 +41,20 @@ class Server:
         self._again: list[tuple[float, Connection]] = []
         self._queue: deque[Connection] = deque()
         self._held: deque[tuple[float, Connection]] = deque()
+        self._dripping: deque[tuple[float, Connection]] = deque()
         self._at, self._left = 0.0, 0
         self._said: Counter[tuple[str, str, TrafficClass, int]] = Counter()
 
     def client(
         self, name: str, per_s: float, *, request: int | None = 60, patience_s: float = 3.0, wobble: float = 0.3,
-        since: float = 0.0, until: float = 1e9,
+        since: float = 0.0, until: float = 1e9, drips_s: float = 0.0,
     ) -> "Server":  # fmt: skip
         """It begins so many connections a second, whatever becomes of them; times in seconds of the server's."""
         pace = Pace(per_s, wobble)
 
         def begin(at: float, s: float) -> list[Connection]:
-            return [Connection(name, at, request, patience_s) for _ in range(pace(s) if since <= at < until else 0)]
+            fresh = pace(s) if since <= at < until else 0
+            return [Connection(name, at, request, patience_s, drips_s) for _ in range(fresh)]
 
         self._clients.append(begin)
         return self
@@ -58,6 +62,14 @@ class Server:
     def hoarder(self, name: str, per_s: float, *, since: float = 0.0, until: float = 1e9) -> "Server":
         """It says nothing and never gives up."""
         return self.client(name, per_s, request=None, patience_s=1e9, wobble=0.0, since=since, until=until)
+
+    def slow(
+        self, name: str, per_s: float, *, every_s: float = 1.0, since: float = 0.0, until: float = 1e9
+    ) -> "Server":
+        """It begins a request on each, adds a line now and then, and never ends it."""
+        return self.client(
+            name, per_s, request=None, patience_s=1e9, wobble=0.0, since=since, until=until, drips_s=every_s
+        )
 
     def __call__(self, scene: Scene, s: float) -> None:
         """One interval."""
@@ -81,6 +93,7 @@ class Server:
         self._left = self._capacity(s)
         self._accept(at)
         self._end(at)
+        self._drip(at)
         for (source, target, traffic, octets), packets in self._said.items():
             scene.send(source, target, traffic, packets, octets=octets)
         self._said.clear()
@@ -101,7 +114,19 @@ class Server:
         if one.request:
             self._say(one, 1, 66 + one.request, back=False)
             self._say(one, 1, 66, back=True)
+        if one.drips_s:
+            self._say(one, 1, 66 + 27, back=False)
+            self._say(one, 1, 66, back=True)
+            self._dripping.append((at + one.drips_s, one))
         self._queue.append(one)
+
+    def _drip(self, at: float) -> None:
+        while self._dripping and self._dripping[0][0] <= at:
+            _, one = self._dripping.popleft()
+            if not one.gone:
+                self._say(one, 1, 66 + 8, back=False)
+                self._say(one, 1, 66, back=True)
+                self._dripping.append((at + one.drips_s, one))
 
     def _accept(self, at: float) -> None:
         while self._queue and len(self._held) < self.descriptors and self._left > 0 and not self.stalled(at):
@@ -120,6 +145,7 @@ class Server:
     def _end(self, at: float) -> None:
         while self._held and at - self._held[0][0] >= self.hang_up_s and not self.stalled(at):
             _, one = self._held.popleft()
+            one.gone = True
             self._say(one, 2, 66, back=True)
             self._say(one, 2, 66, back=False)
         for one in self._queue:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hypervigil.host.hsem import grabs
+from hypervigil.host.hsem import grabs, serving
 from hypervigil.host.hsem.facts import Grab, Resource
 from hypervigil.host.hsem.limiting import hardened
 from hypervigil.model.limits import LimitKind
@@ -77,7 +77,7 @@ def test_the_explanation_says_what_others_are_denied() -> None:
 def test_where_the_backlog_is_full_first_the_explanation_says_of_what() -> None:
     scene = hoarded(Server("web", backlog=128)).run(12.0)
     (verdict,) = scene.verdicts("mallory")
-    assert "it says nothing on them" in verdict.cause
+    assert "it asks nothing on them" in verdict.cause
     assert "held" in {one.kind for one in verdict.evidence}
     facts = scene.hsem.facts(verdict.case)
     beside = replace(facts, grabs=(Grab(Resource.DISK, 9e7, 1e5, facts.opened_at, facts.at),))
@@ -94,6 +94,52 @@ def test_others_are_served_again_and_were_not_otherwise(monkeypatch: pytest.Monk
     scene = hoarded(server, for_s=60.0).run(20.0)
     assert served_of(server, scene, 20.0) < 0.2, "the control: nobody holds it, and it works"
     assert scene.blamed() == set()
+
+
+# --- begun requests that are never ended ----
+@pytest.mark.req("T-CORE-12")
+@pytest.mark.parametrize("backlog", [128, 512, 4096])
+@pytest.mark.parametrize("every_s", [1.0, 4.0])
+def test_who_never_ends_what_it_asks_is_found(every_s: float, backlog: int) -> None:
+    server = Server("web", backlog=backlog).slow("mallory", 250.0, every_s=every_s, since=BEGINS)
+    scene = town(server)
+    begun = scene.now
+    scene.run(12.0)
+    verdict = scene.verdicts("mallory")[0]
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.OVERFLOW, "web")
+    assert 1024 / 250 < verdict.at - begun <= 1024 / 250 + 5.0
+    victim = scene.verdicts("web")[0]
+    assert (victim.role, victim.attack, victim.target) == (Role.VICTIM, AttackClass.OVERFLOW, "mallory")
+    assert scene.suspected() == {"mallory", "web"}
+    assert scene.limited() == {"mallory"}
+
+
+@pytest.mark.parametrize("real", [0.0, 50.0])
+def test_others_are_served_while_requests_never_end_and_were_not_otherwise(
+    monkeypatch: pytest.MonkeyPatch, real: float
+) -> None:
+    """Some real requests among them hide nothing."""
+
+    def attacked() -> tuple[Server, Scene]:
+        server = Server("web", backlog=4096).slow("mallory", 200.0 - real, since=BEGINS)
+        if real:
+            server.client("mallory", real, since=BEGINS)
+        return server, town(server).run(20.0)
+
+    server, scene = attacked()
+    assert served_of(server, scene, 20.0) > 0.9
+    monkeypatch.setattr(serving.Serving, "mute_to", lambda *_, **__: False)
+    server, scene = attacked()
+    assert served_of(server, scene, 20.0) < 0.2, "the control: nobody holds it, and it works"
+    assert scene.blamed() == set()
+
+
+def test_requests_that_never_end_and_for_which_there_is_room_harm_nobody() -> None:
+    server = Server("web").slow("mallory", 20.0, since=BEGINS).slow("bob", 70.0, since=BEGINS)
+    scene = town(server).run(25.0)
+    assert scene.blamed() == set()
+    assert scene.limited() == set()
+    assert served_of(server, scene, 3.0) > 0.9
 
 
 def test_two_share_the_hoarding() -> None:
@@ -165,6 +211,17 @@ def test_a_server_that_stalls_by_itself_makes_no_hoarder_of_who_repeats(
     assert served_of(server, scene, 15.0) == 0.0
     assert scene.blamed() == set()
     scene.run(15.0)
+    assert hoarders(scene) == set()
+
+
+@pytest.mark.parametrize("after_s", [-3.0, 0.0, 0.5, 1.0, 1.5, 3.0])
+@pytest.mark.parametrize("backlog", [512, 4096])
+def test_who_asks_more_than_ever_of_a_server_that_stalls_hoards_nothing(backlog: int, after_s: float) -> None:
+    """Hundreds of its connections are accepted, beyond what its history allows, and nothing comes of its requests."""
+    server = Server("web", backlog=backlog).client("mallory", 250, since=BEGINS + 4.0 + after_s, patience_s=60.0)
+    server.stalled = lambda at: BEGINS + 4.0 <= at < BEGINS + 20.0
+    scene = town(server)
+    scene.run(25.0)
     assert hoarders(scene) == set()
 
 

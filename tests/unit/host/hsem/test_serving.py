@@ -13,8 +13,8 @@ VMS = (WEB, OTHER)
 
 def seconds(asked: float, answered: float, octets: float, resets: float = 0.0) -> np.ndarray:
     values = np.full((len(VMS), len(Metric)), np.nan, np.float32)
-    seen = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST]
-    values[0, seen] = asked, answered, octets, resets
+    seen = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST, Metric.OUT_TCP]
+    values[0, seen] = asked, answered, octets, resets, asked
     return values
 
 
@@ -91,6 +91,22 @@ def test_what_is_unseen_teaches_nothing_and_what_is_hoarded_at_neither() -> None
         serving.learn(VMS, np.full((len(VMS), len(Metric)), np.nan, np.float32), ())
         serving.learn(VMS, seconds(20, 20, 20_000), {WEB})
     assert denied(serving, 20, 0, 0) == 0.0
+
+
+def test_it_is_mute_to_whom_it_only_acknowledges_and_a_few_real_requests_change_little() -> None:
+    """It usually carries 860 octets to each: of a thousand, a SYN-ACK and an acknowledgement are taken."""
+    serving = known()
+    only_acknowledged = 1000.0 * (74 + 10 * 66)
+    assert serving.mute_to(WEB, begun=1000, octets=only_acknowledged, packets=11_000)
+    assert serving.mute_to(WEB, begun=1000, octets=only_acknowledged + 300 * 860, packets=11_000)
+    assert not serving.mute_to(WEB, begun=1000, octets=only_acknowledged + 500 * 860, packets=11_000)
+
+
+def test_it_is_not_known_to_be_mute_before_it_is_known_what_it_says_or_where_that_is_little() -> None:
+    bare = 1000.0 * (74 + 66)
+    assert not known(of=LEARNED_S - 1).mute_to(WEB, begun=1000, octets=bare, packets=2000)
+    assert not known(octets=20 * (74 + 66 + 40)).mute_to(WEB, begun=1000, octets=bare, packets=2000)
+    assert not known().mute_to(WEB, begun=1000, octets=0, packets=0), "nothing of it was seen"
 
 
 def test_who_is_gone_is_forgotten() -> None:
