@@ -154,11 +154,11 @@ ATTACKS: tuple[Kind, ...] = (
         "guessing",
         Family.ATTACKER,
         (
-            Step(0.1, "T", program("login-service", "2121", seconds=_LONGER_S)),
-            _attack(program("guessing", "$ip_T", "2121", "$choice", seconds=_LONGER_S - 2), at_s=1.5),
+            Step(0.1, "T", f"timeout {_LONGER_S:g} hv-login serve"),
+            _attack(f"hv-login guess $ip_T --seconds {_LONGER_S - 2:g} --at-once $choice --seed $seed", at_s=1.5),
         ),
         _FLOOD,
-        ("1", "5", "25"),
+        ("1", "4", "16"),
         seconds=_LONG_S,
     ),
     Kind(

@@ -5,45 +5,6 @@ Each is one shell word; what it needs to know follows as arguments. All end by t
 
 import shlex
 
-_LOGIN_SERVICE = """
-import socket, sys, time
-end = time.time() + float(sys.argv[2])
-listening = socket.socket()
-listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-listening.bind(("", int(sys.argv[1])))
-listening.listen(64)
-listening.settimeout(0.5)
-while time.time() < end:
-    try:
-        asking, _ = listening.accept()
-    except OSError:
-        continue
-    try:
-        asking.settimeout(0.5)
-        asking.sendall(b"220 ready\\r\\n")
-        asking.recv(100)
-        asking.sendall(b"530 wrong\\r\\n")
-    except OSError:
-        pass
-    asking.close()
-"""
-_GUESSING = """
-import socket, sys, time
-address, port, rate, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
-began = time.time()
-tries = 0
-while time.time() < began + seconds:
-    try:
-        login = socket.create_connection((address, port), 1)
-        login.recv(100)
-        login.sendall(b"PASS %d\\r\\n" % tries)
-        login.recv(100)
-        login.close()
-    except OSError:
-        pass
-    tries += 1
-    time.sleep(max(0.0, began + tries / rate - time.time()))
-"""
 _SLOW_REQUESTS = """
 import heapq, itertools, resource, socket, sys, time
 address, rate, every, end = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), time.time() + float(sys.argv[4])
@@ -190,8 +151,6 @@ while time.time() < end:
 """
 
 SOURCES = {
-    "login-service": _LOGIN_SERVICE,
-    "guessing": _GUESSING,
     "slow-requests": _SLOW_REQUESTS,
     "sink": _SINK,
     "upload": _UPLOAD,

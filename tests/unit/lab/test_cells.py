@@ -130,11 +130,11 @@ def test_a_program_is_python_and_one_shell_word(name: str) -> None:
 
 
 def test_a_program_gets_its_arguments_in_order() -> None:
-    trial = next(trial for trial in EVERY if trial.kind == "guessing" and trial.choice == "5")
+    trial = next(trial for trial in EVERY if trial.kind == "exfiltration" and trial.choice == "500000")
     command = NAMES.put_in(trial.steps[-1].run)
     shown = ["sh", "-c", command.replace("timeout 30 python3 -I -S -c", "printf '%s\\n'")]
     words = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
-    assert words.endswith(f"\n{NAMES.addresses[trial.target]}\n2121\n5\n28\n")
+    assert words.endswith("\n198.51.100.3\n4444\n500000\n28\n")
     assert "create_connection" in words
 
 
