@@ -22,7 +22,7 @@ NAMES = Names(
     7,
 )
 TOOLS = {"timeout", "hping3", "nmap", "arpspoof", "iperf3", "stress-ng", "curl", "python3", "ping", "ip", "seq", "sh"}
-OWN = {"hv-load", "hv-udp"}
+OWN = {"hv-login", "hv-load", "hv-udp"}
 SHELL = {"for", "do", "done", "wait", "cd", "while", "while :"}
 
 
