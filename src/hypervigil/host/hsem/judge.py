@@ -192,7 +192,9 @@ def _too_early(facts: Facts, surge: Surge) -> bool:
 def hit(facts: Facts, surge: Surge) -> list[Peer]:
     """Whom a surge hits: the peers that it can have gone to, the busiest first."""
     peers = facts.busiest(surge.direction)
-    if surge.traffic is not TrafficClass.TCP:
+    if surge.traffic is TrafficClass.TCP:  # with whom it converses it has nothing to do
+        peers = [peer for peer in peers if peer.answers - peer.resets < 0.5 * peer.packets] or peers
+    else:
         peers = [peer for peer in peers if peer.openings >= 0.4 * peer.packets] or peers
     return [p for p in peers if p.packets >= max(MIN_PACKETS / 2, 0.2 * peers[0].packets)]
 

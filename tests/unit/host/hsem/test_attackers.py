@@ -93,6 +93,14 @@ def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, 
     assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
 
 
+def test_whom_a_flood_of_data_leaves_alone_is_no_victim_of_it() -> None:
+    """On a real guest a fifth of what went to the victim was honest work with another."""
+    scene = Scene("mallory", "web", "alice").begin(browses("alice", "mallory", 12), browses("web", "mallory", 2)).learn()
+    scene.begin(floods_by_data("mallory", "web", 150)).run(6)
+    assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
+    assert scene.roles("alice") == []
+
+
 @pytest.mark.parametrize("per_s", [1000, 2000])
 def test_a_closed_port_tells_a_flood_from_the_talk_beside_it(per_s: float) -> None:
     """The kernel refuses the first six, before so many have come that anybody asks, and then one a second."""
