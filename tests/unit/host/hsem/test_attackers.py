@@ -95,8 +95,8 @@ def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, 
 
 def test_whom_a_flood_of_data_leaves_alone_is_no_victim_of_it() -> None:
     """On a real guest a fifth of what went to the victim was honest work with another."""
-    scene = Scene("mallory", "web", "alice").begin(browses("alice", "mallory", 12), browses("web", "mallory", 2)).learn()
-    scene.begin(floods_by_data("mallory", "web", 150)).run(6)
+    scene = Scene("mallory", "web", "alice").begin(browses("alice", "mallory", 12), browses("web", "mallory", 2))
+    scene.learn().begin(floods_by_data("mallory", "web", 150)).run(6)
     assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
     assert scene.roles("alice") == []
 
