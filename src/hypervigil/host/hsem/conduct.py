@@ -63,6 +63,8 @@ TRIED = 7.0
 """SYNs per connection that nobody answers: the first and six repetitions (Linux's ``tcp_syn_retries``)."""
 HARDLY_ANY = 0.05
 """Of tries, so few answers: those of whoever else is asked."""
+SAID = 3.0
+"""Packets of a connection besides its SYN: an acknowledgement, a request, an end."""
 GONE = 24.0
 """Resets per connection that a client began in the time, once it is gone: frames of each were still to come, and it may
 have held more than it began lately."""
@@ -153,6 +155,8 @@ class Side:
     """What is so new that answers may still be under way."""
     asked: float
     """SYNs that may still be answered again (see ``Facts.asked``)."""
+    seconds: float
+    """The time that the counts stand for."""
 
     def excess(self, traffic: TrafficClass) -> float:
         """Attempted packets that history does not explain."""
@@ -182,23 +186,27 @@ def conduct(
     refusals: float = 0.0,
     listens: bool = False,
     began: Mapping[str, float] = MappingProxyType({}),
+    blind: bool = False,
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
     port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
-    ``began``: by address, how many connections the other end began meanwhile.
+    ``began``: by address, how many connections the other end began meanwhile. ``blind``: nothing at all was ever seen
+    of the other direction, as behind a mirror of one direction or where answers take another way. There, that a little
+    is not answered proves nothing; what could harm is judged as everywhere, since anybody can make up one side of it.
     """
     match traffic:
         case TrafficClass.SYN:
-            return _connecting(mine, theirs, peers)
+            found = _connecting(mine, theirs, peers)
+            return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
         case TrafficClass.RST:
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
             return _in_reply(mine.tried[traffic], 1.5 * asked)
         case TrafficClass.TCP:
-            return _streaming(mine, theirs, peers, began, slow=peak_pps <= STREAM_PPS)
+            return _streaming(mine, theirs, peers, began, slow=peak_pps <= STREAM_PPS, blind=blind)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
@@ -265,7 +273,23 @@ def _in_reply(sent: float, asked: float) -> Conduct:
     return Conduct.ANSWERING if sent <= asked + SLACK else Conduct.HOSTILE
 
 
-def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], began: Mapping[str, float], *, slow: bool) -> Conduct:
+def _go_on(mine: Side, peers: tuple[Peer, ...]) -> bool:
+    """Whether most tries are followed by what only follows an answer, wherever that came by."""
+    ripe = mine.tried[TrafficClass.SYN] - mine.fresh[TrafficClass.SYN]
+    gone_on = sum(min(peer.openings, (peer.packets - peer.openings) / SAID) for peer in peers)
+    return gone_on >= (1 - LED_TO_NOTHING) * max(1.0, ripe)
+
+
+def _little(mine: Side, peers: tuple[Peer, ...]) -> bool:
+    """Whether all that is sent is no more than mere acknowledgements of a stream are, in octets."""
+    packets, octets = sum(peer.packets for peer in peers), sum(peer.octets for peer in peers)
+    rate = octets / max(packets, 1.0) * sum(mine.tried) / max(mine.seconds, 0.001)
+    return rate <= ACKNOWLEDGEMENT * STREAM_PPS
+
+
+def _streaming(
+    mine: Side, theirs: Side, peers: tuple[Peer, ...], began: Mapping[str, float], *, slow: bool, blind: bool
+) -> Conduct:
     """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes.
 
     Clients that are gone reset what their server still says: that is no more than they had begun.
@@ -286,9 +310,8 @@ def _streaming(mine: Side, theirs: Side, peers: tuple[Peer, ...], began: Mapping
     back = theirs.passed[TrafficClass.TCP] + sum(p.unseen for p in peers)
     if share * deaf < max(1.0, MOST * sent) and back >= least * mine.unusual(TrafficClass.TCP):
         return Conduct.HONEST
-    # Mere acknowledgements, and nothing that they are for: it may come another way, where nobody looks.
-    small = sum(p.octets for p in peers) <= ACKNOWLEDGEMENT * sum(p.packets for p in peers)
-    return Conduct.UNCLEAR if slow and small and not any(theirs.tried) else Conduct.HOSTILE
+    # Acknowledgements and a few requests: what they are for may come another way, where nobody looks.
+    return Conduct.UNCLEAR if blind and slow and _little(mine, peers) else Conduct.HOSTILE
 
 
 def _unheard_besides(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> float:

@@ -458,10 +458,10 @@ def cleared_cause(facts: Facts) -> str:
         return f"{facts.vm} did nothing more that its history does not explain"
     busiest = max(facts.surges, key=lambda s: s.rate)
     way = "sent" if busiest.direction is Direction.OUT else "got"
-    return (
-        f"{facts.vm} {way} up to {busiest.rate:,.0f} {_NAMES[busiest.traffic]} a second, more than usual, but they "
-        "were answered and taken up, or it only answered others"
-    )
+    said = f"{facts.vm} {way} up to {busiest.rate:,.0f} {_NAMES[busiest.traffic]} a second, more than usual, but "
+    if not facts.ever[1 - busiest.direction]:
+        return said + "of the other direction nothing was ever seen, so that no answer to so little proves nothing"
+    return said + "they were answered and taken up, or it only answered others"
 
 
 def _end(peer: Peer) -> str:

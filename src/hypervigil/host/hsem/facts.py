@@ -137,7 +137,7 @@ class Tries:
 
     hosts: int = 0
     answered: int = 0
-    """Of these hosts, those that sent something back."""
+    """Of these hosts, those that sent something back, or with whom it went on where nothing is ever seen to come."""
     reset: int = 0
     """Of these hosts, those that sent back resets only, as far as that is known."""
     mixed: bool = False
@@ -232,6 +232,8 @@ class Facts:
     """When it was last told that a port or host cannot be reached."""
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
+    ever: tuple[bool, bool] = (True, True)
+    """Whether anything at all was ever seen of a direction, out and in."""
     held: float = 0.0
     """Connections on which it asks nothing, accepted of it beyond what its history allows; few are not told."""
     found: Findings = NOTHING_FOUND
@@ -246,7 +248,7 @@ class Facts:
         usual = tuple(tail * self.seconds for tail in self.tails[part])
         tried = self.counts[part]
         passed = tuple(max(0.0, all_ - stopped) for all_, stopped in zip(tried, self.limited[part], strict=True))
-        return Side(tried, passed, usual, self.fresh[part], self.asked[direction])
+        return Side(tried, passed, usual, self.fresh[part], self.asked[direction], self.seconds)
 
     def busiest(self, direction: Direction) -> list[Peer]:
         """The peers of one direction, the busiest first."""
@@ -257,12 +259,15 @@ class Facts:
         surges = [surge for surge in self.surges if (surge.direction, surge.traffic) == (direction, traffic)]
         peak = max((surge.rate for surge in surges), default=0.0)
         began = {peer.address: peer.openings for peer in self.peers if peer.direction is not direction}
+        blind = not self.ever[1 - direction]
         if direction is Direction.IN:
-            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in, began=began)
+            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in, began=began, blind=blind)
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
         last = max((surge.last_at for surge in surges), default=self.at)
         listens = self.refused_at is not None and last - self.refused_at > REFUSED_S
-        return conduct(traffic, *self._ends(direction), peak, refusals=refusals, listens=listens, began=began)
+        return conduct(
+            traffic, *self._ends(direction), peak, refusals=refusals, listens=listens, began=began, blind=blind
+        )
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
         """Whether those to whom most datagrams of a class go never said anything by it."""
@@ -313,6 +318,7 @@ class Dossier:
     refused_at: Instant | None = None
     grabs: dict[Resource, Grab] = field(default_factory=dict)
     held: float = 0.0
+    ever: tuple[bool, bool] = (False, False)
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -398,6 +404,7 @@ class Dossier:
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
             held=self.held,
+            ever=self.ever,
             found=self.found,
         )
 
@@ -412,7 +419,9 @@ class Dossier:
         answered = [
             peer
             for peer in tried
-            if peer.answers > peer.resets or (not peer.answers and (Direction.IN, peer.address) in self.peers)
+            if peer.answers > peer.resets
+            or (not peer.answers and (Direction.IN, peer.address) in self.peers)
+            or (not self.ever[Direction.IN] and peer.packets > peer.openings)  # heard elsewhere: it goes on
         ]
         return Tries(len(tried), len(answered), len(reset), mixed([peer.services for peer in tried]))
 
@@ -470,4 +479,5 @@ def reopened(facts: Facts) -> Dossier:
         refused_at=facts.refused_at,
         grabs={grab.resource: grab for grab in facts.grabs},
         held=facts.held,
+        ever=facts.ever,
     )

@@ -36,6 +36,7 @@ class Files:
             cpu_tail=min(self._history.usual(vm, Metric.CPU), 1.0),
             samples=self._history.samples(vm),
             told=record.told_lately(now),
+            ever=recent.ever,
         )
         dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
         usual = [recent.minute_s * self._history.middle(vm, metric) for metric in (Metric.OUT_SYN, Metric.IN_SYN)]
@@ -78,6 +79,7 @@ class Files:
                     direction, traffic = divmod(column, len(TrafficClass))
                     rate = recent.counts[column] / recent.seconds
                     dossier.surge(Direction(direction), TrafficClass(traffic), rate, now)
+        dossier.ever = (dossier.ever[0] or recent.ever[0], dossier.ever[1] or recent.ever[1])
         failures = look.value(Metric.FAILURES) * look.interval_s
         dossier.failures += failures
         if failures - look.counts[Metric.IN_RST] >= 0.5:

@@ -31,6 +31,7 @@ _CAP = 4.0
 
 _COLUMNS = np.array(WATCHED)
 _SENT = np.array([n for n, metric in enumerate(WATCHED) if metric < Metric.IN_SYN or metric > Metric.IN_OTHER])
+_DIRECTIONS = (slice(Metric.OUT_SYN, Metric.IN_SYN), slice(Metric.IN_SYN, Metric.IN_OTHER + 1))
 _N = len(WATCHED)
 
 
@@ -62,6 +63,8 @@ class Recent:
     """The time that these stand for: less than a minute where it was not watched for so long."""
     refused: float
     """Messages of about the last ``REFUSED_S`` that a port or host cannot be reached."""
+    ever: tuple[bool, bool]
+    """Whether anything at all was ever seen of a direction, out and in, since the VM is watched."""
 
 
 class Watch:
@@ -70,7 +73,9 @@ class Watch:
     def __init__(self, *, factor: float, floor_pps: float) -> None:
         self.factor = factor
         self.floor_pps = floor_pps
-        self._table = Table(score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,), refused=(1,))
+        self._table = Table(
+            score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,), refused=(1,), ever=(2,)
+        )
 
     def keep(self, vms: Sequence[VmId]) -> None:
         """Forget all others."""
@@ -101,6 +106,8 @@ class Watch:
         refused = np.nan_to_num(values[:, [Metric.FAILURES]] - values[:, [Metric.IN_RST]]).clip(min=0.0) * interval_s
         forgotten = np.float32(np.exp(-interval_s / REFUSED_S))
         self._table["refused"][rows] = self._table["refused"][rows] * forgotten + refused
+        for direction, packets in enumerate(_DIRECTIONS):
+            self._table["ever"][rows, direction] += fresh[:, packets].any(axis=1)
         # The sum outlasts what it tells of.
         still = self._table["counts"][rows] > allowance * self._table["seconds"][rows]
         above = still & (score > slack)
@@ -125,6 +132,7 @@ class Watch:
             (float(self._table["asked"][row, 0]), float(self._table["asked"][row, 1])),
             float(self._table["minute"][row, 0]),
             float(self._table["refused"][row, 0]),
+            (bool(self._table["ever"][row, 0]), bool(self._table["ever"][row, 1])),
         )
 
     def calm(self, vm: VmId) -> None:

@@ -1,5 +1,7 @@
 """What VMs do to each other, packet by packet as their NICs count it: honest work and attacks."""
 
+from itertools import cycle
+
 from hypervigil.model.traffic import ForgedKind, TrafficClass
 from tests.unit.host.hsem.scene import Behaviour, Scene
 
@@ -131,6 +133,19 @@ def casts(sender: str, receivers: list[str], per_s: float) -> Behaviour:
 def acknowledges(who: str, whom: str, per_s: float, *, octets: int = 66) -> Behaviour:
     """TCP of which only one direction is to be seen."""
     return floods(who, whom, per_s, TCP, octets=octets)
+
+
+def is_seen_from_one_side(who: str, hosts: list[str], *, begins: float, requests: float, acks: float) -> Behaviour:
+    """Conversations by TCP of which only what ``who`` says comes by: so many connections, requests, ACKs a second."""
+    paces = {(SYN, 74): Pace(begins), (TCP, 900): Pace(requests), (TCP, 66): Pace(acks)}
+    turns = {kind: cycle(hosts) for kind in paces}
+
+    def behave(scene: Scene, s: float) -> None:
+        for (traffic, octets), pace in paces.items():
+            for _ in range(pace(s)):
+                scene.send(who, next(turns[traffic, octets]), traffic, 1, octets=octets)
+
+    return behave
 
 
 def copies(sender: str, receiver: str, per_s: float, *, packets_per_ack: int = 25) -> Behaviour:

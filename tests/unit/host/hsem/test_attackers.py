@@ -59,6 +59,36 @@ def own_limit(scene: Scene, name: str, traffic: TrafficClass, bounds: Bounds) ->
     return pytest.approx(min(max(bounds.factor * tail, bounds.floor_pps), bounds.cap_pps), rel=0.05)
 
 
+def flooded(*besides: Behaviour, heard: bool) -> Scene:
+    """``mallory`` floods at a port to which nothing comes, or to which something did."""
+    scene = Scene("mallory").learn()
+    scene.begin(for_(0.4, pings("mallory", ["203.0.113.1"], 10 if heard else 0))).run(60)
+    scene.begun_at = scene.now
+    return scene.begin(*besides).run(6)
+
+
+@pytest.mark.parametrize(("per_s", "traffic", "octets"), [(150, SYN, 60), (2000, SYN, 60), (400, TCP, 1500)])
+@pytest.mark.parametrize("made_up", [0, 3])
+def test_one_sided_talk_excuses_no_flood(per_s: float, traffic: TrafficClass, octets: int, made_up: int) -> None:
+    """Where nothing is ever heard it is found in the same time, also with what looks like conversations besides."""
+    flood = floods("mallory", "203.0.113.9", per_s, traffic, octets=octets)
+    plain = flooded(flood, heard=True)
+    besides = floods("mallory", "203.0.113.9", made_up * min(per_s, 450), TCP, octets=60)
+    blind = flooded(flood, besides, heard=False)
+    for scene in (plain, blind):
+        verdict = scene.verdicts("mallory")[0]
+        assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.FLOOD)
+    first, second = (scene.verdicts("mallory")[0].at - scene.begun_at for scene in (plain, blind))
+    assert second == pytest.approx(first, abs=0.01)
+
+
+def test_who_was_heard_from_once_is_not_taken_for_seen_from_one_side() -> None:
+    """Nobody answers its acknowledgements, though somebody would be heard."""
+    acknowledgements = floods("mallory", "203.0.113.9", 200, TCP, octets=66)
+    assert flooded(acknowledgements, heard=True).blamed() == {"mallory"}
+    assert flooded(acknowledgements, heard=False).blamed() == set()
+
+
 @pytest.mark.parametrize("per_s", [100, 200, 2000])
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> None:

@@ -22,6 +22,7 @@ from tests.unit.host.hsem.behaviour import (
     hoards_connections,
     in_turns,
     is_ahead_of_its_service,
+    is_seen_from_one_side,
     meets_peers,
     pings,
     requests_by_udp,
@@ -114,6 +115,21 @@ def test_who_only_acknowledges_is_perhaps_seen_from_one_side() -> None:
         scene = Scene("alice").learn()
         scene.begin(acknowledges("alice", "203.0.113.9", 200, octets=octets)).run(15)
         assert scene.blamed() == blamed
+
+
+@pytest.mark.parametrize(
+    ("hosts", "begins", "requests", "acks"),
+    [(2, 0, 25, 170), (1, 0, 80, 0), (2, 50, 40, 150), (60, 12, 25, 60)],
+    ids=["a download", "a talk", "many connections", "many hosts"],
+)
+def test_where_nobody_is_ever_heard_no_answer_proves_nothing(
+    hosts: int, begins: float, requests: float, acks: float
+) -> None:
+    """A mirror of one direction, or answers that take another way: what goes on is answered where nobody looks."""
+    places = [f"203.0.113.{n}" for n in range(1, hosts + 1)]
+    scene = Scene("alice").learn()
+    scene.begin(is_seen_from_one_side("alice", places, begins=begins, requests=requests, acks=acks)).run(15)
+    assert scene.roles("alice") == [Role.CLEARED]
 
 
 def test_the_other_end_is_seen_to_answer_by_another_way(scene: Scene) -> None:
