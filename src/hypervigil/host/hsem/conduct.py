@@ -351,9 +351,7 @@ def _datagrams(
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
         if may_be_stream and (aimed or mixed([peer.services for peer in asking])) and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
-        full = sum(p.octets for p in asking) >= FULL_OCTETS * sum(p.packets for p in asking)
-        agreed = full and not unheard(traffic, mine, theirs, peers)
-        slow = peak_pps <= (FULL_PPS if agreed else STREAM_PPS)
+        slow = peak_pps <= (FULL_PPS if _agreed(traffic, mine, theirs, asking) else STREAM_PPS)
         return min(found, Conduct.UNCLEAR) if may_be_stream and slow else found
     streams = tuple(p for p in peers if not p.asks)
     share = mine.share_passed(traffic)
@@ -364,6 +362,17 @@ def _datagrams(
     silent = [p for p in streams if p.answers - p.resets < HEARD * p.packets]  # conversations by TCP are not
     few = len(asking) <= FEW and len(silent) <= FEW
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
+
+
+def _agreed(traffic: TrafficClass, mine: Side, theirs: Side, asking: tuple[Peer, ...]) -> bool:
+    """Whether most of a class are full datagrams to one that speaks too, and a word of the class came, from whomever.
+
+    Of a peer's words it is not known of which class they were.
+    """
+    most = max(asking, key=lambda peer: peer.packets, default=None)
+    if most is None or most.packets < MOST * mine.unusual(traffic) or most.octets < FULL_OCTETS * most.packets:
+        return False
+    return most.answers - most.resets >= 1.0 and theirs.tried[traffic] + most.unseen >= 1.0
 
 
 def mixed(services: Collection[int]) -> bool:
@@ -380,6 +389,8 @@ def mixed(services: Collection[int]) -> bool:
 def unheard(traffic: TrafficClass, mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> bool:
     """Whether most datagrams of a class ask somebody who never said a word by it."""
     asking = tuple(peer for peer in peers if peer.asks)
+    if _agreed(traffic, mine, theirs, asking):
+        return False
     deaf = sum(peer.packets for peer, answers in _answered(traffic, theirs, asking) if answers < 1.0)
     return deaf >= MOST * mine.unusual(traffic)
 

@@ -175,6 +175,7 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
 
 def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Scene) -> None:
     """iperf3 agrees by one datagram each, and then 10 Mbit/s go one way."""
+    scene.begin(pings("web", ["bob"], 2)).learn(20)
     scene.send("web", "alice", UDP, 1, octets=46, asks=True)
     scene.send("alice", "web", UDP, 1, octets=46, asks=False)
     scene.begin(for_(10, floods("web", "alice", 860, UDP, octets=1490))).run(15)
