@@ -294,7 +294,7 @@ class Grabs:
         if not hoard.says:
             run.held, run.lately = run.held + min(more, hoard.silent * accepted), 0.0
             return
-        served = hoard.server in second.denied and second.denied[hoard.server][0] < SERVED
+        served = self._serving.known(hoard.server) and second.denied.get(hoard.server, (1.0, 1.0))[0] < SERVED
         run.held += run.lately if served else 0.0
         run.lately = more if served else 0.0
 

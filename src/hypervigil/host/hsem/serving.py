@@ -25,7 +25,7 @@ BARE = 66.0
 """Octets of a packet that carries nothing, by IPv4 with a timestamp; a SYN-ACK has eight more, for its options."""
 OPTIONS = 8.0
 LEAST_CARRIED = 60.0
-"""A server that usually carries less than this to each who begins is not told from one that only acknowledges."""
+"""Octets: a server that usually carries less to each who begins is not told from one that only acknowledges."""
 LEARNED_S = 30
 """Seconds in which it was asked, before it is known what is usual."""
 MEMORY_S = 300
@@ -90,6 +90,11 @@ class Serving:
             return False
         (carried,) = carries(*np.array([[begun], [octets], [packets]], np.float32)).tolist()
         return bool(carried <= (1.0 - MUTE) * usual)
+
+    def known(self, server: VmId) -> bool:
+        """Whether others ask enough of it now that it is known what they are denied."""
+        others = self._others.get(server)
+        return others is not None and others.tried >= LEAST_TRIES
 
     def denied(self, server: VmId, second: Matrix, taken: Taken) -> tuple[float, float]:
         """One second of a server, shape ``(len(Metric),)``, and what hoarders took of it.

@@ -109,6 +109,15 @@ def test_it_is_not_known_to_be_mute_before_it_is_known_what_it_says_or_where_tha
     assert not known().mute_to(WEB, begun=1000, octets=0, packets=0), "nothing of it was seen"
 
 
+def test_what_others_are_denied_is_known_of_enough_tries() -> None:
+    serving = known()
+    assert not serving.known(WEB), "nobody looked"
+    denied(serving, 1, 1, 1000)
+    assert not serving.known(WEB)
+    denied(serving, 20, 20, 20_000)
+    assert serving.known(WEB)
+
+
 def test_who_is_gone_is_forgotten() -> None:
     serving = known()
     assert denied(serving, 20, 0, 0) > 0.0
