@@ -27,17 +27,17 @@ _PACKETS = list(PACKET_METRICS)
 @dataclass(slots=True)
 class _Kept:
     report: HostReport
-    values: Matrix
-    """Shape ``(len(report.vms), len(Metric))``."""
+    """Without its values."""
+    rows: dict[VmId, int]
+    """Of ``counts``, by the VMs that pairs are about."""
+    counts: Matrix
+    """Packets: shape ``(len(rows), len(PACKET_METRICS))``."""
     at: Instant
-    rows: dict[VmId, int] = field(default_factory=dict)
-    """Of ``values``; made when the first VM is asked for, as ``pairs`` are."""
     pairs: dict[VmId, list[PairRate]] = field(default_factory=dict)
-    """By whom they are about."""
+    """By whom they are about; made when the first VM is asked for."""
 
     def index(self) -> None:
         """Make what is looked up."""
-        self.rows = {vm: row for row, vm in enumerate(self.report.vms)}
         for pair in self.report.pairs:
             self.pairs.setdefault(pair.vm, []).append(pair)
             if pair.direction is Direction.IN and pair.other != OUTSIDE:
@@ -45,14 +45,19 @@ class _Kept:
 
 
 class Lately:
-    """The last reports."""
+    """The last reports: of each, the VMs that talked with anybody. Who is quiet takes no room."""
 
     def __init__(self) -> None:
         self._kept: deque[_Kept] = deque(maxlen=REPORTS)
 
     def add(self, report: HostReport, values: Matrix, now: Instant) -> None:
-        """Take in a report; ``values``: shape ``(len(report.vms), len(Metric))``, kept as they are."""
-        self._kept.append(_Kept(report, values, now))
+        """Take in a report; ``values``: shape ``(len(report.vms), len(Metric))``."""
+        talked = {pair.vm for pair in report.pairs}
+        talked |= {pair.other for pair in report.pairs if pair.direction is Direction.IN}
+        rows = [row for row, vm in enumerate(report.vms) if vm in talked] if talked else []
+        counts = np.nan_to_num(values[np.ix_(rows, _PACKETS)]) * np.float32(report.interval_s)
+        places = {report.vms[row]: n for n, row in enumerate(rows)}
+        self._kept.append(_Kept(replace(report, values=memoryview(b"")), places, counts, now))
 
     def of(self, vm: VmId, now: Instant) -> tuple[tuple[float, ...], list[Peer]]:
         """A VM's packets, all classes out and then in, and its peers, of the reports that told its peers.
@@ -61,14 +66,14 @@ class Lately:
         """
         counts, peers = np.zeros(len(_PACKETS)), []
         for kept in self._kept:
-            if not kept.rows:
-                kept.index()
-            pairs, row = kept.pairs.get(vm), kept.rows.get(vm)
-            if pairs is None or row is None:
+            row = kept.rows.get(vm)
+            if row is None:
                 continue
-            told = peers_of(replace(kept.report, pairs=tuple(pairs)), {vm}).get(vm)
+            if not kept.pairs:
+                kept.index()
+            told = peers_of(replace(kept.report, pairs=tuple(kept.pairs[vm])), {vm}).get(vm)
             if told:
                 faded = float(np.exp(-(now - kept.at) / MEMORY_S))
-                counts += faded * kept.report.interval_s * np.nan_to_num(kept.values[row, _PACKETS])
+                counts += faded * kept.counts[row]
                 peers += [times(peer, faded) for peer in told]
         return tuple(counts.tolist()), peers

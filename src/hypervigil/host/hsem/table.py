@@ -12,6 +12,8 @@ Matrix = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.uint16]
 Rows = npt.NDArray[np.intp]
 _LEAST_ROWS = 16
+_SPARE = 8
+"""Of so many rows, one more is made room for: each growth copies all, but room that nobody takes is memory too."""
 
 
 class Table:
@@ -63,7 +65,7 @@ class Table:
             return found
         row = self._rows[vm] = len(self._rows)
         if row >= self._room:
-            self._grow(max(_LEAST_ROWS, 2 * row))
+            self._grow(row + max(_LEAST_ROWS, row // _SPARE))
         for name, array in self._arrays.items():
             array[row] = self._initial.get(name, 0.0)
         return row

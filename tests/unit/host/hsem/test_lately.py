@@ -1,6 +1,7 @@
 """What is known of the peers that a VM had just before it is looked at."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -51,6 +52,23 @@ def test_only_the_last_reports_are_kept():
     for n in range(3 * REPORTS):
         lately.add(*_report(float(n), (100, 0), _pair(A, f"x{n}", 100)))
     assert len(lately.of(A, Instant(3.0 * REPORTS))[1]) == REPORTS
+
+
+def test_a_quiet_vm_takes_no_room():
+    """A report tells all metrics of all VMs; only of those who talked is anything kept."""
+    vms = tuple(VmId(str(n)) for n in range(2000))
+    lately = Lately()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for n in range(REPORTS):
+        values = np.ones((len(vms), len(Metric)), np.float32)
+        report = HostReport(Instant(float(n)), 0.2, vms, values.data, (_pair(vms[7], "x", 100),))
+        lately.add(report, values.clip(0), Instant(float(n)))
+    del report, values
+    taken = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert lately.of(vms[7], Instant(float(REPORTS)))[1]
+    assert taken < 10 * len(vms), f"{taken / len(vms):.0f} bytes per VM"
 
 
 def test_who_is_unknown_has_no_peers():
