@@ -16,6 +16,8 @@ from hypervigil.model.status import AttackClass, Evidence, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 
 MUCH_STRICTER = 0.6
+TOO_STRICT = 0.9
+"""A limit that is less than this share of what is wanted now gives way: half of a surge is half as it grows."""
 SOFTEN_S = 1.0
 """So long a limit stands before a looser one may take its place: evidence turns quickly in its first moments."""
 AWAIT_ANSWERS_S = 1.0
@@ -154,6 +156,6 @@ def _better(one: Wanted, old: Limit, now: Instant, for_s: float) -> bool:
     if one.value is not None and old.value is not None:
         if one.value < MUCH_STRICTER * old.value:
             return True
-        if old.value < MUCH_STRICTER * one.value and now - old.since >= SOFTEN_S:
+        if old.value < TOO_STRICT * one.value and now - old.since >= SOFTEN_S:
             return True
     return now + for_s - old.until > for_s / 2
