@@ -130,5 +130,6 @@ def test_a_wrong_rule_in_the_model_is_found(scene: mass.Scene, wrong: str, monke
     place, name, instead = WRONG[wrong]
     monkeypatch.setattr(place, name, instead)
     with pytest.raises(mass.DifferError) as error:
-        agree(scene, 7, PART)
+        for part in range(7, 7 + ENOUGH):
+            agree(scene, part, PART)
     assert re.match(r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: ", str(error.value)), error.value
