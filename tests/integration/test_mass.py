@@ -3,7 +3,7 @@
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +76,12 @@ def agree(scene: mass.Scene, part: int, frames: int) -> None:
     assert tally.evicted
 
 
+def agree_in_parts(scene: mass.Scene, parts: Iterable[int]) -> None:
+    """One part after the other."""
+    for part in parts:
+        agree(scene, part, PART)
+
+
 @pytest.mark.req("T-CORE-4", "T-NET-1")
 @pytest.mark.parametrize("part", range(4))
 def test_a_million_random_and_mutated_frames_agree(scene: mass.Scene, part: int) -> None:
@@ -130,6 +136,5 @@ def test_a_wrong_rule_in_the_model_is_found(scene: mass.Scene, wrong: str, monke
     place, name, instead = WRONG[wrong]
     monkeypatch.setattr(place, name, instead)
     with pytest.raises(mass.DifferError) as error:
-        for part in range(7, 7 + ENOUGH):
-            agree(scene, part, PART)
+        agree_in_parts(scene, range(7, 7 + ENOUGH))
     assert re.match(r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: ", str(error.value)), error.value

@@ -289,7 +289,8 @@ class Grabs:
         """
         hoard = second.hoards[row]
         accepted = float(np.nan_to_num(second.values[row, Metric.IN_SYNACK]))
-        accepted *= hoard.share
+        # What a stack knows nothing of it resets: that was a flood's, and holds nothing.
+        accepted = max(0.0, accepted * hoard.share - float(np.nan_to_num(second.values[row, Metric.OUT_RST])))
         more = max(0.0, accepted - allowed)
         if not hoard.says:
             run.held, run.lately = run.held + min(more, hoard.silent * accepted), 0.0
@@ -386,5 +387,6 @@ def _hoard(asked: Mapping[VmId, Asked], serving: Serving) -> _Hoard | None:
         little = most.octets <= max(ACKNOWLEDGEMENT * most.packets, LITTLE * most.begun)
         if not little or not serving.mute_to(server, begun=most.begun, octets=most.back, packets=most.replies):
             return None
-    silent = min(max(0.0, 3.0 - most.packets / most.begun), 1.0)
+    each = most.packets / most.begun  # a try, what takes up the answer, and no more
+    silent = max(0.0, min(each - 1.0, 3.0 - each, 1.0))
     return _Hoard(server, share, most.heard, silent, says=says)

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from hypervigil.host.hsem.conduct import STREAM_PPS
-from hypervigil.model.ids import HOST
+from hypervigil.model.ids import HOST, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.policy import Bounds
@@ -121,6 +121,16 @@ def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, 
     scene.send("web", "mallory", UDP, said, octets=46, asks=False)
     scene.begin(floods("mallory", "web", per_s, UDP, octets=1490)).run(4)
     assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
+
+
+@pytest.mark.parametrize("per_s", [2000, 18_000])
+def test_a_flood_that_its_senders_own_stack_resets_holds_no_connection(per_s: float) -> None:
+    """On a real guest an open port's server took enough of them to look hoarded."""
+    scene = town().takes("web")
+    scene.begin(floods_open_port("mallory", "web", per_s)).run(12)
+    assert {verdict.attack for verdict in scene.verdicts("mallory")} == {AttackClass.FLOOD}
+    assert {verdict.attack for verdict in scene.verdicts("web")} == {AttackClass.FLOOD}
+    assert scene.hsem._grabs.held(VmId("mallory")) == 0.0
 
 
 def test_whom_a_flood_of_data_leaves_alone_is_no_victim_of_it() -> None:
