@@ -131,10 +131,17 @@ WRONG: dict[str, tuple[object, str, object]] = {
 }
 
 
+BY_THE_CLOCK = {"no service speaks first"}
+"""What a dialogue that is dropped for another told goes by the clock: the same frames need not show it twice."""
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_rule_in_the_model_is_found(scene: mass.Scene, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, name, instead = WRONG[wrong]
     monkeypatch.setattr(place, name, instead)
     with pytest.raises(mass.DifferError) as error:
         agree_in_parts(scene, range(7, 7 + ENOUGH))
-    assert re.match(r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: ", str(error.value)), error.value
+    told = str(error.value)
+    if wrong in BY_THE_CLOCK and told.endswith("it does not come again frame by frame"):
+        return
+    assert re.match(r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: ", told), told
