@@ -92,14 +92,13 @@ def command(requests_per_s: int, guests: Sequence[str]) -> list[str]:
         ("object", {"qom-type": "throttle-group", "id": "pace", "limits": limits}),
         ("blockdev", {"driver": "file", "node-name": "file", "filename": str(_FILE), "cache": {"direct": True}}),
         ("blockdev", {"driver": "throttle", "node-name": "queue", "throttle-group": "pace", "file": "file"}),
+        ("nbd-server", {"addr": {"type": "unix", "path": str(SOCKET)}, "max-connections": 0}),
     ]
     size = SCRATCH_MIB * _MIB
     for number, guest in enumerate(guests):
         part = {"driver": "raw", "node-name": f"part-{guest}", "file": "queue", "offset": number * size, "size": size}
         export = {"type": "nbd", "id": f"for-{guest}", "node-name": f"part-{guest}", "name": guest, "writable": True}
         said += [("blockdev", part), ("export", export)]
-    listen = ("nbd-server", {"addr": {"type": "unix", "path": str(SOCKET)}, "max-connections": 0})
-    said.insert(3, listen)
     return [PROGRAM, *(word for option, value in said for word in (f"--{option}", json.dumps(value)))]
 
 

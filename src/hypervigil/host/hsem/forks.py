@@ -80,9 +80,10 @@ class ToldForks:
         told = self._told.setdefault(report.vm, _Told())
         rate = value / report.interval_s
         tail = told.tail() if told.reports >= LEAST_REPORTS else float("inf")
-        if rate < max(TIMES * tail, LEAST_FORKS * vcpus) or report.at - told.at > LATELY_S:
+        over = rate >= max(TIMES * tail, LEAST_FORKS * vcpus)
+        if not over or report.at - told.at > LATELY_S:
             told.over_s = told.rate = 0.0
-        if rate >= max(TIMES * tail, LEAST_FORKS * vcpus):
+        if over:
             told.over_s += report.interval_s
             told.rate, told.usual, told.at = max(told.rate, rate), tail, report.at
         if usual:

@@ -7,8 +7,7 @@ from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.guesses import guesses
-from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked
-from hypervigil.host.hsem.ruling import ruling as _verdict
+from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked, ruling
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.host.hsem.unasked import unasked
 from hypervigil.model.ids import OUTSIDE, VmId
@@ -86,7 +85,7 @@ def _spoof(facts: Facts) -> Verdict | None:
     senders = sum(facts.forged[kind] for kind in FORGED_SENDERS)
     if roles < MIN_FORGED_ROLES and senders < MIN_FORGED_SENDERS:
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.ATTACKER,
         AttackClass.SPOOF,
@@ -107,7 +106,7 @@ def forged_enough(forged: Sequence[int]) -> bool:
 def _scan(facts: Facts) -> Verdict | None:
     """Many ports of one host, or many hosts, and few of the tries come to anything."""
     for peer in scanned(facts):
-        return _verdict(
+        return ruling(
             facts,
             Role.ATTACKER,
             AttackClass.SCAN,
@@ -118,7 +117,7 @@ def _scan(facts: Facts) -> Verdict | None:
             target=peer.other,
         )
     if slow_sweep(facts.vain) or slow_probe(facts.vain):
-        return _verdict(
+        return ruling(
             facts,
             Role.ATTACKER,
             AttackClass.SCAN,
@@ -130,7 +129,7 @@ def _scan(facts: Facts) -> Verdict | None:
         )
     if not swept(facts):
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.ATTACKER,
         AttackClass.SCAN,
@@ -147,7 +146,7 @@ def _guessed(facts: Facts) -> Verdict | None:
     out = known.direction is Direction.OUT
     if not guesses(known) or not (out or known.other == OUTSIDE):
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.ATTACKER if out else Role.VICTIM,
         AttackClass.BRUTE_FORCE,
@@ -208,7 +207,7 @@ def _flood(facts: Facts) -> Verdict | None:
         return None
     peers = hit(facts, worst)
     hoards = explain.hoards(facts, worst)
-    return _verdict(
+    return ruling(
         facts,
         Role.ATTACKER,
         # Tries of which a server that is full takes no more: its table is what was attacked.
@@ -250,7 +249,7 @@ def _accused(facts: Facts) -> Verdict | None:
     if not facts.accusations:
         return None
     worst = max(facts.accusations, key=lambda a: a.packets)
-    return _verdict(
+    return ruling(
         facts,
         Role.VICTIM,
         AttackClass(worst.attack),
@@ -286,7 +285,7 @@ def _flooded(facts: Facts) -> Verdict | None:
     worst = surges[0]
     if facts.side(Direction.IN).excess(worst.traffic) < MIN_PACKETS:
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.VICTIM,
         AttackClass.FLOOD,
@@ -330,7 +329,7 @@ def _reflected(facts: Facts) -> Verdict | None:
     if found is None or not settled(facts):
         return None
     surge, peer, times = found
-    return _verdict(
+    return ruling(
         facts,
         Role.REFLECTOR,
         AttackClass.REFLECTION,
@@ -379,7 +378,7 @@ def _grabbed(facts: Facts) -> Verdict | None:
 
 
 def _of_grab(facts: Facts, worst: Grab, role: Role, target: VmId | None) -> Verdict:
-    return _verdict(
+    return ruling(
         facts,
         role,
         AttackClass.OVERFLOW if worst.harmful else AttackClass.NONE,
@@ -411,7 +410,7 @@ def _pressed(facts: Facts) -> Verdict | None:
     if found is None:
         return None
     surge, few = found
-    return _verdict(
+    return ruling(
         facts,
         Role.VICTIM,
         AttackClass.FLOOD,
@@ -434,7 +433,7 @@ def _overloaded(facts: Facts) -> Verdict | None:
     """At its capacity, by its own work or by more honest requests than it can serve."""
     if not facts.near_capacity or hostile_surges(facts, Direction.IN) or hostile_surges(facts):
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.OVERLOADED,
         AttackClass.OVERFLOW if facts.contention and not _asked(facts) else AttackClass.NONE,
@@ -472,7 +471,7 @@ def _cleared(facts: Facts) -> Verdict | None:
         return None
     if facts.found.upload.octets and age < GIVE_UP_S:
         return None
-    return _verdict(
+    return ruling(
         facts,
         Role.CLEARED,
         AttackClass.NONE,

@@ -1,5 +1,7 @@
 """Whether what is seen of a VM at Level 1 is reason for a case, and by what it is explained. Pure."""
 
+from math import inf
+
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Facts
@@ -28,11 +30,11 @@ def suspicious(record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
     for surge in facts.surges:
         meant = facts.conduct(surge.direction, surge.traffic)
         known = record.quiet.get((surge.direction, surge.traffic))
-        quiet = known is not None and now < known.until and surge.rate <= 2 * known.rate
-        agreed = known is not None and quiet and known.agreed
-        if meant is Conduct.HOSTILE and not agreed and (not quiet or now - facts.opened_at >= SECOND_LOOK_S):
+        quiet = known if known is not None and known.covers(surge.rate, now) else None
+        patience_s = 0.0 if quiet is None else inf if quiet.agreed else SECOND_LOOK_S
+        if meant is Conduct.HOSTILE and now - facts.opened_at >= patience_s:
             return True
-        if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and not quiet:
+        if meant is Conduct.UNCLEAR and look.clearly(surge.metric) and quiet is None:
             return True
     if scanned(facts, least=FEW_TRIES) or amplified(facts):
         return True

@@ -39,6 +39,10 @@ class Quiet:
     agreed: bool
     """Whether it was a stream to somebody who had said a word by it."""
 
+    def covers(self, rate: float, now: Instant) -> bool:
+        """Whether it still speaks for a surge of that rate."""
+        return now < self.until and rate <= 2 * self.rate
+
 
 @dataclass(slots=True)
 class Watched:
