@@ -7,11 +7,12 @@ has work to do there gets on now and then. Only counts are known of a dialogue, 
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 
 from hypervigil.host.hsem.facts import Guessed
+from hypervigil.host.hsem.records import Records
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.report import DialogueCount
 from hypervigil.model.traffic import Direction
@@ -112,20 +113,8 @@ class _Record:
         return count * float(0.5 ** ((now - at) / WORKED_S))
 
 
-class Guesses:
+class Guesses(Records[_Record]):
     """The dialogues of all VMs with services that speak first."""
-
-    def __init__(self) -> None:
-        self._of: dict[VmId, _Record] = {}
-
-    def keep(self, vms: Collection[VmId]) -> None:
-        """Forget all others."""
-        for vm in self._of.keys() - vms:
-            self.forget(vm)
-
-    def forget(self, vm: VmId) -> None:
-        """Begin anew with a VM."""
-        self._of.pop(vm, None)
 
     def see(self, counts: Iterable[DialogueCount], now: Instant) -> list[Guessed]:
         """Take in what ended in an interval: who guesses, or is guessed at from outside, and where most."""

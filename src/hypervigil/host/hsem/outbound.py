@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from math import inf
 from statistics import fmean
-from zlib import crc32
 
 from hypervigil.host.hsem.findings import Beacon, Upload
+from hypervigil.host.hsem.records import ROUNDING, hashed
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.metric import Metric
@@ -163,7 +163,7 @@ class Outbound:
             if pair.vm not in rows:
                 continue
             row, octets = rows[pair.vm], pair.octets * report.interval_s
-            begins = pair.direction is Direction.OUT and 0 < pair.openings <= values[row, Metric.OUT_SYN] + _ROUNDING
+            begins = pair.direction is Direction.OUT and 0 < pair.openings <= values[row, Metric.OUT_SYN] + ROUNDING
             host, record = self._host(pair, now, begins=begins)
             if host is None or record is None:
                 continue
@@ -196,12 +196,12 @@ class Outbound:
     def met(self, vm: VmId, address: str) -> Instant | None:
         """When a VM first began something with a host, if that is known and it is new."""
         record = self._of.get(vm)
-        host = record.hosts.get(crc32(address.encode())) if record is not None else None
+        host = record.hosts.get(hashed(address)) if record is not None else None
         return host.first_at if host is not None and host.first_at - host.since >= STEADY_S else None
 
     def _host(self, pair: PairRate, now: Instant, *, begins: bool) -> tuple[_Host | None, _Record | None]:
         """What is known of a pair's other end, if the VM begins something there."""
-        record, key = self._of.get(pair.vm), crc32(pair.address.encode())
+        record, key = self._of.get(pair.vm), hashed(pair.address)
         found = record.hosts.get(key) if record is not None else None
         if not begins:
             return found, record
@@ -221,9 +221,6 @@ class Outbound:
         found.last_at = now
         record.hosts.move_to_end(key)
         return found, record
-
-
-_ROUNDING = 0.01
 
 
 def place(address: str) -> str:

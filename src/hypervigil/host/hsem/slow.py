@@ -6,12 +6,12 @@ for it: a network that is down for everybody, and a client of many hosts of whic
 """
 
 from array import array
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from zlib import crc32
 
 from hypervigil.host.hsem.conduct import mixed
 from hypervigil.host.hsem.facts import Vain
+from hypervigil.host.hsem.records import ROUNDING, Records, hashed
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.traffic import Direction
@@ -23,7 +23,6 @@ KEPT_S = 60.0
 """None is forgotten sooner: who tries many a second must not push all out before they could have answered."""
 RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
-_ROUNDING = 0.01
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class _Tried:
 
     def add(self, pair: PairRate, now: Instant) -> None:
         """A try that nobody has answered yet."""
-        host = crc32(pair.address.encode())
+        host = hashed(pair.address)
         if host not in self.hosts:
             if len(self.hosts) == MAX_HOSTS:
                 if now - min(self.at) < KEPT_S:
@@ -64,7 +63,7 @@ class _Tried:
 
     def strike(self, pair: PairRate, now: Instant) -> None:
         """A host answers at these ports."""
-        host = crc32(pair.address.encode())
+        host = hashed(pair.address)
         strange = pair.new
         if host in self.hosts:
             row = self.hosts.index(host)
@@ -87,22 +86,17 @@ class _Tried:
         return self.answered * float(0.5 ** ((now - self.answered_at) / (REMEMBERED_S / 2)))
 
 
-class Slow:
+class Slow(Records[_Tried]):
     """The tries in vain of all VMs."""
 
     def __init__(self) -> None:
-        self._of: dict[VmId, _Tried] = {}
+        super().__init__()
         self._ripening: dict[VmId, Instant] = {}
         """Who tried something since it was looked at, and when first; who has waited longest comes first."""
 
-    def keep(self, vms: Collection[VmId]) -> None:
-        """Forget all others."""
-        for vm in self._of.keys() - vms:
-            self.forget(vm)
-
     def forget(self, vm: VmId) -> None:
         """Begin anew with a VM."""
-        self._of.pop(vm, None)
+        super().forget(vm)
         self._ripening.pop(vm, None)
 
     def see(self, report: HostReport, syns: Mapping[VmId, float], now: Instant) -> None:
@@ -126,7 +120,7 @@ class Slow:
                 begun[pair.vm] = begun.get(pair.vm, 0.0) + pair.openings
                 tries.append(pair)
         for pair in tries:
-            if begun[pair.vm] <= left[pair.vm] + _ROUNDING:
+            if begun[pair.vm] <= left[pair.vm] + ROUNDING:
                 self._record(pair.vm).add(pair, now)
                 self._ripening.setdefault(pair.vm, now)
 

@@ -6,14 +6,14 @@ anything else, or is answered, is struck out. Only VMs that such a SYN-ACK reach
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
 
 import numpy as np
 
 from hypervigil.host.hsem.conduct import REPEATED
 from hypervigil.host.hsem.findings import Unasked
+from hypervigil.host.hsem.records import ROUNDING, Records, hashed
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.metric import Metric
@@ -112,20 +112,8 @@ class _Record:
         return Unasked(sum(one.packets for one in senders), len(senders), now - since, self.above)
 
 
-class UnaskedAnswers:
+class UnaskedAnswers(Records[_Record]):
     """The records of all VMs."""
-
-    def __init__(self) -> None:
-        self._of: dict[VmId, _Record] = {}
-
-    def keep(self, vms: Collection[VmId]) -> None:
-        """Forget all others."""
-        for vm in self._of.keys() - vms:
-            self.forget(vm)
-
-    def forget(self, vm: VmId) -> None:
-        """Begin anew with a VM."""
-        self._of.pop(vm, None)
 
     def see(
         self, report: HostReport, values: Matrix, asked: Callable[[VmId], float], now: Instant
@@ -171,31 +159,28 @@ class UnaskedAnswers:
         came = {pair.address for pair in pairs if pair.direction is Direction.IN}
         for pair in pairs:
             packets = pair.packets * interval_s
-            host = crc32(pair.address.encode())
+            host = hashed(pair.address)
             if pair.direction is Direction.OUT:
                 if record is None:
                     continue
                 if pair.openings:
                     record.ask(host, now)
-                elif pair.address not in came and packets > resets + _ROUNDING:
+                elif pair.address not in came and packets > resets + ROUNDING:
                     record.converse(host)
             elif pair.openings or pair.answers > pair.resets or pair.octets > SMALL * pair.packets:
                 # A SYN, and what it is answered by, is not yet a conversation.
-                if record is not None and (pair.answers - pair.resets) * interval_s >= 2 - _ROUNDING:
+                if record is not None and (pair.answers - pair.resets) * interval_s >= 2 - ROUNDING:
                     record.converse(host)
                 elif record is not None:
                     record.acquit(host)
-            elif pair.other == OUTSIDE and packets <= left + _ROUNDING:
+            elif pair.other == OUTSIDE and packets <= left + ROUNDING:
                 left -= packets
                 if record is None:
                     unknown = asked(vm) >= ASKED
                     record = self._of[vm] = _Record(Instant(now + REPEATS_S) if unknown else now)
                 record.add(host, packets, now)
-            elif record is not None and packets > synacks + _ROUNDING:
+            elif record is not None and packets > synacks + ROUNDING:
                 record.acquit(host)
-
-
-_ROUNDING = 0.01
 
 
 def unasked(known: Unasked) -> bool:
