@@ -37,7 +37,7 @@ def middle_ratio(pairs: Sequence[Pair]) -> tuple[float, float]:
     """
     logs = np.log([other / plain for plain, other in pairs])
     size = len(logs)
-    blocks = math.ceil(size / BLOCK)
+    blocks = max(2, math.ceil(size / BLOCK))
     starts = np.random.default_rng(0).integers(0, size, (_DRAWS, blocks, 1))
     drawn = logs[(starts + np.arange(BLOCK)).reshape(_DRAWS, -1)[:, :size] % size]
     cut = size // 4

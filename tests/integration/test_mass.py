@@ -131,8 +131,9 @@ WRONG: dict[str, tuple[object, str, object]] = {
 }
 
 
-BY_THE_CLOCK = {"no service speaks first"}
-"""What a dialogue that is dropped for another told goes by the clock: the same frames need not show it twice."""
+NAMED = {"an answer needs no question", "anybody may serve DHCP", "nobody is a gateway", "nothing is a failure"}
+"""Rules that every world breaks so often that the very frame is found again; others may show by the clock, as bounds on
+groups' frames and a dialogue that is dropped for another do, and need not come twice."""
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -142,6 +143,5 @@ def test_a_wrong_rule_in_the_model_is_found(scene: mass.Scene, wrong: str, monke
     with pytest.raises(mass.DifferError) as error:
         agree_in_parts(scene, range(7, 7 + ENOUGH))
     told = str(error.value)
-    if wrong in BY_THE_CLOCK and told.endswith("it does not come again frame by frame"):
-        return
-    assert re.match(r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: ", told), told
+    exact = r"seed \d+, frame \d+, (IN|OUT) at device \d+ .*: [0-9a-f]{28,}: "
+    assert re.match(exact if wrong in NAMED else r"seed \d+, (before )?frame \d+", told), told

@@ -33,11 +33,11 @@ class PeerCount:
     resets: int
     """RST among ``answers``."""
     ports: int
-    """Distinct destination ports, estimated, at most 64."""
+    """Distinct destination ports of ``openings``, estimated, at most 64: an answer goes where the other end chose."""
     new: bool
     """First seen in this interval."""
     services: int = 0
-    """Which destination ports: a set of 64 hashes as bits, so that what many peers were asked for compares."""
+    """Which of these ports: a set of 64 hashes as bits, so that what many peers were asked for compares."""
 
 
 @dataclass(frozen=True, slots=True)

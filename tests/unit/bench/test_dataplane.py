@@ -11,7 +11,7 @@ from bench._others import Bridge, copied, pipeline
 from bench._pairs import excess, interleaved, middle_ratio, ratio
 from bench._segment import Guest
 from bench._targets import judge
-from bench.dataplane import BURSTS, compare
+from bench.dataplane import BURSTS, LOOKS, compare
 from hypervigil.model.ids import PortId
 
 GUESTS = (
@@ -132,6 +132,7 @@ def test_a_row_says_what_a_way_costs_by_packets_and_by_tcp(link: str) -> None:
     assert [found[f"{name}_ratio{end}"] for name in ("pps", "tcp") for end in ("", "_low")] == [0.9] * 4
     assert found["ns_per_packet"] == pytest.approx(555.6)
     assert found.get("tcp_one_cpu_ratio_low") == (0.8 if link == "veth" else None)
+    assert found["pairs"] == 4 * (1 if link == "guests" else LOOKS)
     assert way.asked == 4 * 4 * {"veth": 2 * BURSTS, "tap": BURSTS, "guests": 1}[link]
 
 

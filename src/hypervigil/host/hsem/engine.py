@@ -24,7 +24,7 @@ from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.watch import Watch
-from hypervigil.host.hsem.watched import FORGED_S, Watched
+from hypervigil.host.hsem.watched import Watched
 from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
@@ -32,7 +32,7 @@ from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, HostReport, LeaveLevel2
 from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
-from hypervigil.model.traffic import Direction, ForgedKind
+from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Vm
 
 PEERS_TOGETHER = 128 * 1024
@@ -319,12 +319,11 @@ class Hsem:
             draft = record.draft = self._files.draft(record, look, self._lately.of(record.vm, now), now)
         else:
             self._files.grow(draft, look, now)
-        if now - record.forged_since <= FORGED_S:
-            draft.forged = list(record.forged)
+        draft.forged = record.forged.lately(now)
         facts = draft.facts(now, record.repetition)
         if not suspicious(record, facts, look, now):
             return []
-        record.forged = [0] * len(ForgedKind)
+        record.forged.begin()
         draft.opened_at = now
         return self._open(record, draft, tuple(grounds(facts)), now)
 
@@ -428,6 +427,7 @@ class Hsem:
                 decisions += record.swap(shared(facts, self._bounds), now, self._bounds.hold_s)
             case Role.CLEARED:
                 record.quiet = cleared(facts, now)
+                record.forged.clear(facts.forged, now)
                 decisions += self._close(record, now, "cleared")
         return decisions
 

@@ -1,18 +1,17 @@
 """From the facts of a case to a verdict, or to none yet. Pure: the same facts give the same verdict, whenever asked."""
 
-from collections.abc import Sequence
-
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.forged import AGAIN_S, MIN_PARTS, MIN_SENDERS, played, senders
 from hypervigil.host.hsem.guesses import guesses
 from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked, ruling
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.host.hsem.unasked import unasked
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Role, Verdict
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.traffic import Direction, TrafficClass
 
 MIN_REPORTS = 3
 MIN_SURGE_S = 0.4
@@ -32,12 +31,6 @@ GIVE_UP_S = 29.0
 """Whoever is under suspicion for so long without a verdict is cleared: limits before proof are bounded."""
 HELD_S = 20.0
 """A copy to outside is held for so long."""
-FORGED_ROLES = (ForgedKind.ARP, ForgedKind.ND, ForgedKind.DHCP_SERVER, ForgedKind.ROUTER_ADVERTISEMENT)
-FORGED_SENDERS = (ForgedKind.MAC, ForgedKind.IPV4, ForgedKind.IPV6, ForgedKind.VLAN, ForgedKind.ETHERTYPE)
-MIN_FORGED_ROLES = 3
-MIN_FORGED_SENDERS = 30
-FORGED_TO_ASK = 10
-"""Forged senders in a short time that open a case; fewer are a misconfiguration's."""
 AMPLIFIED = 10.0
 """Bytes answered per byte asked: what a reflector is abused for. An ordinary DNS answer is a few times its question."""
 _REQUESTS = frozenset({TrafficClass.UDP, TrafficClass.DNS, TrafficClass.FRAGMENT, TrafficClass.OTHER})
@@ -80,10 +73,8 @@ def settled(facts: Facts) -> bool:
 
 
 def _spoof(facts: Facts) -> Verdict | None:
-    """Forged frames are counted at the port that they come from, so nobody else can be behind them."""
-    roles = sum(facts.forged[kind] for kind in FORGED_ROLES)
-    senders = sum(facts.forged[kind] for kind in FORGED_SENDERS)
-    if roles < MIN_FORGED_ROLES and senders < MIN_FORGED_SENDERS:
+    parts, others = played(facts.forged), senders(facts.forged)
+    if parts < MIN_PARTS and others < MIN_SENDERS:
         return None
     return ruling(
         facts,
@@ -93,14 +84,8 @@ def _spoof(facts: Facts) -> Verdict | None:
         cause=explain.forged_cause(facts),
         counterfactual="would be CLEARED if its frames bore its own MAC and the addresses that are bound to it; if "
         "they are its own, add them to the policy",
-        confidence=0.95 if senders >= MIN_FORGED_SENDERS else 0.85,
+        confidence=0.95 if others >= MIN_SENDERS else 0.85,
     )
-
-
-def forged_enough(forged: Sequence[int]) -> bool:
-    """Whether so many forged frames in a short time are reason to ask."""
-    roles = sum(forged[kind] for kind in FORGED_ROLES)
-    return roles >= MIN_FORGED_ROLES or sum(forged[kind] for kind in FORGED_SENDERS) >= FORGED_TO_ASK
 
 
 def _scan(facts: Facts) -> Verdict | None:
@@ -470,6 +455,8 @@ def _cleared(facts: Facts) -> Verdict | None:
     if age < AWAIT_ACCUSER_S and hostile_surges(facts, Direction.IN):
         return None
     if facts.found.upload.octets and age < GIVE_UP_S:
+        return None
+    if played(facts.forged) and age < AGAIN_S:
         return None
     return ruling(
         facts,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.forged import SENDERS_TO_ASK, played, senders
 from hypervigil.host.hsem.judge import (
-    FORGED_ROLES,
     HELD_S,
     amplified,
     from_outside,
@@ -87,7 +87,13 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
             wanted.append(_class_limit(surge, bounds, least))
         elif meant is Conduct.HOSTILE and from_outside(facts):
             wanted += _inbound(facts, surge, bounds)
-    return [*wanted, *copying(facts)]
+    return _distinct([*wanted, *_disguised(facts, bounds), *copying(facts)])
+
+
+def _disguised(facts: Facts, bounds: Bounds) -> list[Wanted]:
+    """What is left to one that plays somebody's part, or sends as somebody else."""
+    wanted = [_fixed(TrafficClass.ARP, facts, bounds)] if played(facts.forged) else []
+    return [*wanted, _new_destinations(bounds)] if senders(facts.forged) >= SENDERS_TO_ASK else wanted
 
 
 def copying(facts: Facts) -> list[Wanted]:
@@ -113,8 +119,7 @@ def hardened(facts: Facts, verdict: Verdict, bounds: Bounds, rung: str) -> list[
     if verdict.attack is AttackClass.BRUTE_FORCE:
         wanted.append(_guessing(facts, bounds))
     if verdict.attack is AttackClass.SPOOF:
-        roles = any(facts.forged[kind] for kind in FORGED_ROLES)
-        wanted += [_new_destinations(bounds), *([_fixed(TrafficClass.ARP, facts, bounds)] if roles else [])]
+        wanted += [_new_destinations(bounds), *_disguised(facts, bounds)]
     return _distinct([*wanted, *_rung(facts, rung)])
 
 

@@ -1,6 +1,6 @@
 """What no single report shows: tries in vain over hours, and dialogues that end alike one after the other. Pure."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hypervigil.host.hsem import explain
@@ -11,15 +11,16 @@ from hypervigil.host.hsem.limiting import Wanted, copying
 from hypervigil.host.hsem.mining import Miners
 from hypervigil.host.hsem.outbound import Outbound
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
-from hypervigil.host.hsem.slow import Slow
+from hypervigil.host.hsem.slow import Sent, Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS
 from hypervigil.host.hsem.unasked import UnaskedAnswers
 from hypervigil.host.hsem.watch import Watch
 from hypervigil.model.ids import Instant, VmId
-from hypervigil.model.metric import Metric
+from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence
+from hypervigil.model.traffic import Direction, TrafficClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,8 @@ class Lookback:
         self, report: HostReport, values: Matrix, tails: Matrix, suspects: Collection[VmId], now: Instant
     ) -> Iterator[Finding]:
         """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
-        sent = zip(report.vms, values[:, Metric.OUT_SYN].tolist(), strict=True)
         # What a limit stops is not answered either.
-        self._slow.see(report, {vm: rate for vm, rate in sent if vm not in suspects}, now)
+        self._slow.see(report, {vm: one for vm, one in _sent(report.vms, values) if vm not in suspects}, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)
             if slow_sweep(vain) or slow_probe(vain):
@@ -119,3 +119,12 @@ class Lookback:
     def guessed_by(self, vm: VmId, guesser: VmId, now: Instant) -> Guessed:
         """What another VM tried at a service of this one, as this one's NIC saw it."""
         return self._guesses.by(vm, guesser, now)
+
+
+_BEGUN = [packet_metric(Direction.IN, traffic) for traffic in (TrafficClass.SYN, TrafficClass.UDP, TrafficClass.ICMP)]
+
+
+def _sent(vms: Sequence[VmId], values: Matrix) -> Iterator[tuple[VmId, Sent]]:
+    """Of each VM."""
+    columns = (values[:, Metric.OUT_SYN], values[:, Metric.OUT_ARP], values[:, _BEGUN].sum(axis=1))
+    return zip(vms, map(Sent, *(column.tolist() for column in columns)), strict=True)

@@ -5,7 +5,7 @@ from math import inf
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Facts
-from hypervigil.host.hsem.judge import amplified, forged_enough
+from hypervigil.host.hsem.judge import amplified
 from hypervigil.host.hsem.look import Look
 from hypervigil.host.hsem.scans import scanned, swept
 from hypervigil.host.hsem.watched import Quiet, Watched
@@ -25,7 +25,7 @@ SECOND_LOOK_S = 1.0
 
 def suspicious(record: Watched, facts: Facts, look: Look, now: Instant) -> bool:
     """Whether there is reason for a case."""
-    if forged_enough(facts.forged):
+    if record.forged.suspicious(now):
         return True
     for surge in facts.surges:
         meant = facts.conduct(surge.direction, surge.traffic)

@@ -25,6 +25,23 @@ RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
 
 
+QUESTION = (42.0, 60.0)
+"""Octets of a question by ARP, and with what fills up a frame. Acknowledgements take 54, 58, 62 …"""
+SOLICITED = "ff02::1:ff"
+"""Whom questions by neighbour discovery go to (RFC 4291, 2.7.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a VM sent a second, of what may be tries."""
+
+    syns: float = 0.0
+    questions: float = 0.0
+    """By ARP and neighbour discovery, for a MAC."""
+    asked: float = 0.0
+    """What others begin with it: a router asks for the MACs of those that somebody else tries."""
+
+
 @dataclass(slots=True)
 class _Tried:
     """One VM's tries; the arrays have one element per host."""
@@ -67,9 +84,10 @@ class _Tried:
         strange = pair.new
         if host in self.hosts:
             row = self.hosts.index(host)
-            self.services[row] &= ~pair.services
-            if self.services[row]:
-                return
+            if pair.services:
+                self.services[row] &= ~pair.services
+            if self.services[row] and (pair.services or self.services[row].bit_count() > 1):
+                return  # which one goes on is not seen where nothing was begun of late
             strange = bool(self.strange[row])
             self.drop(row)
         if strange:
@@ -99,19 +117,24 @@ class Slow(Records[_Tried]):
         super().forget(vm)
         self._ripening.pop(vm, None)
 
-    def see(self, report: HostReport, syns: Mapping[VmId, float], now: Instant) -> None:
-        """Take in a report; ``syns``: of the VMs that are not under suspicion, how many they sent a second.
+    def see(self, report: HostReport, sent: Mapping[VmId, Sent], now: Instant) -> None:
+        """Take in a report; ``sent``: by the VMs that are not under suspicion.
 
         Unanswered packets that begin something are tries to connect if the VM sent as many SYNs as all of them are,
-        besides those of its conversations: look-ups and other datagrams have no answer yet now and then.
+        besides those of its conversations: look-ups and other datagrams have no answer yet now and then. Of who is to
+        be reached without a router, nothing but questions for its MAC is ever seen if it is not there.
         """
-        left = dict(syns)
+        left = {vm: one.syns for vm, one in sent.items()}
         begun: dict[VmId, float] = {}
+        asked: dict[VmId, float] = {}
         tries: list[PairRate] = []
         for pair in report.pairs:
             if pair.direction is not Direction.OUT or pair.vm not in left:
                 continue
-            if pair.packets > pair.openings or pair.answers > pair.resets:
+            if _asks_for_mac(pair):
+                asked[pair.vm] = asked.get(pair.vm, 0.0) + pair.packets
+                tries.append(pair)
+            elif pair.packets > pair.openings or pair.answers > pair.resets:
                 if pair.packets > pair.openings:
                     left[pair.vm] -= pair.openings
                 if pair.vm in self._of or (pair.new and pair.openings):
@@ -120,7 +143,8 @@ class Slow(Records[_Tried]):
                 begun[pair.vm] = begun.get(pair.vm, 0.0) + pair.openings
                 tries.append(pair)
         for pair in tries:
-            if begun[pair.vm] <= left[pair.vm] + ROUNDING:
+            of_its_own = sent[pair.vm].questions - sent[pair.vm].asked + ROUNDING
+            if begun[pair.vm] <= left[pair.vm] + ROUNDING if pair.openings else asked[pair.vm] <= of_its_own:
                 self._record(pair.vm).add(pair, now)
                 self._ripening.setdefault(pair.vm, now)
 
@@ -163,3 +187,10 @@ class Slow(Records[_Tried]):
             address=address,
             other=other,
         )
+
+
+def _asks_for_mac(pair: PairRate) -> bool:
+    """Whether all that goes to an address are questions for its MAC, by all that is known of it."""
+    if pair.openings or pair.services or pair.answers or not pair.packets:
+        return False
+    return round(pair.octets / pair.packets, 3) in QUESTION or pair.address.startswith(SOLICITED)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.hsem.conduct import Asked, asked_of
 from hypervigil.host.hsem.facts import MAX_TOLD, Dossier
-from hypervigil.host.hsem.judge import forged_enough
+from hypervigil.host.hsem.forged import Forged
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
@@ -13,7 +13,7 @@ from hypervigil.model.ids import Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import AttackClass, Evidence, Role
-from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
+from hypervigil.model.traffic import Direction, TrafficClass
 
 MUCH_STRICTER = 0.6
 TOO_STRICT = 0.9
@@ -21,8 +21,6 @@ TOO_STRICT = 0.9
 SOFTEN_S = 1.0
 """So long a limit stands before a looser one may take its place: evidence turns quickly in its first moments."""
 AWAIT_ANSWERS_S = 1.0
-FORGED_S = 10.0
-"""Forged frames within this time are counted together."""
 TOLD_S = 60.0
 """What was told of an agent so long before a case is told with it."""
 _NEVER = Instant(float("-inf"))
@@ -67,8 +65,7 @@ class Watched:
     targets: frozenset[VmId] = frozenset()
     quiet: dict[tuple[Direction, TrafficClass], Quiet] = field(default_factory=dict)
     """Surges that were cleared."""
-    forged: list[int] = field(default_factory=lambda: [0] * len(ForgedKind))
-    forged_since: Instant = _NEVER
+    forged: Forged = field(default_factory=Forged)
     told: list[Evidence] = field(default_factory=list)
     """Facts about its agent."""
 
@@ -101,11 +98,8 @@ class Watched:
             self.dossier.forged[one.kind] += one.frames
             self.stirred_at = now
             return False
-        if now - self.forged_since > FORGED_S:
-            self.forged = [0] * len(ForgedKind)
-            self.forged_since = now
-        self.forged[one.kind] += one.frames
-        return forged_enough(self.forged)
+        self.forged.add(one, now)
+        return self.forged.suspicious(now)
 
     def put(self, wanted: Iterable[Wanted], now: Instant, for_s: float, *, whole: bool = False) -> list[Decision]:
         """Order what is not yet in force so, and lift what it takes the place of; ``whole``: for all that time."""

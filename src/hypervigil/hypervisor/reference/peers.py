@@ -78,7 +78,8 @@ def remember(
     out = direction is Direction.OUT
     other = frame.destination if out else frame.source
     key = (slot, direction, other)
-    port = 1 << ((frame.destination_port * _HASH & 0xFFFF_FFFF) >> 26) if frame.destination_port else 0
+    begins = opens(frame)
+    port = 1 << ((frame.destination_port * _HASH & 0xFFFF_FFFF) >> 26) if begins and frame.destination_port else 0
     second = now // SECOND_NS & 0xFFFF_FFFF
     peer = peers.find(key)
     fresh = peer is None
@@ -95,7 +96,7 @@ def remember(
     peer.packets += frame.packets
     peer.octets += frame.octets
     peer.ports_now |= port
-    if opens(frame):
+    if begins:
         peer.openings += frame.packets
     if frame.traffic is TrafficClass.RST:
         peer.resets += frame.packets

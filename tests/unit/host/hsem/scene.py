@@ -24,6 +24,8 @@ from hypervigil.model.vm import Inventory, Nic, Vm
 from tests.unit.host.hsem.witness import Witness
 
 SWEEP_S = 0.2
+PORTS_S = 1.0
+"""For so long at least the data plane knows which ports were tried."""
 TOP_PEERS, MAX_PEERS = 16, 32
 OUT, IN = Direction.OUT, Direction.IN
 ASKING = frozenset({TrafficClass.SYN, TrafficClass.FRAGMENT, TrafficClass.MULTICAST, TrafficClass.OTHER})
@@ -86,6 +88,8 @@ class Scene:
         self._owed: dict[tuple[LimitId, str], float] = defaultdict(float)
         self._wanted: dict[tuple[str, Direction, TrafficClass], int] = defaultdict(int)
         self._proven: set[str] = set()
+        self._tried: dict[tuple[str, Direction, str], tuple[Instant, int]] = {}
+        """Of what was begun last: when, and which port."""
         self._wanted_before: dict[tuple[str, Direction, TrafficClass], int] = {}
         self.cpu: dict[str, float] = {}
         self.taken: dict[str, dict[str, float | None]] = defaultdict(dict)
@@ -322,8 +326,12 @@ class Scene:
         talk.octets += packets * octets
         talk.openings += packets if asks else 0
         talk.resets += packets if traffic is TrafficClass.RST else 0
-        talk.services |= 1 << service % 64
-        talk.ports = max(talk.ports, min(ports, 64))
+        if asks and traffic is not TrafficClass.ICMP:
+            talk.ports = max(talk.ports, min(ports, 64))
+            self._tried[name, way, address] = (self.now, 1 << service % 64)
+        tried_at, service = self._tried.get((name, way, address), (self.now, 0))
+        if self.now - tried_at <= PORTS_S:
+            talk.services |= service
         if (name, way, address) not in self._known:
             self._known.add((name, way, address))
             talk.new = True

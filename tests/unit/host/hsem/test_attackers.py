@@ -262,6 +262,34 @@ def test_forged_frames_are_nobody_elses(scene: Scene, behaviour: Behaviour, name
     assert scene.suspected() == {"mallory"}
 
 
+@pytest.mark.parametrize("kind", [ForgedKind.ARP, ForgedKind.DHCP_SERVER, ForgedKind.ROUTER_ADVERTISEMENT])
+def test_who_plays_anothers_part_every_other_second_is_held_at_once_and_found(scene: Scene, kind: ForgedKind) -> None:
+    """Nothing of it arrives anyhow."""
+    scene.begin(forges("mallory", kind, 0.5)).run(2.4)  # one frame
+    assert ARP in {c for limit in scene.limits("mallory") for c in limit.classes}
+    assert not scene.verdicts("mallory")
+    scene.run(4)
+    assert scene.roles("mallory") == [Role.ATTACKER]
+    assert scene.suspected() == {"mallory"}
+
+
+@pytest.mark.parametrize("serves", [0, 10])
+def test_a_port_scan_as_fast_as_honest_talk_with_the_same_host(scene: Scene, serves: float) -> None:
+    """``serves``: what mallory itself is asked by it."""
+    scene.begin(browses("web", "mallory", serves)).run(20)
+    assert scene.suspected() == set()
+    scene.begin(scans_ports("mallory", "web", 20)).run(8)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, "web")
+    assert scene.blamed() == {"mallory"}
+
+
+def test_a_slip_is_looked_at_once_an_hour(scene: Scene) -> None:
+    scene.begin(forges("mallory", ForgedKind.ARP, 1 / 40)).run(600)
+    assert scene.roles("mallory") == [Role.CLEARED]
+    assert not scene.limits("mallory")
+
+
 def test_a_forged_frame_now_and_then_is_a_misconfiguration(scene: Scene) -> None:
     scene.begin(forges("mallory", ForgedKind.IPV4, 0.5, SYN)).run(40)
     assert scene.suspected() == set()

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hypervigil.host.hsem.scans import SLOW_HOSTS, SLOW_PORTS
-from hypervigil.host.hsem.slow import MAX_HOSTS, REMEMBERED_S, RIPE_S, Slow
+from hypervigil.host.hsem.slow import MAX_HOSTS, REMEMBERED_S, RIPE_S, Sent, Slow
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.report import HostReport, PairRate
@@ -13,7 +13,8 @@ from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import Direction, TrafficClass
 from tests.unit.host.hsem.scene import Scene
 
-SYN, SYNACK, RST, TCP, UDP = (
+ARP, SYN, SYNACK, RST, TCP, UDP = (
+    TrafficClass.ARP,
     TrafficClass.SYN,
     TrafficClass.SYNACK,
     TrafficClass.RST,
@@ -38,14 +39,14 @@ def tries(
     scene: Scene, target: str, *, service: int = 1, refused: bool = False, late: bool = False, well: bool = False
 ):
     """One connection that bob tries."""
-    scene.send("bob", target, SYN, 1, octets=60, service=service)
+    scene.send("bob", target, SYN, 1, octets=74, service=service)
     if late:
         scene.run(0.2)
     if refused:
         scene.send(target, "bob", RST, 1, octets=54, service=40)
     if well:
-        scene.send(target, "bob", SYNACK, 1, octets=60, service=40)
-        scene.send("bob", target, TCP, 2, octets=60, service=service)
+        scene.send(target, "bob", SYNACK, 1, octets=74, service=40)
+        scene.send("bob", target, TCP, 2, octets=66, service=service)
 
 
 @pytest.mark.parametrize("how", [{}, {"refused": True}, {"refused": True, "late": True}])
@@ -75,6 +76,41 @@ def test_too_slow_for_a_surge_and_without_a_pause(scene: Scene, pause_s: float) 
     first = scene.verdicts("bob")[0]
     assert (first.role, first.attack) == (Role.ATTACKER, AttackClass.SCAN)
     assert first.at - scene.begun_at <= SLOW_HOSTS * pause_s + 2 * RIPE_S
+
+
+@pytest.mark.parametrize("pause_s", [0.2, 2.0, PAUSE_S])
+def test_of_who_is_not_there_only_questions_for_a_mac_are_seen(scene: Scene, pause_s: float) -> None:
+    for number in range(60):
+        if scene.verdicts("bob"):
+            break
+        scene.send("bob", f"10.60.0.{100 + number}", ARP, 1, octets=42, arrives=False)
+        if pause_s < PAUSE_S:
+            scene.run(pause_s)
+        else:
+            pause(scene)
+    verdict = scene.verdict("bob")
+    assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.SCAN)
+    assert verdict.at - scene.begun_at <= SLOW_HOSTS * (pause_s + 2) + 2 * RIPE_S
+    assert scene.blamed() == {"bob"}
+
+
+def test_hosts_without_a_router_that_answer_are_no_scan(scene: Scene) -> None:
+    for number in range(60):
+        scene.send("bob", f"10.60.0.{100 + number}", ARP, 1, octets=42)
+        if number % 10 == 0:
+            scene.run(0.2)  # the answer comes in the next interval
+        scene.send(f"10.60.0.{100 + number}", "bob", ARP, 1, octets=42)
+        scene.run(2)
+    assert scene.suspected() == set()
+
+
+def test_a_router_asks_for_those_that_others_try(scene: Scene) -> None:
+    """What somebody outside tries behind it, and nobody is there."""
+    for number in range(60):
+        scene.send("198.51.100.9", "bob", SYN, 1)
+        scene.send("bob", f"10.60.0.{100 + number}", ARP, 1, octets=42, arrives=False)
+        scene.run(2)
+    assert scene.suspected() == set()
 
 
 def test_what_was_judged_is_not_judged_again(scene: Scene) -> None:
@@ -154,7 +190,7 @@ def test_ports_that_accept_are_no_scan(scene: Scene, *, late: bool) -> None:
 
 def _sees(slow: Slow, vm: VmId, address: str, at: float) -> None:
     pair = PairRate(vm, Direction.OUT, OUTSIDE, address, 1, 60, 1, 0, 0, 1, new=True, services=1)
-    slow.see(HostReport(Instant(at), 1.0, (vm,), memoryview(b""), (pair,)), {vm: 1.0}, Instant(at))
+    slow.see(HostReport(Instant(at), 1.0, (vm,), memoryview(b""), (pair,)), {vm: Sent(syns=1.0)}, Instant(at))
 
 
 def test_it_is_bounded_and_forgets_who_is_gone() -> None:
