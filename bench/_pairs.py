@@ -30,26 +30,32 @@ def ratio(pairs: Sequence[Pair]) -> tuple[float, float]:
 
 
 def middle_ratio(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Of dozens of pairs (plain, other): the mean of the middle half of ratios, and the lower end of its 95 % interval.
+    """Of dozens of pairs (plain, other): the middle mean of ratios, and the lower end of its 95 % interval."""
+    middle, spread = middle_mean([math.log(other / plain) for plain, other in pairs])
+    return math.exp(middle), math.exp(middle - spread)
+
+
+def middle_excess(pairs: Sequence[Pair]) -> tuple[float, float]:
+    """Likewise by how much the other is more than the one, and the upper end."""
+    middle, spread = middle_mean([other - one for one, other in pairs])
+    return middle, middle + spread
+
+
+def middle_mean(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of the middle half of dozens of values, and half of its 95 % interval.
 
     Another task that takes the CPU spoils a look by far more than what is sought, on either side alike; a quarter at
     each end is left out. The interval is Student's, with the deviation by bootstrap over blocks of neighbours.
     """
-    logs = np.log([other / plain for plain, other in pairs])
-    size = len(logs)
+    looks = np.array(values)
+    size = len(looks)
     blocks = max(2, math.ceil(size / BLOCK))
     starts = np.random.default_rng(0).integers(0, size, (_DRAWS, blocks, 1))
-    drawn = logs[(starts + np.arange(BLOCK)).reshape(_DRAWS, -1)[:, :size] % size]
+    drawn = looks[(starts + np.arange(BLOCK)).reshape(_DRAWS, -1)[:, :size] % size]
     cut = size // 4
-    middles = np.sort(np.vstack([logs, drawn]), axis=1)[:, cut : size - cut].mean(axis=1)
+    middles = np.sort(np.vstack([looks, drawn]), axis=1)[:, cut : size - cut].mean(axis=1)
     spread = _student(blocks) * middles[1:].std() * math.sqrt(blocks / (blocks - 1))
-    return math.exp(middles[0]), math.exp(middles[0] - spread)
-
-
-def excess(pairs: Sequence[Pair]) -> tuple[float, float]:
-    """Of pairs (one, other): by how much the other is more, and the upper end of its 95 % interval."""
-    middle, spread = mean([other - one for one, other in pairs])
-    return middle, middle + spread
+    return float(middles[0]), float(spread)
 
 
 def interleaved(

@@ -38,7 +38,7 @@ from rich.table import Table
 
 from bench._guests import DomainFilter, lab_guests
 from bench._others import BY_LIBVIRT, Bridge, Conntrack, Nftables, Nwfilter, Way, own_libvirt
-from bench._pairs import Pair, excess, interleaved, middle_ratio, ratio
+from bench._pairs import Pair, interleaved, middle_excess, middle_ratio, ratio
 from bench._product import Product
 from bench._segment import Segment, Traffic, taps, veths
 from bench._targets import Figures, judge
@@ -127,9 +127,9 @@ def programs(traffic: Traffic, product: Product, one: Product | None, pairs: int
         use(product)
         values = [look() for _ in range(2 * pairs)]
         return {"program_ns": round(statistics.median(values), 1)}
-    found = interleaved(look, functools.partial(use, one), functools.partial(use, product), pairs)
+    found = interleaved(look, functools.partial(use, one), functools.partial(use, product), pairs * LOOKS)
     use(product)
-    more, high = excess(found)
+    more, high = middle_excess(found)
     return {
         "program_ns": round(statistics.median(other for _, other in found), 1),
         "program_ns_more": round(more, 1),

@@ -559,12 +559,27 @@ static __always_inline int covers(const struct hv_bucket *b, const struct hv_rat
 	return (!rate->packets_per_s_x1000 || b->packets >= 1000000) && (!rate->octets_per_s || b->octets > 0);
 }
 
+/*
+ * Time passes under the lock, once in a tick; tokens are taken without it, so that a limit costs a frame little. Two CPUs may
+ * both take the last one, and what one takes just as the other fills up may be lost: a few frames in a tick, of which there
+ * are hundreds in a second. A bucket pays debts back.
+ */
+static __always_inline struct hv_bucket *refilled(struct hv_buckets *buckets, struct hv_bucket *b, const struct hv_rate *rate, __u64 now)
+{
+	if (now > b->last_ns) {
+		bpf_spin_lock(&buckets->lock);
+		refill(b, rate, now);
+		bpf_spin_unlock(&buckets->lock);
+	}
+	return b;
+}
+
 static __always_inline void spend(struct hv_bucket *b, const struct hv_rate *rate, __u32 packets, __u32 octets)
 {
 	if (rate->packets_per_s_x1000)
-		b->packets -= (__s64)packets * 1000000;
+		__sync_fetch_and_add(&b->packets, -(__s64)packets * 1000000);
 	if (rate->octets_per_s)
-		b->octets -= (__s64)octets * 1000;
+		__sync_fetch_and_add(&b->octets, -(__s64)octets * 1000);
 }
 
 /* A limit of class, of all classes, or of new destinations: 1 when the frame is beyond it. */
@@ -585,29 +600,24 @@ static __always_inline int beyond_limits(const struct hv_limits *limits, __u32 s
 	buckets = bpf_map_lookup_elem(&hv_buckets, &slot);
 	if (!buckets)
 		return 0;
-	bpf_spin_lock(&buckets->lock);
-	if (by_class) {
-		refill(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic], now);
-		beyond |= !covers(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic]);
-	}
-	if (by_all) {
-		refill(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], now);
-		beyond |= !covers(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL]);
-	}
-	if (by_fresh) {
-		refill(&buckets->new_destinations, &limits->new_destinations, now);
-		beyond |= !covers(&buckets->new_destinations, &limits->new_destinations);
-	}
-	if (!beyond) {
-		if (by_class)
-			spend(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic], f->packets, octets);
-		if (by_all)
-			spend(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], f->packets, octets);
-		if (by_fresh)
-			spend(&buckets->new_destinations, &limits->new_destinations, 1, 0);
-	}
-	bpf_spin_unlock(&buckets->lock);
-	return beyond;
+	if (by_class)
+		beyond |= !covers(refilled(buckets, &buckets->bucket[direction][traffic], &limits->rate[direction][traffic], now),
+				  &limits->rate[direction][traffic]);
+	if (by_all)
+		beyond |= !covers(refilled(buckets, &buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], now),
+				  &limits->rate[direction][HV_ALL]);
+	if (by_fresh)
+		beyond |= !covers(refilled(buckets, &buckets->new_destinations, &limits->new_destinations, now),
+				  &limits->new_destinations);
+	if (beyond)
+		return 1;
+	if (by_class)
+		spend(&buckets->bucket[direction][traffic], &limits->rate[direction][traffic], f->packets, octets);
+	if (by_all)
+		spend(&buckets->bucket[direction][HV_ALL], &limits->rate[direction][HV_ALL], f->packets, octets);
+	if (by_fresh)
+		spend(&buckets->new_destinations, &limits->new_destinations, 1, 0);
+	return 0;
 }
 
 static __always_inline int beyond_source(__u32 slot, const struct frame *f, __u32 octets, __u64 now)
