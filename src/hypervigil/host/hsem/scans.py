@@ -12,6 +12,8 @@ SCAN_HOSTS = 20.0
 LEAST_TRIED = 4
 """Hosts on file that were tried: new ones may all be clients, and the one that is silent an old friend."""
 FEW_COMPLETED = 0.5
+TRIES_PER_PORT = 4.0
+"""Tries per port by which a scan shows beside datagrams to the same host."""
 MANY_TRIES = 60.0
 """Tries of many services on many hosts that are a scan, if next to none is accepted."""
 HARDLY_ANY = 0.05
@@ -33,6 +35,9 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
     ripe = peer.openings - fresh
     if peer.ports < SCAN_PORTS or ripe < least:
         return False
+    answering = peer.ports - sum(facts.of(Direction.OUT, traffic) for traffic in _ANSWERS) < SCAN_PORTS
+    if answering and not peer.asks and peer.openings < TRIES_PER_PORT * peer.ports:
+        return False  # the many ports may be those of whom it answers
     # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
     accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
     # Resets may also refuse what it answered: that says nothing of its own tries.
@@ -48,6 +53,8 @@ def _knocked(facts: Facts, peer: Peer) -> bool:
     return peer.ports >= FEW_PORTS and only_tries and peer.answers <= peer.resets and not fresh and not accepted
 
 
+_ANSWERS = (TrafficClass.DNS, TrafficClass.UDP)
+"""What may go first to a port that the other end chose."""
 _ASKED = (TrafficClass.SYN, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
 _ACCEPTED = (TrafficClass.SYNACK, TrafficClass.DNS, TrafficClass.UDP, TrafficClass.ICMP)
 

@@ -789,8 +789,8 @@ static __always_inline int remember(struct __sk_buff *skb, __u32 slot, __u32 dir
 	__u32 second = second_of(s, now);
 
 	key.address = direction == HV_OUT ? f->destination : f->source;
-	/* What answers goes to a port that the other end chose: it was not tried. */
-	if (f->destination_port && opens(f))
+	/* What TCP answers goes to a port that the other end chose: it was not tried. Of datagrams nobody knows. */
+	if (f->destination_port && f->traffic != HV_SYNACK && f->traffic != HV_RST && f->traffic != HV_TCP)
 		port = 1ULL << ((f->destination_port * 2654435761U) >> 26);
 	peer = bpf_map_lookup_elem(&hv_peers, &key);
 	if (!peer) {

@@ -14,6 +14,8 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 _HASH = 2654435761
 _ALWAYS = frozenset({TrafficClass.SYN, TrafficClass.FRAGMENT, TrafficClass.OTHER, TrafficClass.MULTICAST})
+_ANSWERS = frozenset({TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP})
+"""To a port that the other end chose."""
 
 Key = tuple[int, Direction, bytes]
 
@@ -78,8 +80,8 @@ def remember(
     out = direction is Direction.OUT
     other = frame.destination if out else frame.source
     key = (slot, direction, other)
-    begins = opens(frame)
-    port = 1 << ((frame.destination_port * _HASH & 0xFFFF_FFFF) >> 26) if begins and frame.destination_port else 0
+    tried = frame.destination_port and frame.traffic not in _ANSWERS
+    port = 1 << ((frame.destination_port * _HASH & 0xFFFF_FFFF) >> 26) if tried else 0
     second = now // SECOND_NS & 0xFFFF_FFFF
     peer = peers.find(key)
     fresh = peer is None
@@ -96,7 +98,7 @@ def remember(
     peer.packets += frame.packets
     peer.octets += frame.octets
     peer.ports_now |= port
-    if begins:
+    if opens(frame):
         peer.openings += frame.packets
     if frame.traffic is TrafficClass.RST:
         peer.resets += frame.packets

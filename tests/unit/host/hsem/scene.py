@@ -29,6 +29,8 @@ PORTS_S = 1.0
 TOP_PEERS, MAX_PEERS = 16, 32
 OUT, IN = Direction.OUT, Direction.IN
 ASKING = frozenset({TrafficClass.SYN, TrafficClass.FRAGMENT, TrafficClass.MULTICAST, TrafficClass.OTHER})
+PORTLESS = frozenset({*(TrafficClass[name] for name in ("SYNACK", "RST", "TCP", "ICMP", "ARP"))})
+"""Of which no port counts as tried."""
 OUTER_MAC = "52:54:00:ff:ff:01"
 INVENTED = "198.18."
 """Addresses that floods invent: nobody there ever answers."""
@@ -326,7 +328,7 @@ class Scene:
         talk.octets += packets * octets
         talk.openings += packets if asks else 0
         talk.resets += packets if traffic is TrafficClass.RST else 0
-        if asks and traffic is not TrafficClass.ICMP:
+        if traffic not in PORTLESS:
             talk.ports = max(talk.ports, min(ports, 64))
             self._tried[name, way, address] = (self.now, 1 << service % 64)
         tried_at, service = self._tried.get((name, way, address), (self.now, 0))
