@@ -33,7 +33,7 @@ class PeerCount:
     resets: int
     """RST among ``answers``."""
     ports: int
-    """Distinct destination ports, estimated, at most 64; of TCP those of SYNs: the rest goes where the other end chose."""
+    """Distinct destination ports, estimated, at most 64; of TCP those of SYNs, since the other end chose all others."""
     new: bool
     """First seen in this interval."""
     services: int = 0
