@@ -39,6 +39,8 @@ FULL_OCTETS, FULL_PPS = 1000.0, 2500.0
 by it: a film of 25 Mbit/s, or a measurement of speed, which agrees by one word each and then goes one way."""
 TRICKLE_PPS = 60.0
 """Up to here datagrams to one address harm nobody, answered or not: measurements, telemetry, logs."""
+MEETING_PPS = 250.0
+"""The same of what goes to many at ports of their own, of whom others must have told: a sharer of files that begins."""
 CALL_PPS = 100.0
 """The same of what goes to a port that the receiver chose itself: the voice and pictures of a call."""
 EVERYWHERE = 30.0
@@ -344,12 +346,14 @@ def _datagrams(
 ) -> Conduct:
     asking = tuple(p for p in peers if p.asks)
     may_be_stream = traffic is TrafficClass.UDP and not refused and bool(peers)
+    if may_be_stream and peak_pps <= MEETING_PPS and _meets(mine.tried[traffic], peers, peak_pps):
+        return Conduct.HONEST
     if sum(p.packets for p in asking) >= BEGUN * mine.excess(traffic) or not peers:
         # What comes back may be ordinary traffic with the same host: not of a port that is closed, nor at such a rate.
         heard = TALKS if peak_pps > STORM_PPS else HEARD
         found = _by_answers(traffic, mine, theirs, asking, heard=heard if may_be_stream else None)
         aimed = max((p.packets for p in asking), default=0.0) >= AIMED * mine.unusual(traffic)
-        if may_be_stream and (aimed or mixed([peer.services for peer in asking])) and peak_pps <= TRICKLE_PPS:
+        if may_be_stream and aimed and peak_pps <= TRICKLE_PPS:
             return min(found, Conduct.HONEST)
         slow = peak_pps <= (FULL_PPS if _agreed(traffic, mine, theirs, asking) else STREAM_PPS)
         return min(found, Conduct.UNCLEAR) if may_be_stream and slow else found
@@ -362,6 +366,12 @@ def _datagrams(
     silent = [p for p in streams if p.answers - p.resets < HEARD * p.packets]  # conversations by TCP are not
     few = len(asking) <= FEW and len(silent) <= FEW
     return Conduct.HONEST if may_be_stream and few and peak_pps <= CALL_PPS else Conduct.UNCLEAR
+
+
+def _meets(sent: float, peers: tuple[Peer, ...], peak_pps: float) -> bool:
+    """Whether it goes to many at ports of their own, and to none of them enough to harm, answered or not."""
+    most = max((peer.packets for peer in peers), default=0.0)
+    return peak_pps * most <= TRICKLE_PPS * max(1.0, sent) and mixed([p.services for p in peers if p.services])
 
 
 def _agreed(traffic: TrafficClass, mine: Side, theirs: Side, asking: tuple[Peer, ...]) -> bool:

@@ -99,7 +99,7 @@ def calls(caller: str, called: str, per_s: float, *, answered: float = 0.15) -> 
     return behave
 
 
-def meets_peers(who: str, per_s: float, *, answer_every: int = 5) -> Behaviour:
+def meets_peers(who: str, per_s: float, *, answer_every: int = 5, tcp_every: int = 4) -> Behaviour:
     """Addresses and ports that others told, by UDP and TCP; many are long gone, with the others it talks."""
     pace, tried = Pace(per_s), [0]
 
@@ -107,8 +107,9 @@ def meets_peers(who: str, per_s: float, *, answer_every: int = 5) -> Behaviour:
         for _ in range(pace(s)):
             tried[0] += 1
             peer = f"203.0.{tried[0] // 250 % 250}.{tried[0] % 250 + 1}"
-            traffic = SYN if tried[0] % 4 == 0 else UDP
-            arrived = scene.send(who, peer, traffic, 1, asks=True, service=7 * tried[0])
+            traffic = SYN if tried[0] % tcp_every == 0 else UDP
+            asks = traffic is SYN or tried[0] % 2 == 0  # of two datagrams one goes to a higher port than its own
+            arrived = scene.send(who, peer, traffic, 1, asks=asks, service=7 * tried[0])
             if tried[0] % answer_every == 0:
                 scene.send(peer, who, SYNACK if traffic is SYN else UDP, arrived, asks=False)
                 scene.send(who, peer, TCP, 3 * arrived)

@@ -57,6 +57,7 @@ HONEST: dict[str, Behaviour] = {
     "a call to somebody who does not listen yet": streams("alice", RESOLVER, 90, reports_per_s=0),
     "a file for a whole group": casts("web", ["alice", "bob"], 300),
     "meeting peers of whom many are gone": meets_peers("alice", 50),
+    "meeting many more of whom none is there": meets_peers("alice", 90, answer_every=10_000, tcp_every=10_000),
     "a crawler": crawls("alice", 50),
     "a crawler of far places": sends_late(crawls("alice", 50)),
     "somebody outside in a hurry": browses("203.0.113.9", "web", 300),
