@@ -121,7 +121,11 @@ ATTACKS: tuple[Kind, ...] = (
         ("1s 198.51.100.16-47", "2500ms 198.51.100.48-63"),
         seconds=_LONG_S,
     ),
-    _only("host-sweep", f"timeout {_ACTIVE_S:g} nmap -n -sn $choice 10.60.0.0/24", ("-T4", "--max-rate 20")),
+    _only(
+        "host-sweep",
+        f"timeout {_ACTIVE_S:g} nmap -n -sn $choice",
+        ("-T4 10.60.0.0/25", "--max-rate 20 10.60.0.128/25"),
+    ),
     _only(
         "spreading",
         program("spreading", "$choice", seconds=_ACTIVE_S),
