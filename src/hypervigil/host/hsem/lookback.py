@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.facts import Dossier, Facts, Guessed, Vain
 from hypervigil.host.hsem.findings import Beacon, Mining, Unasked, Upload
@@ -99,7 +101,7 @@ class Lookback:
     ) -> Iterator[Finding]:
         """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
         # What a limit stops is not answered either.
-        self._slow.see(report, {vm: one for vm, one in _sent(report.vms, values) if vm not in suspects}, now)
+        self._slow.see(report, {vm: one for vm, one in _sent(report.vms, values, tails) if vm not in suspects}, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)
             if slow_sweep(vain) or slow_probe(vain):
@@ -124,7 +126,9 @@ class Lookback:
 _BEGUN = [packet_metric(Direction.IN, traffic) for traffic in (TrafficClass.SYN, TrafficClass.UDP, TrafficClass.ICMP)]
 
 
-def _sent(vms: Sequence[VmId], values: Matrix) -> Iterator[tuple[VmId, Sent]]:
+def _sent(vms: Sequence[VmId], values: Matrix, tails: Matrix) -> Iterator[tuple[VmId, Sent]]:
     """Of each VM."""
-    columns = (values[:, Metric.OUT_SYN], values[:, Metric.OUT_ARP], values[:, _BEGUN].sum(axis=1))
-    return zip(vms, map(Sent, *(column.tolist() for column in columns)), strict=True)
+    asked = np.where(values[:, _BEGUN] > tails[:, _BEGUN], values[:, _BEGUN], np.float32(0.0)).sum(axis=1)
+    questions = values[:, Metric.OUT_ARP]
+    questions = np.where(questions > np.maximum(tails[:, Metric.OUT_ARP], asked), questions, np.float32(0.0))
+    return zip(vms, map(Sent, values[:, Metric.OUT_SYN].tolist(), questions.tolist()), strict=True)

@@ -37,9 +37,8 @@ class Sent:
 
     syns: float = 0.0
     questions: float = 0.0
-    """By ARP and neighbour discovery, for a MAC."""
-    asked: float = 0.0
-    """What others begin with it: a router asks for the MACs of those that somebody else tries."""
+    """By ARP and neighbour discovery, for a MAC; none if they are no more than usual, or than what is begun with it
+    where that is: a router asks for the MACs of those that somebody else tries."""
 
 
 @dataclass(slots=True)
@@ -143,8 +142,8 @@ class Slow(Records[_Tried]):
                 begun[pair.vm] = begun.get(pair.vm, 0.0) + pair.openings
                 tries.append(pair)
         for pair in tries:
-            of_its_own = sent[pair.vm].questions - sent[pair.vm].asked + ROUNDING
-            if begun[pair.vm] <= left[pair.vm] + ROUNDING if pair.openings else asked[pair.vm] <= of_its_own:
+            all_, most = (begun, left[pair.vm]) if pair.openings else (asked, sent[pair.vm].questions)
+            if all_[pair.vm] <= most + ROUNDING:
                 self._record(pair.vm).add(pair, now)
                 self._ripening.setdefault(pair.vm, now)
 

@@ -11,6 +11,7 @@ from hypervigil.model.limits import LimitKind
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import Direction, TrafficClass
+from tests.unit.host.hsem.behaviour import browses
 from tests.unit.host.hsem.scene import Scene
 
 ARP, SYN, SYNACK, RST, TCP, UDP = (
@@ -91,6 +92,19 @@ def test_of_who_is_not_there_only_questions_for_a_mac_are_seen(scene: Scene, pau
     verdict = scene.verdict("bob")
     assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.SCAN)
     assert verdict.at - scene.begun_at <= SLOW_HOSTS * (pause_s + 2) + 2 * RIPE_S
+    assert scene.blamed() == {"bob"}
+
+
+def test_a_sweep_of_its_own_segment_by_a_server_that_is_busy(scene: Scene) -> None:
+    scene.begin(browses("alice", "bob", 30)).run(20)
+    assert scene.suspected() == set()
+    for number in range(100):
+        if scene.verdicts("bob"):
+            break
+        for _ in range(2):
+            scene.send("bob", f"10.60.0.{100 + number}", ARP, 1, octets=42, arrives=False)
+        scene.run(0.2)
+    assert (scene.verdict("bob").role, scene.verdict("bob").attack) == (Role.ATTACKER, AttackClass.SCAN)
     assert scene.blamed() == {"bob"}
 
 
