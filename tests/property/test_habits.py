@@ -67,3 +67,37 @@ def test_what_is_not_learned_leaves_no_trace(values):
             other.see(VMS, now, at, step, may)
     for name in ("samples", "level", "seasons", "errors", "visits"):
         assert (habits._table[name][:3] == other._table[name][:3]).all(), name
+
+
+@given(series, series)
+@settings(deadline=None, max_examples=40)
+def test_a_look_at_what_is_above_changes_nothing_and_finds_no_more_than_taking_it_in(values, looked):
+    habits = Habits(METRICS)
+    at, step = np.full(len(VMS), 60.0), np.full(len(VMS), 60.0)
+    for now in values:
+        habits.see(VMS, now, at, step)
+    before = habits.remember(VMS)
+    for now in looked:
+        with np.errstate(all="raise", under="ignore"):
+            above = habits.above(VMS, now, at, step).surprise
+        assert all((habits.remember(VMS)[name] == array).all() for name, array in before.items())
+        assert np.isfinite(above).all()
+        other = Habits(METRICS)
+        other.recall(VMS, before)
+        taught = before["samples"] > 0
+        assert (above <= other.see(VMS, now, at, step))[taught].all()
+
+
+@given(series, series)
+@settings(deadline=None, max_examples=40)
+def test_who_is_recalled_goes_on_as_if_nothing_had_been(values, more):
+    habits = Habits(METRICS)
+    rows = [np.full(len(VMS), 3600.0 * row) for row in range(len(values) + len(more))]
+    step = np.full(len(VMS), 3600.0)
+    for now, at in zip(values, rows, strict=False):
+        habits.see(VMS, now, at, step)
+    other = Habits(METRICS)
+    other.see(VMS[:1], more[0][:1], rows[0][:1], step[:1])
+    other.recall(VMS[::-1], habits.remember(VMS[::-1]))
+    for now, at in zip(more, rows[len(values) :], strict=True):
+        assert (habits.see(VMS, now, at, step) == other.see(VMS, now, at, step)).all()

@@ -192,12 +192,12 @@ def history_show(context: click.Context) -> dict[str, Any]:
 @click.pass_context
 def history_export(context: click.Context, path: Path) -> dict[str, Any]:
     """Write the judge's memory to a file."""
-    data: str = ask_monitor(context, control.ExportHistory())["data"]
+    data: bytes = ask_monitor(context, control.ExportHistory())["data"]
     try:
-        path.write_bytes(bytes.fromhex(data))
+        path.write_bytes(data)
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}; choose another place")
-    return {"sentences": [f"wrote {len(data) // 2} bytes to {path}"], "bytes": len(data) // 2}
+    return {"sentences": [f"wrote {len(data)} bytes to {path}"], "bytes": len(data)}
 
 
 @history.command("import")

@@ -163,6 +163,7 @@ class Drive:
         """The next frame."""
         if self._first_ns is None:
             self._first_ns = captured.at_ns
+            self._hsem.clock((captured.at_ns - BEGIN_NS) / 1e9)
         at = BEGIN_NS + captured.at_ns - self._first_ns
         self._live_until(at)
         self._last_ns = at

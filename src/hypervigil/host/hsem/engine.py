@@ -11,7 +11,7 @@ from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
-from hypervigil.host.hsem.history import MOST, History, Remembered
+from hypervigil.host.hsem.history import MOST, Remembered
 from hypervigil.host.hsem.judge import HELD_S, accused_by, judge
 from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
@@ -19,10 +19,10 @@ from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
-from hypervigil.host.hsem.outside import Outside
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
+from hypervigil.host.hsem.usual import Usual
 from hypervigil.host.hsem.watch import Watch
 from hypervigil.host.hsem.watched import Watched
 from hypervigil.model.guest import GuestReport
@@ -37,8 +37,6 @@ from hypervigil.model.vm import Vm
 
 PEERS_TOGETHER = 128 * 1024
 """Peers that all suspects together may have on file, though each ``LEAST_PEERS``."""
-MAX_HISTORIES = 20_000
-"""Above this, VMs that do not run are forgotten."""
 DRAFT_S = 3.0
 """What a VM above its allowance does is kept so long to tell how it is meant, before there is reason for a case."""
 FORGIVEN_S = 24 * 3600.0
@@ -58,14 +56,14 @@ class Hsem:
     ) -> None:
         self._next_case = next_case
         self._next_limit = next_limit
-        self._history = History()
+        self._usual = Usual()
+        self._history = self._usual.history
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._lookback = Lookback(self._watch)
         self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
-        self._outside = Outside()
         self._vms: dict[VmId, Watched] = {}
         self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
@@ -116,12 +114,12 @@ class Hsem:
         return self._history.middle(vm, metric)
 
     def remember(self) -> Remembered:
-        """The history of every VM. Open cases are the journal's to tell."""
-        return self._history.remember()
+        """The history of every VM, and its habits. Open cases are the journal's to tell."""
+        return self._usual.remember()
 
     def recall(self, known: Remembered) -> None:
         """Replace the history; ``ValueError`` changes nothing. What was seen over hours belonged to the other one."""
-        self._history.recall(known)
+        self._usual.recall(known)
         self._lookback = Lookback(self._watch)
 
     def resume(self, cases: Iterable[Resumed], repetitions: Mapping[VmId, int]) -> None:
@@ -132,6 +130,10 @@ class Hsem:
             take_up(self._record(one.vm), one, self._file(one.vm, one.since))
             if one.facts is not None:
                 self._facts.add(one.facts)
+
+    def clock(self, ahead_s: float) -> None:
+        """By how much UTC is ahead of ``Instant``, for what depends on the hour; ``ValueError`` if it is no number."""
+        self._usual.clock(ahead_s)
 
     # --- what happens ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
@@ -149,9 +151,7 @@ class Hsem:
         self._turns.keep(running)
         self._lookback.keep(running)
         self._full.keep(running)
-        self._outside.keep(running)
-        if len(self._history.vms) > MAX_HISTORIES:
-            self._history.keep(running)
+        self._usual.keep(running)
         for vm in running:
             self._record(vm)
         return decisions
@@ -259,12 +259,7 @@ class Hsem:
                         decisions += record.put(wanted, now, max(record.hold_until - now, 0.0) + RECHECK_S)
             if record.draft is not None and now - record.draft.opened_at > DRAFT_S:
                 record.draft = None
-        if suspects:
-            rows = [row for row in range(len(report.vms)) if row not in suspects]
-            self._history.learn([report.vms[row] for row in rows], values[rows])
-        else:
-            self._history.learn(report.vms, values)
-        for fact in self._outside.see(report.vms, values, suspects, now):
+        for fact in self._usual.learn(report.vms, values, suspects, now):
             self.told(fact)
         return decisions
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypervigil.host.hsem.table import Matrix, Rows, Table
+from hypervigil.host.hsem.table import Copies, Matrix, Rows, Table
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
@@ -76,6 +76,8 @@ class Remembered:
     vms: tuple[VmId, ...]
     histogram: Matrix
     samples: Matrix
+    habits: Copies | None = None
+    """A row per VM in each, as ``Habits`` names them; ``None``: written before there were any."""
 
 
 class History:
@@ -105,6 +107,15 @@ class History:
         """Places in ``vms`` of those that were granted something."""
         return [(n, vm) for n, vm in enumerate(vms) if vm in self._times] if self._times else []
 
+    def ungranted(self, vms: Sequence[VmId], values: Matrix) -> Matrix:
+        """What these VMs' second could have been without grants; shape ``(len(vms), len(Metric))``."""
+        if granted := self._granted(vms):
+            values = values.copy()
+            for n, vm in granted:
+                for grant in self._grants[vm]:
+                    _without(grant, values[n])
+        return values
+
     @property
     def vms(self) -> tuple[VmId, ...]:
         """Who has a history."""
@@ -119,11 +130,7 @@ class History:
         if not vms:
             return
         rows = self._table.rows(vms)
-        if granted := self._granted(vms):
-            values = values.copy()
-            for n, vm in granted:
-                for grant in self._grants[vm]:
-                    _without(grant, values[n])
+        values = self.ungranted(vms, values)
         seen = np.isfinite(values) & (values >= 0)
         scaled = np.where(seen, np.minimum(values, MOST), 0.0) * _SCALE
         bins = np.zeros(values.shape, np.intp)

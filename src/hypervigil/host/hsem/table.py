@@ -11,6 +11,9 @@ from hypervigil.model.ids import VmId
 Matrix = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.uint16]
 Rows = npt.NDArray[np.intp]
+Copies = dict[str, npt.NDArray[Any]]
+"""Arrays by name, each with a row per VM."""
+MOST_COUNTED = int(np.iinfo(np.uint16).max)
 _LEAST_ROWS = 16
 _SPARE = 8
 """Of so many rows, one more is made room for: each growth copies all, but room that nobody takes is memory too."""
@@ -88,6 +91,32 @@ class Table:
             new[: len(old)] = old
             self._arrays[name] = new
         self._room = room
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of a row of each array."""
+        return {name: array.shape[1:] for name, array in self._arrays.items()}
+
+    def most(self, name: str, most: float) -> float:
+        """The largest value that an array can hold, of those up to ``most``."""
+        return min(most, MOST_COUNTED) if self._arrays[name].dtype == np.uint16 else most
+
+    def copies(self, vms: Sequence[VmId]) -> Copies:
+        """What is known of these VMs, a row each: zeros of who has no row, and none gets one."""
+        known = [(n, self._rows[vm]) for n, vm in enumerate(vms) if vm in self._rows]
+        places, rows = [n for n, _ in known], [row for _, row in known]
+        found: Copies = {}
+        for name, array in self._arrays.items():
+            found[name] = np.zeros((len(vms), *array.shape[1:]), array.dtype)
+            found[name][places] = array[rows]
+        return found
+
+    def replace(self, vms: Sequence[VmId], known: Copies) -> None:
+        """These VMs' rows are what ``copies`` gave, of arrays with the same names, and there are no others."""
+        self.clear()
+        rows = self.rows(vms)
+        for name, array in self._arrays.items():
+            array[rows] = known[name]
 
     def keep(self, vms: Iterable[VmId]) -> None:
         """Drop the rows of all others."""

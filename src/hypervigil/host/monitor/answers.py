@@ -81,7 +81,7 @@ class Answers:
                     body={"policy": to_builtins(self._conductor.policy), "inventory": to_builtins(known)}
                 )
             case control.ExportHistory():
-                return control.Answer(body={"data": self._export_history().hex()})
+                return control.Answer(body={"data": self._export_history()})
             case control.SignNow():
                 return control.Answer(body=self._journal_state())
             case _:

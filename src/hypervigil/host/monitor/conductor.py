@@ -170,6 +170,7 @@ class Conductor:
 
     def tick(self, now: Instant) -> None:
         """Time has passed: ends of limits, holds, calm, silence."""
+        self.hsem.clock(self.wall(now) - now)  # the wall's clock may be set at any time
         self.act(self.hsem.tick(now), now)
         self.told(self.agents.tick(now), now)
         for vm, until in list(self.exempt_until.items()):

@@ -41,6 +41,9 @@ class Judge(Protocol):
     def inventory(self, vms: Iterable[Vm], now: Instant) -> list[Decision]:
         """These VMs run now."""
 
+    def clock(self, ahead_s: float) -> None:
+        """By how much UTC is ahead of ``Instant``."""
+
     def hear(self, report: HostReport, now: Instant) -> list[Decision]:
         """A report of HREM's."""
 

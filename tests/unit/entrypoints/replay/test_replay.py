@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from hypervigil.entrypoints.cli import main
+from hypervigil.entrypoints.replay.drive import BEGIN_NS
 from hypervigil.entrypoints.replay.run import replay
+from hypervigil.host.hsem.engine import Hsem
 from tests.integration.wirelab import arp, ethernet, icmp, ipv4, tcp, udp
 from tests.unit.entrypoints.replay.files import Timed, pcap, write
 
@@ -104,6 +106,13 @@ def test_a_burst_that_has_ended_is_judged_in_the_silence_after_it(run) -> None:
 def test_equal_times_are_a_burst(run) -> None:
     found = run([(1.0, frame) for _, frame in flood(0, 400, 1)])["vms"]
     assert found[A]["verdict"] == "attacker"
+
+
+def test_the_hour_is_the_captures(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    monkeypatch.setattr(Hsem, "clock", lambda _, ahead_s: told.append(ahead_s))
+    run([(at + 1_700_000_000, frame) for at, frame in ordinary(2)])
+    assert told == [pytest.approx(1_700_000_000 - BEGIN_NS / 1e9)]
 
 
 def test_a_long_silence_is_skipped_but_the_clock_is_right(run) -> None:

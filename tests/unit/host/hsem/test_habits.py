@@ -5,6 +5,7 @@ import pytest
 
 from hypervigil.host.hsem.habits import DAY_S, HOUR_S, Habits, Onsets
 from hypervigil.host.hsem.ranges import Ranges
+from hypervigil.host.hsem.table import MOST_COUNTED
 from hypervigil.model.ids import VmId
 
 A, B = VmId("a"), VmId("b")
@@ -112,6 +113,16 @@ def test_what_is_unseen_is_no_surprise_and_changes_nothing():
     (found,) = lived(gaps)
     assert (found[400:403] == 0).all()
     assert found[403:].max() < 12
+
+
+def test_no_count_outgrows_its_bytes():
+    habits, one, step = Habits(1), np.ones((1, 1), np.float32), np.full(1, STEP_S)
+    habits.see([A], one, np.zeros(1), step)
+    for name in ("tried", "visits"):
+        habits._table.counts(name)[:] = MOST_COUNTED
+    habits.see([A], one, np.zeros(1), step)
+    for name in ("tried", "visits"):
+        assert (habits._table.counts(name) == MOST_COUNTED).all()
 
 
 def test_of_a_stretch_the_onset_counts():

@@ -1,5 +1,6 @@
 """What the monitor hands over is what others can reckon with."""
 
+import random
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
@@ -53,18 +54,10 @@ def test_status_says_what_was_shed() -> None:
     assert "12 VMs wait to be looked at closely" in console.export_text()
 
 
-def answers_of(conductor: Conductor) -> Answers:
+def answers_of(conductor: Conductor, **parts: Any) -> Answers:
     unused: Any = lambda *_args: None  # noqa: E731
-    return Answers(
-        conductor,
-        sensors_connected=unused,
-        journal_state=unused,
-        samples=unused,
-        keep_policy=unused,
-        export_history=unused,
-        import_history=unused,
-        since_wall=0.0,
-    )
+    names = ("sensors_connected", "journal_state", "samples", "keep_policy", "export_history", "import_history")
+    return Answers(conductor, **{**dict.fromkeys(names, unused), **parts}, since_wall=0.0)
 
 
 def test_policy_and_inventory_come_whole_over_the_wire() -> None:
@@ -76,6 +69,19 @@ def test_policy_and_inventory_come_whole_over_the_wire() -> None:
     assert isinstance(there, control.Answer)
     assert msgspec.convert(there.body["policy"], Policy) == policy
     assert msgspec.convert(there.body["inventory"], Inventory) == Inventory((VM,))
+
+
+def test_a_large_memory_goes_out_and_comes_in_as_it_is(conductor: Conductor) -> None:
+    """That of 10,000 VMs is 15 MB, and a frame holds 16."""
+    data, taken = random.Random(1).randbytes(15_000_000), []
+    answers = answers_of(conductor, export_history=lambda: data, import_history=taken.append)
+    decoder: FrameDecoder[control.Response] = FrameDecoder(control.Response)
+    (out,) = decoder.feed(encode(answers.answer(control.ExportHistory(), Instant(1.0))))
+    assert isinstance(out, control.Answer)
+    requests: FrameDecoder[control.Request] = FrameDecoder(control.Request)
+    (back,) = requests.feed(encode(control.ImportHistory(data=out.body["data"])))
+    answers.answer(back, Instant(1.0))
+    assert taken == [data]
 
 
 # --- agents ----

@@ -113,6 +113,9 @@ class FakeEngines:
     def given(self, grants):
         self.explained = list(grants)
 
+    def clock(self, ahead_s):
+        self.ahead_s = ahead_s
+
     def samples(self, _vm):
         return self.learned
 
@@ -226,6 +229,14 @@ def test_an_operators_limit_ends_by_itself(conductor: Conductor, host: FakeHost)
     assert not host.sent(wire.LiftLimits)
     conductor.tick(Instant(T0 + 31))
     assert host.sent(wire.LiftLimits)[0].limits == ("l1",)
+
+
+def test_the_judge_knows_how_far_ahead_the_walls_clock_is(conductor: Conductor) -> None:
+    conductor.tick(T0)
+    assert conductor.hsem.ahead_s == 1_000_000
+    conductor.wall = lambda at: at - 3600.0
+    conductor.tick(T0)
+    assert conductor.hsem.ahead_s == -3600
 
 
 def test_an_unreachable_enforcer_changes_nothing_that_was_decided(conductor: Conductor, host: FakeHost) -> None:

@@ -47,7 +47,7 @@ class Overheard:
         self._hsem, self._scene = hsem, scene
         self.level, self.facts, self.set_policy, self.told = hsem.level, hsem.facts, hsem.set_policy, hsem.told
         self.samples, self.middle, self.tail = hsem.samples, hsem.middle, hsem.tail
-        self.role, self.given, self.bounded = hsem.role, hsem.given, hsem.bounded
+        self.role, self.given, self.bounded, self.clock = hsem.role, hsem.given, hsem.bounded, hsem.clock
 
     def hear(self, report: HostReport, now: Instant):
         return self._told(self._hsem.hear(report, now), now)
