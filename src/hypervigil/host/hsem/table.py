@@ -17,6 +17,14 @@ MOST_COUNTED = int(np.iinfo(np.uint16).max)
 _LEAST_ROWS = 16
 _SPARE = 8
 """Of so many rows, one more is made room for: each growth copies all, but room that nobody takes is memory too."""
+_numbers: list[int] = []
+"""Rows' numbers, the same objects for every table: each would take 32 bytes a VM for its own."""
+
+
+def _number(row: int) -> int:
+    if row == len(_numbers):
+        _numbers.append(row)
+    return _numbers[row]
 
 
 class Table:
@@ -66,7 +74,7 @@ class Table:
         found = self._rows.get(vm)
         if found is not None:
             return found
-        row = self._rows[vm] = len(self._rows)
+        row = self._rows[vm] = _number(len(self._rows))
         if row >= self._room:
             self._grow(row + max(_LEAST_ROWS, row // _SPARE))
         for name, array in self._arrays.items():
@@ -127,7 +135,7 @@ class Table:
         rows = [self._rows[vm] for vm in kept]
         for array in self._arrays.values():
             array[: len(rows)] = array[rows]
-        self._rows = {vm: row for row, vm in enumerate(kept)}
+        self._rows = {vm: _number(row) for row, vm in enumerate(kept)}
         self._asked = None
 
     def clear(self) -> None:

@@ -162,7 +162,8 @@ def test_nor_does_a_minute_of_which_it_was_one_for_a_second(days: Days, monkeypa
 
 def test_before_a_day_nothing_is_told() -> None:
     young = Days(lived_s=DAY_S - 10 * STEP_S)
-    old = Days(lived_s=DAY_S + 10 * STEP_S)
+    old = deepcopy(young)
+    old.live(DAY_S + 10 * STEP_S)
     for suspects in ((), (0,)):
         assert deepcopy(young).live(young.at + 5 * STEP_S, suspects=suspects, out=1e9) == []
         assert deepcopy(old).live(old.at + 5 * STEP_S, suspects=suspects, out=1e9) != []
