@@ -15,6 +15,7 @@ import numpy as np
 
 from hypervigil.host.hsem.habits import Habits, Onsets, Surprise, Times
 from hypervigil.host.hsem.table import Copies, Matrix, Table
+from hypervigil.host.hsem.turns import MAX_LOOKS
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.status import Evidence, Origin
@@ -93,10 +94,17 @@ class Seasonal:
         self._minute.counts("seen")[rows] = counted
         looked = sorted(suspects)
         self._minute.counts("suspected")[rows[looked]] = 1
-        facts = self._look([vms[n] for n in looked if self._untold(vms[n], now)], now)
+        facts = self._look(self._in_turn([vms[n] for n in looked if self._untold(vms[n], now)]), now)
         self._turn += 1
         due = ((rows + self._turn) % SECONDS == 0) | (counted.max(axis=1) >= 2 * SECONDS)
         return facts + self._end_minute([vms[n] for n in np.flatnonzero(due).tolist()], now)
+
+    def _in_turn(self, vms: Sequence[VmId]) -> Sequence[VmId]:
+        """As many as there is time for, others each second."""
+        if len(vms) <= MAX_LOOKS:
+            return vms
+        start = self._turn * MAX_LOOKS % len(vms)
+        return [*vms[start:], *vms[:start]][:MAX_LOOKS]
 
     def _look(self, vms: Sequence[VmId], now: Instant) -> list[Evidence]:
         """Facts of suspects that do more than is usual at this hour."""

@@ -11,6 +11,7 @@ from hypervigil.host.hsem import seasonal, usual
 from hypervigil.host.hsem.habits import DAY_S, HOUR_S
 from hypervigil.host.hsem.history import Remembered
 from hypervigil.host.hsem.seasonal import METRICS, Seasonal
+from hypervigil.host.hsem.turns import MAX_LOOKS
 from hypervigil.host.hsem.usual import Usual
 from hypervigil.host.monitor import histories
 from hypervigil.model.ids import Instant, VmId
@@ -283,6 +284,20 @@ def test_a_second_has_a_sixtieth_of_the_vms_to_look_at(monkeypatch: pytest.Monke
     for n in range(1, TURNS + 1):
         judge.see(vms, values, (), Instant(float(n)))
         assert len(judge._habits.vms) == 10 * n
+
+
+def test_with_every_vm_under_suspicion_a_second_has_room_for_some_and_all_get_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seasonal, "LEAST_MINUTES", 0)
+    monkeypatch.setattr(seasonal, "SURPRISING", 1.0)
+    vms = tuple(VmId(str(n)) for n in range(3 * MAX_LOOKS + 9))
+    judge, values = Seasonal(), np.ones((len(vms), len(Metric)), np.float32)
+    for n in range(50):
+        judge.see(vms, values, (), Instant(60.0 * n))
+    told = [judge.see(vms, values * 1e6, range(len(vms)), Instant(3000.0 + n)) for n in range(6)]
+    assert max(map(len, told)) == MAX_LOOKS
+    assert {fact.vm for facts in told for fact in facts} == set(vms)
 
 
 def test_no_minute_lasts_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
