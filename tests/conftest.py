@@ -20,7 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long tests run only when somebody asks for them by a marker expression (`make verify` does) or by name."""
+    """Long tests run only when somebody asks for them by a marker expression (`make verify` does) or by name.
+
+    Where something runs meanwhile, what minds a busy machine comes last.
+    """
+    if config.getoption("--with"):
+        items.sort(key=_minds_load)
     if config.option.markexpr or any("::" in argument for argument in config.args):
         return
     long = [item for item in items if item.get_closest_marker("long")]
@@ -39,7 +44,14 @@ def _lack(item: pytest.Item) -> str | None:
     return None
 
 
+def _minds_load(item: pytest.Item) -> bool:
+    """Whether it measures rates, or boots guests; the mass of frames keeps to one CPU, and takes as long as it does."""
+    return item.path.name != "test_mass.py" and not {"integration", "system"}.isdisjoint(item.path.parts)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if (log := item.config.getoption("--with")) and _minds_load(item):
+        _await(log)
     lack = _lack(item)
     if lack is None:
         return
@@ -53,11 +65,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     log: Path | None = session.config.getoption("--with")
     if log is None:
         return
+    if _await(log) != 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _await(log: Path) -> int | None:
+    """How it ended, once it has."""
     deadline = time.monotonic() + MEANWHILE_S
     while (ended := _meanwhile(log)[1]) is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    if ended != 0:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return ended
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
