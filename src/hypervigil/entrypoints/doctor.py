@@ -14,7 +14,8 @@ from hypervigil.entrypoints.processes import read_processes
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
-MIN_KERNEL = (5, 19)
+MIN_KERNEL = (6, 6)
+"""TCX came with it; maps for sensors without rights with 5.19."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ def _kernel() -> Finding:
     return Finding(
         "kernel",
         good,
-        release if good else f"{release} is older than {need}: unprivileged sensors cannot read eBPF maps",
+        release
+        if good
+        else f"{release} is older than {need}, which has TCX: boot a newer one (Debian 12: bookworm-backports)",
     )
 
 

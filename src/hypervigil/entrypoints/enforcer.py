@@ -12,6 +12,7 @@ from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
 from hypervigil.entrypoints.processes import read_processes, start_detached
+from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS
 from hypervigil.hypervisor.enforcer.process import EnforcerConfig, run
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
             monitor_uid=user_ids(MONITOR_USER)[0],
             sensors_uid=user_ids(SENSORS_USER)[0],
             gateway_uid=user_ids(GATEWAY_USER)[0],
+            max_ports=layout.max_nics() or DEFAULT_PORTS,
         )
     )
 

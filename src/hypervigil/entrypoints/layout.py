@@ -89,6 +89,18 @@ class Layout:
         return self.state_dir / "enforcer"
 
     @property
+    def max_nics_file(self) -> Path:
+        """For how many NICs the data plane is loaded; ``hypervigil up --max-nics`` writes it, root alone."""
+        return self.enforcer_state / "max-nics"
+
+    def max_nics(self) -> int | None:
+        """What is written there; ``None``: nothing."""
+        try:
+            return int(self.max_nics_file.read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @property
     def journal(self) -> Path:
         """The journal's database."""
         return self.monitor_state / "journal.db"

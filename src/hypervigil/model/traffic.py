@@ -72,3 +72,22 @@ class ForgedKind(IntEnum):
     VLAN = 7
     ETHERTYPE = 8
     UNREADABLE = 9
+
+    @property
+    def words(self) -> str:
+        """What is forged."""
+        return _FORGED[self]
+
+
+_FORGED = {
+    ForgedKind.MAC: "MAC",
+    ForgedKind.IPV4: "IPv4 sender",
+    ForgedKind.IPV6: "IPv6 sender",
+    ForgedKind.ARP: "ARP sender",
+    ForgedKind.ND: "neighbour advertisement",
+    ForgedKind.DHCP_SERVER: "DHCP server's reply",
+    ForgedKind.ROUTER_ADVERTISEMENT: "router advertisement",
+    ForgedKind.VLAN: "VLAN tag",
+    ForgedKind.ETHERTYPE: "ethertype",
+    ForgedKind.UNREADABLE: "or unreadable header",
+}

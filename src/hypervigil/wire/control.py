@@ -39,6 +39,12 @@ class ShowLimits(_Message, frozen=True, kw_only=True, tag="limits"):
     ended: bool = False
 
 
+class ShowDrops(_Message, frozen=True, kw_only=True, tag="drops"):
+    """What did not cross the NICs of one VM, or of all, and why."""
+
+    name: str | None = None
+
+
 class ShowTopology(_Message, frozen=True, kw_only=True, tag="topology"):
     """Units, networks, ports and their bindings."""
 
@@ -104,6 +110,7 @@ Request = (
     | ShowCases
     | ShowCase
     | ShowLimits
+    | ShowDrops
     | ShowTopology
     | ShowNetwork
     | Release

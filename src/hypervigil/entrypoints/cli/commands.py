@@ -77,6 +77,15 @@ def limits(context: click.Context, *, ended: bool) -> dict[str, Any]:
 
 
 @main.command()
+@click.argument("name", metavar="[VM]", required=False)
+@printer(show.drops)
+@click.pass_context
+def drops(context: click.Context, name: str | None) -> dict[str, Any]:
+    """Count what did not cross the NICs of a VM, or of all, and say why."""
+    return ask_monitor(context, control.ShowDrops(name=name))
+
+
+@main.command()
 @printer(show.topology)
 @click.pass_context
 def topology(context: click.Context) -> dict[str, Any]:

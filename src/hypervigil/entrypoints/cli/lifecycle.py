@@ -17,6 +17,7 @@ from hypervigil.entrypoints.layout import Layout, make_directories
 from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
 from hypervigil.host import policyfile
+from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS
 from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.wire import control
 
@@ -28,10 +29,16 @@ READY_WITHIN_S = 30.0
 @click.option(
     "--policy", "policy_path", type=click.Path(path_type=Path), metavar="FILE", help="The operator's policy (TOML)."
 )
+@click.option(
+    "--max-nics",
+    type=click.IntRange(16, 65_536),
+    metavar="N",
+    help="Have room for so many protected NICs from now on, 85 to 90 kB of memory each (1024 unless told otherwise).",
+)
 @click.option("--detach", is_flag=True, help="Return as soon as everything is ready.")
 @places
 @click.pass_context
-def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detach: bool) -> None:
+def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_nics: int | None, detach: bool) -> None:
     """Start watching this host's VMs (monitor mode unless told otherwise)."""
     layout = layout_of(context)
     need_root("hypervigil up")
@@ -49,10 +56,14 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, detac
         alive(pid, f"hypervigil.entrypoints.{name}") for name, pid in recorded.services.items()
     ):
         fail("Hypervigil runs already: see 'hypervigil status', or stop it with 'hypervigil off'")
+    if max_nics not in {None, layout.max_nics() or DEFAULT_PORTS} and any(layout.pin_dir.glob("abi-*")):
+        fail("the data plane of another size is in force: 'hypervigil off' removes it, with every limit and filter")
     try:
         for sentence in checks.make_users():
             click.echo(sentence)
         make_directories(layout)
+        if max_nics is not None:
+            layout.max_nics_file.write_text(str(max_nics), encoding="ascii")
         if policy_path is not None:
             layout.handed_policy.write_bytes(policy_path.read_bytes())
     except OSError as error:

@@ -156,6 +156,20 @@ def limits(console: Console, body: dict[str, Any]) -> None:
     console.print(table)
 
 
+def drops(console: Console, body: dict[str, Any]) -> None:
+    """``hypervigil drops``."""
+    if not body["drops"]:
+        console.print(f"nothing was stopped at any NIC since {clock(body['since'])}")
+        return
+    table = Table("VM", "direction", "packets", "reason", "first", "last", box=None, header_style="bold")
+    table.columns[2].justify = "right"
+    for drop in body["drops"]:
+        reason = drop["reason"] + ("" if drop["mode"] == "enforce" else " (monitor mode: it passed)")
+        first, last = clock(drop["first_at"]), clock(drop["last_at"])
+        table.add_row(drop["name"], drop["direction"], f"{drop['count']:,}", reason, first, last)
+    console.print(table)
+
+
 def topology(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil topology``."""
     for unit in body["units"]:

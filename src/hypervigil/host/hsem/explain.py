@@ -312,7 +312,7 @@ def beacon_cause(facts: Facts) -> str:
 def forged(facts: Facts) -> list[Evidence]:
     """Forged frames by kind."""
     return [
-        _fact(facts, "forged", frames, "frames", f"{frames:,} frames with a forged {_forged_name(ForgedKind(kind))}")
+        _fact(facts, "forged", frames, "frames", f"{frames:,} frames with a forged {ForgedKind(kind).words}")
         for kind, frames in enumerate(facts.forged)
         if frames
     ]
@@ -322,22 +322,7 @@ def forged_cause(facts: Facts) -> str:
     """One sentence."""
     worst = ForgedKind(max(range(len(facts.forged)), key=lambda kind: facts.forged[kind]))
     count = f"{sum(facts.forged):,} frames that are not its to send"
-    return f"{facts.vm} sent {count}, most with a forged {_forged_name(worst)}"
-
-
-def _forged_name(kind: ForgedKind) -> str:
-    return {
-        ForgedKind.MAC: "MAC",
-        ForgedKind.IPV4: "IPv4 sender",
-        ForgedKind.IPV6: "IPv6 sender",
-        ForgedKind.ARP: "ARP sender",
-        ForgedKind.ND: "neighbour advertisement",
-        ForgedKind.DHCP_SERVER: "DHCP server's reply",
-        ForgedKind.ROUTER_ADVERTISEMENT: "router advertisement",
-        ForgedKind.VLAN: "VLAN tag",
-        ForgedKind.ETHERTYPE: "ethertype",
-        ForgedKind.UNREADABLE: "or unreadable header",
-    }[kind]
+    return f"{facts.vm} sent {count}, most with a forged {worst.words}"
 
 
 def capacity(facts: Facts) -> list[Evidence]:

@@ -73,6 +73,8 @@ class Answers:
             case control.ShowLimits(ended=ended):
                 shown = [e for e in self._conductor.ledger.limits.values() if ended or e.standing]
                 return control.Answer(body={"limits": [self._limit(e) for e in shown]})
+            case control.ShowDrops(name=name):
+                return self._drops(name)
             case control.ShowTopology():
                 return control.Answer(body=self._topology())
             case control.ShowNetwork():
@@ -86,6 +88,27 @@ class Answers:
                 return control.Answer(body=self._journal_state())
             case _:
                 return self._order(request, now)
+
+    def _drops(self, name: str | None) -> control.Response:
+        chosen = self._sorted_vms() if name is None else [self._conductor.find(name)]
+        if None in chosen:
+            return control.Denied(reason=f"no running VM is called '{name}': 'hypervigil vms' lists them")
+        wall = self._conductor.wall
+        found = [
+            {
+                "name": vm.name,
+                "mode": str(self._conductor.mode(vm.vm)),
+                "direction": drop.direction.name.lower(),
+                "reason": drop.reason,
+                "count": drop.count,
+                "first_at": wall(drop.first_at),
+                "last_at": wall(drop.last_at),
+            }
+            for vm in chosen
+            if vm is not None
+            for drop in self._conductor.drops.of(vm.vm)
+        ]
+        return control.Answer(body={"since": self._since_wall, "drops": found})
 
     # --- orders ----
     def _order(self, request: control.Request, now: Instant) -> control.Response:
@@ -310,7 +333,7 @@ class Answers:
 
     def _topology(self) -> Body:
         conductor = self._conductor
-        bridges = {network.bridge: network.name for network in conductor.policy.networks}
+        bridges = {network.bridge: network.name for network in conductor.policy.networks if network.bridge}
         nics = {nic.port: nic for vm in conductor.vms.values() for nic in vm.nics}
         ports = []
         for port in conductor.compiled.ports:
@@ -318,7 +341,7 @@ class Answers:
             bridge = nic.bridge if nic else None
             ports.append(
                 {
-                    "network": bridges.get(bridge) if bridge else None,
+                    "network": port.network or bridges.get(bridge or ""),
                     "bridge": bridge,
                     "name": self.name(port.vm),
                     "interface": port.interface,

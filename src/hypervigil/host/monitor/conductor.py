@@ -16,6 +16,7 @@ from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, prot
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair
 from hypervigil.host.monitor import guests
+from hypervigil.host.monitor.drops import Drops
 from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
 from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.ledger import Ledger
@@ -82,6 +83,7 @@ class Conductor:
         self.gateway = gateway
         self.agents = Agents()
         self.guidance = Guidance()
+        self.drops = Drops()
         self.grants = Grants(policy, host, journal.next_limit)
         self.wall = wall
         self.ledger = Ledger()
@@ -111,6 +113,7 @@ class Conductor:
             self.act(self.hsem.inventory(inventory.vms, now), now)
             self.agents.inventory(inventory.vms, now)
             self.guidance.keep(known)
+            self.drops.keep(known)
             self.grants.inventory(inventory.vms)
             self.gateway.send(guests.channels(inventory.vms))
         self.bind(now)
@@ -153,6 +156,7 @@ class Conductor:
         for report in self.hrem.observe(sweep, now):
             self.act(self.hsem.hear(report, now), now)
             self.agents.saw(report)
+            self.drops.saw(report)
 
     def blind(self, message: wire.Blind, now: Instant) -> None:
         """The sensors lost or regained sight of something."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hypervigil.hypervisor import handover
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane
-from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
+from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS, DataPlaneError
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainLimits
 from hypervigil.hypervisor.adapters.nftables.guard import Guard, GuardError, bridged_taps
 from hypervigil.hypervisor.adapters.nftables.routed import RoutedGuard
@@ -71,6 +71,8 @@ class EnforcerConfig:
     monitor_uid: int
     sensors_uid: int
     gateway_uid: int
+    max_ports: int = DEFAULT_PORTS
+    """For so many NICs the data plane is loaded, where none is pinned."""
 
 
 def _now() -> Instant:
@@ -420,7 +422,7 @@ async def _every(period_s: float, do: Callable[[], Awaitable[None]], stop: async
 def run(config: EnforcerConfig) -> None:
     """Serve until SIGTERM. What is in force then stays in force: 'hypervigil off' removes it."""
     signer = HeadSigner(config.state_dir / "head.key", config.state_dir / "heads.jsonl", config.state_dir / "head.pub")
-    plane = DataPlane.open(config.pin_dir)
+    plane = DataPlane.open(config.pin_dir, max_ports=config.max_ports)
     routed = RoutedLayer(RoutedGuard(), RouteTable())
     enforcer = Enforcer(config, plane, Guard(), DomainLimits(), signer, routed=routed)
     # A connection to libvirt of its own: one thread each.

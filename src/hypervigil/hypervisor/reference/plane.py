@@ -11,7 +11,7 @@ import numpy as np
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift, Gate, RateInForce
 from hypervigil.hypervisor.adapters.ebpf.locals import given, segment_of
-from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
+from hypervigil.hypervisor.adapters.ebpf.program import LARGER, DataPlaneError
 from hypervigil.hypervisor.adapters.ebpf.reader import COUNTERS, PORTS, Records, Trip
 from hypervigil.hypervisor.reference.bucket import NO_RATE, Rate
 from hypervigil.hypervisor.reference.dialogues import Dialogues
@@ -125,7 +125,7 @@ class ReferencePlane:
         for slot in self._slots:
             if slot.number not in used:
                 return slot.number
-        raise DataPlaneError(f"all {len(self._slots)} ports are taken: start with a larger data plane")
+        raise DataPlaneError(f"all {len(self._slots)} NICs of the data plane are taken: {LARGER}")
 
     def _slot(self, port: PortId) -> Slot:
         if port not in self._ifindexes:

@@ -17,7 +17,7 @@ from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
 from hypervigil.hypervisor.adapters.ebpf.doors import Doors
 from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
 from hypervigil.hypervisor.adapters.ebpf.locals import LocalMaps, segment_of
-from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
+from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS, LARGER, DataPlaneError
 from hypervigil.model.ids import PortId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import FabricChange, PortPolicy
@@ -77,7 +77,7 @@ class DataPlane:
         self._recall()
 
     @classmethod
-    def open(cls, pin_dir: Path, *, max_ports: int = 1024) -> "DataPlane":
+    def open(cls, pin_dir: Path, *, max_ports: int = DEFAULT_PORTS) -> "DataPlane":
         """The pinned data plane as it is, or loaded for so many ports. ``DataPlaneError`` with the mend."""
         mount_bpffs(pin_dir)
         whole = pin_dir / f"abi-{layout.ABI}"
@@ -190,7 +190,7 @@ class DataPlane:
             slot = (start + step) % self._max_ports
             if slot not in self._used:
                 return slot
-        raise DataPlaneError(f"all {self._max_ports} ports are taken: start with a larger data plane")
+        raise DataPlaneError(f"all {self._max_ports} NICs of the data plane are taken: {LARGER}")
 
     def _link(self, ifindex: int, end: str) -> Path:
         return self._pin_dir / f"link-{ifindex}-{end}"

@@ -31,6 +31,8 @@ ALONE = (
     *("hv_routers", "hv_secret"),
 )
 MAPS = (*ENTRIES, *ALONE)
+DEFAULT_PORTS = 1024
+LARGER = "have room for more with 'hypervigil off' and then 'hypervigil up --max-nics N'"
 
 
 class DataPlaneError(Exception):
