@@ -109,7 +109,7 @@ def test_a_port_that_goes_takes_its_limits_along(plane: ReferencePlane) -> None:
 def test_too_many_ports_addresses_or_names_are_said_in_a_sentence() -> None:
     plane = ReferencePlane(max_ports=1)
     plane.attach(policy())
-    with pytest.raises(DataPlaneError, match="larger data plane"):
+    with pytest.raises(DataPlaneError, match="--max-nics N"):
         plane.attach(PortPolicy(PortId(B_MAC), VmId("b"), "tapb", 6, Mode.MONITOR))
     with pytest.raises(DataPlaneError, match="at most 8 fit"):
         plane.attach(policy(addresses=tuple(f"10.0.0.{n}" for n in range(9))))
