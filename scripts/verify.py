@@ -84,6 +84,9 @@ def slices() -> tuple[Slice, ...]:
         )
         for part in (1, 2, 3)
     )
+    # The same as the first part, with our agent in every guest: nothing may be later or worse.
+    agents = (*lab, "trials", "--count", "30", "--seed", "1001", "--agents", "--json", "{json}")
+    trials = (*trials, Slice("trials-agents", 35, agents, 1001))
     paths = sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
     scenarios = tuple(_scenario("scenario", path) for path in paths)
     controls = tuple(_scenario("control", path, "--control") for path in paths if _attacks(path))

@@ -406,7 +406,18 @@ async def _serve(config: EnforcerConfig, enforcer: Enforcer, desk: ChannelDesk) 
         desk.serve, sock=_listen(config.run_dir / "channels.sock", config.gateway_uid)
     )
     async with monitor, maps, channels:
+        with contextlib.suppress(Exception):  # it is tried again at once, and told then
+            await enforcer.tick()
+        _tell_systemd()
         await asyncio.gather(_every(TICK_S, enforcer.tick, stop), _every(TICK_S, enforcer.tick_domains, stop))
+
+
+def _tell_systemd() -> None:
+    """The guard stands: what waits for us may start (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as there:
+            there.sendto(b"READY=1", "\0" + address[1:] if address.startswith("@") else address)
 
 
 async def _every(period_s: float, do: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:

@@ -52,12 +52,16 @@ def this_boot() -> str:
 
 
 def load(directory: Path) -> State:
-    """The state on disk; an empty one where there is none or it is of another run of the machine."""
+    """The state on disk; an empty one where there is none.
+
+    Of another run of the machine only the guard is taken over: guests that start before the monitor has spoken pass
+    nothing where a policy was enforced.
+    """
     try:
         state = msgspec.json.decode((directory / FILE).read_bytes(), type=State)
     except (FileNotFoundError, msgspec.DecodeError):
         return State(this_boot())
-    return state if state.boot_id == this_boot() else State(this_boot())
+    return state if state.boot_id == this_boot() else State(this_boot(), guarding=state.guarding)
 
 
 def save(directory: Path, state: State) -> None:

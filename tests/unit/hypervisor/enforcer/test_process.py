@@ -11,10 +11,12 @@ import pytest
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import Drift
 from hypervigil.hypervisor.enforcer import process
+from hypervigil.hypervisor.enforcer import state as states
 from hypervigil.hypervisor.enforcer.nics import HARD_END_AFTER_S
 from hypervigil.hypervisor.enforcer.process import GRACE_S, Enforcer, EnforcerConfig
 from hypervigil.hypervisor.enforcer.routed import RoutedLayer
 from hypervigil.hypervisor.enforcer.signing import HeadSigner
+from hypervigil.hypervisor.enforcer.state import State
 from hypervigil.model.ids import Instant, PerimeterId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.policy import Mode
@@ -28,6 +30,7 @@ from hypervigil.wire.messages import (
     Done,
     Ended,
     FromEnforcer,
+    Guarding,
     InForce,
     LiftLimits,
     Outcome,
@@ -534,3 +537,29 @@ def test_a_grant_that_gives_nothing_is_no_grant(rig: Rig) -> None:
         assert rig.libvirt.now[RED, LimitKind.MEMORY] == 5000
 
     asyncio.run(play())
+
+
+def test_after_a_start_of_the_machine_the_guard_stands_before_anybody_speaks(tmp_path: Path) -> None:
+    """Guests that start meanwhile pass nothing where a policy was enforced; of nothing else is anything left."""
+    state = State("an earlier run", guarding=Guarding(("br0",), ("up0",)))
+    state.ports[RED1.port] = RED1
+    states.save(tmp_path, state)
+    rig = Rig(tmp_path)
+    rig.again()
+    assert rig.guard.bound() is None
+    asyncio.run(rig.enforcer.tick())
+    there = rig.guard.bound()
+    assert there is not None
+    assert RED1.ifindex not in there, "others are the test machine's own"
+    assert not rig.kernel.bound
+
+
+def test_who_waits_for_the_enforcer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    process._tell_systemd()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        process._tell_systemd()
+        assert systemd.recv(64) == b"READY=1"
+    process._tell_systemd()  # nobody is there any more

@@ -31,11 +31,11 @@ def test_everything_comes_back(tmp_path):
     assert found.original(RED, LimitKind.PAUSE) is None
 
 
-def test_of_another_run_of_the_machine_nothing_is_in_force(tmp_path):
+def test_of_another_run_of_the_machine_only_the_guard_is_taken_over(tmp_path):
     state = full()
     state.boot_id = "another"
     states.save(tmp_path, state)
-    assert states.load(tmp_path) == State(states.this_boot())
+    assert states.load(tmp_path) == State(states.this_boot(), guarding=state.guarding)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"boot_id": 7}'])
