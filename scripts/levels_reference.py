@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hypervigil.host.hsem.judge import CLEAR_AFTER_S, GIVE_UP_S
+from hypervigil.host.hsem.judge import AWAIT_ANSWER_S, CLEAR_AFTER_S, GIVE_UP_S
 from hypervigil.host.hsem.levels import TRANSITIONS, Event, State, diagram, level
 from hypervigil.model.policy import Bounds
 
@@ -44,7 +44,8 @@ def reference() -> str:
         f"*{Event.HOLD_ENDED.capitalize()}*: after {bounds.hold_s:g} s,",
         f"twice as long at each repetition, at most {bounds.hold_max_s:g} s. The",
         "[policy](policy.md) sets all three. A case without another verdict is cleared after",
-        f"{CLEAR_AFTER_S:g} s of honest conduct, or after {GIVE_UP_S:g} s whatever it is.",
+        f"{CLEAR_AFTER_S:g} s of honest conduct ({AWAIT_ANSWER_S:g} s where its VM's agent reports and does not answer",
+        f"questions), or after {GIVE_UP_S:g} s whatever it is.",
         "",
     ]
     return "\n".join(lines)

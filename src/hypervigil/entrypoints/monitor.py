@@ -35,7 +35,7 @@ from hypervigil.host.monitor.tripwires import changed_tripwires
 from hypervigil.model.grants import HostSize
 from hypervigil.model.ids import CaseId, Instant
 from hypervigil.model.policy import Mode, Policy
-from hypervigil.model.status import Role
+from hypervigil.model.status import Evidence, Role
 from hypervigil.wire import control
 from hypervigil.wire.gateway import FromGateway
 from hypervigil.wire.messages import (
@@ -59,6 +59,8 @@ LOOK_S = 1.0
 SIGN_NOW_S = 2.0
 TRIPWIRES_S = 5.0
 GAP_S = 1.0
+TOLD = 100
+"""Facts about an agent that are read again of each open case."""
 
 
 def now() -> Instant:
@@ -154,7 +156,9 @@ class Monitor:
         except (OSError, ValueError) as error:
             log.warning("history.unreadable error=%s: the judge begins with what the policy presumes", error)
         self._resume()
-        self.conductor.resume_grants()
+        for case in self.conductor.ledger.open_cases():
+            self._recall_told(case.case)
+        self.conductor.resume()
         try:
             last = self._alive_path.stat().st_mtime
         except FileNotFoundError:
@@ -179,6 +183,12 @@ class Monitor:
             ],
             Counter(entry.vm for entry in ledger.cases.values() if entry.role is Role.ATTACKER),
         )
+
+    def _recall_told(self, case: CaseId) -> None:
+        """What agents lately told while this case was open."""
+        told = list(self.journal.records(kinds=[Kind.GUEST], case=case, newest_first=True, limit=TOLD))
+        for record in reversed(told):
+            self.conductor.ledger.told(case, record.read(Evidence))
 
     def _facts(self, case: CaseId) -> Facts | None:
         """The last facts of a case on record."""

@@ -126,6 +126,23 @@ class Need(StrEnum):
     DISK = "disk"
 
 
+class Question(StrEnum):
+    """What an agent may be asked."""
+
+    FLOWS = "flows"
+    """Its flows since a time."""
+    TOP = "top"
+    """With whom it exchanged most, and which of its processes sends most."""
+    LOAD = "load"
+    """Its workload now, and how often it was near its capacity."""
+
+
+UNANSWERED = "question-unanswered"
+"""The kind of the fact that an agent which goes on reporting gives no answer, or declines to."""
+ACCOUNTS = frozenset({"told-flows", "told-top", "told-load", UNANSWERED})
+"""The kinds of facts in which an agent gives account of its VM while a case is open: of each the newest counts."""
+
+
 class Zone(IntEnum):
     """Where an address lies, as the agent was told."""
 
@@ -182,5 +199,7 @@ class AgentState:
     """Reports that told of a time long past, or of an interval that no agent measures."""
     unnoted: int = 0
     """Facts of it that were not recorded, because there were too many."""
+    unasked: int = 0
+    """Answers of it to what it was not asked."""
     octets_per_s: float | None = None
     """What its channel lately carried to the host; ``None`` before it has said anything twice."""

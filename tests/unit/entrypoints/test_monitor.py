@@ -12,11 +12,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from hypervigil.entrypoints import monitor as process
 from hypervigil.entrypoints.layout import Layout
-from hypervigil.host.journal import Journal, Kind
+from hypervigil.host.journal import Entry, Journal, Kind
 from hypervigil.host.journal.verify import read_heads, verify
 from hypervigil.host.monitor import signing
 from hypervigil.host.policyfile import PolicyStore
+from hypervigil.model.ids import CaseId, VmId
 from hypervigil.model.policy import Policy
+from hypervigil.model.report import EnterLevel2
+from hypervigil.model.status import Evidence, Origin
 from hypervigil.wire import control
 from tests.unit.hypervisor.enforcer.test_process import Rig, rig
 
@@ -28,6 +31,33 @@ async def until(what: str, look: Callable[[], bool], within_s: float = 20.0) -> 
     while not look():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.02)
+
+
+def test_what_an_agent_told_of_an_open_case_is_known_again_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
+    layout.monitor_state.mkdir(parents=True)
+    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
+    vm, case = VmId("a"), CaseId("c1")
+
+    def fact(kind: str, text: str) -> Evidence:
+        return Evidence(vm, kind, Origin.GUEST_REPORTED, process.now(), 1.0, None, "", text)
+
+    told = [(fact("told-top", "first"), case), (fact("told-top", "last"), case), (fact("told-load", "else"), None)]
+    opened = EnterLevel2(vm, case, process.now(), ())
+    with Journal.open(layout.journal) as journal:
+        journal.append_many(
+            [
+                Entry(Kind.LEVEL, opened, opened.at, time.time(), case, vm),
+                *[Entry(Kind.GUEST, one, one.at, time.time(), of, vm) for one, of in told],
+            ]
+        )
+    made = process.Monitor(layout, Policy(), PolicyStore(layout.monitor_state))
+    made.recover()
+    assert {kind: one.text for kind, one in made.conductor.ledger.cases[case].told.items()} == {"told-top": "last"}
+    assert made.conductor.inquiries.case(vm) == case
+    made.journal.close()
 
 
 def test_the_process_has_its_journals_head_signed_again_and_again_and_when_it_is_told_to(

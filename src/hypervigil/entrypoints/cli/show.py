@@ -130,7 +130,8 @@ def case(console: Console, body: dict[str, Any]) -> None:
         console.print(body["cause"])
         console.print(f"[dim]{body['counterfactual']}[/]")
     table = Table("evidence", "from", "value", "its history", "in words", box=None, header_style="bold")
-    for item in body["evidence"]:
+    since = [item for item in body["told"] if item not in body["evidence"]]
+    for item in body["evidence"] + since:
         baseline = "–" if item["baseline"] is None else f"{item['baseline']:,.4g}"
         table.add_row(item["kind"], item["origin"], f"{item['value']:,.4g} {item['unit']}", baseline, item["text"])
     console.print(table)

@@ -62,6 +62,7 @@ class _Agent:
     untaken: int = 0
     late: int = 0
     unnoted: int = 0
+    unasked: int = 0
     offsets: deque[tuple[Instant, float]] = field(default_factory=lambda: deque(maxlen=OFFSETS))
     """By how much the host's clock was ahead of the guest's when a report was heard."""
     spoken: deque[tuple[Instant, int]] = field(default_factory=lambda: deque(maxlen=SPOKEN))
@@ -137,6 +138,11 @@ class Agents:
         """So many of its lines were not taken."""
         if vm in self._agents:
             self._agents[vm].untaken += lines
+
+    def unasked(self, vm: VmId) -> None:
+        """It answered what it was not asked."""
+        if vm in self._agents:
+            self._agents[vm].unasked += 1
 
     # --- what the guest says ----
     def read(self, vm: VmId, octets: int, at: Instant) -> None:
@@ -221,6 +227,10 @@ class Agents:
         agent = self._agents.get(vm)
         return agent.report if agent is not None else None
 
+    def speaking(self, vm: VmId) -> GuestReport | None:
+        """The newest report of one that is heard."""
+        return self.newest(vm) if self.state(vm).hearing in {Hearing.HEARD, Hearing.CONTRADICTED} else None
+
     def state(self, vm: VmId) -> AgentState:
         """What is heard of a VM's agent."""
         agent = self._agents.get(vm, _Agent())
@@ -237,7 +247,8 @@ class Agents:
             hearing = Hearing.CONTRADICTED if self._check.contradicted(vm) else Hearing.HEARD
         at, level = (report.at, report.level) if report is not None else (None, None)
         rate = agent.octets_per_s()
-        return AgentState(hearing, at, level, agent.release, agent.untaken, agent.late, agent.unnoted, rate)
+        counts = agent.untaken, agent.late, agent.unnoted, agent.unasked
+        return AgentState(hearing, at, level, agent.release, *counts, rate)
 
 
 def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:

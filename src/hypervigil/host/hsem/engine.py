@@ -25,7 +25,7 @@ from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
 from hypervigil.host.hsem.usual import Usual
 from hypervigil.host.hsem.watch import Watch
 from hypervigil.host.hsem.watched import Watched
-from hypervigil.model.guest import GuestReport
+from hypervigil.model.guest import GuestReport, Question
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
@@ -96,6 +96,10 @@ class Hsem:
     def postponed(self) -> tuple[int, int]:
         """How many VMs wait to be looked at, and how many looks had to wait so far: what was shed for lack of time."""
         return self._turns.waiting, self._turns.postponed
+
+    def questions(self, vm: VmId) -> tuple[Question, ...]:
+        """What it wants to know of the VM's agent, while its case is open."""
+        return self._vms[vm].questions() if vm in self._vms else ()
 
     def facts(self, case: CaseId) -> Facts:
         """What was known at the last verdict of a case (or at its opening)."""

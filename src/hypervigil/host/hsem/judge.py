@@ -9,6 +9,7 @@ from hypervigil.host.hsem.guesses import guesses
 from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked, ruling
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.host.hsem.unasked import unasked
+from hypervigil.model.guest import UNANSWERED
 from hypervigil.model.ids import OUTSIDE, VmId
 from hypervigil.model.status import AttackClass, Role, Verdict
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -27,6 +28,9 @@ REFUSED_FOR_S = 5.0
 """Who asks by UDP, no faster than a stream, may be so much ahead of a service that starts."""
 AWAIT_ACCUSER_S = 10.0
 """Whoever is hit from inside waits so long for the verdict on the other end."""
+AWAIT_ANSWER_S = 10.0
+"""Whose agent reports and leaves a question unanswered is cleared no sooner: no answer is no all-clear. Nor is it a
+ground for anything: who hurts nobody is cleared then all the same."""
 GIVE_UP_S = 29.0
 """Whoever is under suspicion for so long without a verdict is cleared: limits before proof are bounded."""
 HELD_S = 20.0
@@ -437,7 +441,7 @@ def _asked(facts: Facts) -> bool:
 def _suspected(facts: Facts) -> Verdict | None:
     """What it does outside is told, and proves nothing; a copy is held for a while first, so that somebody may look."""
     upload, beacon = facts.found.upload, facts.found.beacon
-    if facts.at - facts.opened_at < CLEAR_AFTER_S or not (upload.octets or beacon.dialogues):
+    if _too_soon(facts) or not (upload.octets or beacon.dialogues):
         return None
     if upload.octets and facts.at - upload.held_from < HELD_S and facts.at - facts.opened_at < GIVE_UP_S:
         return None
@@ -448,7 +452,7 @@ def _suspected(facts: Facts) -> Verdict | None:
 
 def _cleared(facts: Facts) -> Verdict | None:
     age = facts.at - facts.opened_at
-    if age < CLEAR_AFTER_S:
+    if _too_soon(facts):
         return None
     if age < GIVE_UP_S and (hostile_surges(facts) or _unclear(facts)):
         return None
@@ -467,6 +471,12 @@ def _cleared(facts: Facts) -> Verdict | None:
         counterfactual="would be an ATTACKER if its tries were ignored or broken off",
         confidence=0.9 if age < GIVE_UP_S else 0.5,
     )
+
+
+def _too_soon(facts: Facts) -> bool:
+    """Whether its case is too young for it to be cleared."""
+    owes = any(fact.kind == UNANSWERED for fact in facts.told)
+    return facts.at - facts.opened_at < (AWAIT_ANSWER_S if owes else CLEAR_AFTER_S)
 
 
 def _unclear(facts: Facts) -> bool:

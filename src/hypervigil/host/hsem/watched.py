@@ -9,6 +9,7 @@ from hypervigil.host.hsem.forged import Forged
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
+from hypervigil.model.guest import ACCOUNTS, Question
 from hypervigil.model.ids import Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
@@ -71,14 +72,28 @@ class Watched:
 
     def hear(self, fact: Evidence) -> None:
         """A fact about its agent, for its case if it has one, or one that may be opened soon."""
+        if fact.kind in ACCOUNTS:
+            if self.dossier is not None:  # of each the newest, beside all else: they crowd nothing out
+                self.dossier.told = [*[one for one in self.dossier.told if one.kind != fact.kind], fact]
+            return
         self.told = [*self.told, fact][-MAX_TOLD:]
         for dossier in (self.dossier, self.draft):
             if dossier is not None:
-                dossier.told = [*dossier.told, fact][-MAX_TOLD:]
+                accounts = [one for one in dossier.told if one.kind in ACCOUNTS]
+                others = [one for one in dossier.told if one.kind not in ACCOUNTS]
+                dossier.told = [*[*others, fact][-MAX_TOLD:], *accounts]
 
     def told_lately(self, now: Instant) -> list[Evidence]:
         """Facts about its agent that are not too old to belong to what happens now."""
         return [fact for fact in self.told if now - fact.at <= TOLD_S]
+
+    def questions(self) -> tuple[Question, ...]:
+        """What is to be asked of its agent: nothing without a case, and its load where capacity is in question."""
+        known = self.dossier
+        if known is None:
+            return ()
+        full = known.near_capacity or known.grabs or known.contention or known.found.mining.seconds
+        return (Question.TOP, Question.FLOWS, Question.LOAD) if full else (Question.TOP, Question.FLOWS)
 
     def asks(self) -> dict[VmId, Asked]:
         """Of whom it asks something, if it is conspicuous."""

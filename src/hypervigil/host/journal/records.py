@@ -52,7 +52,7 @@ class Kind(StrEnum):
     BLIND = "blind"
     """(``Blindness``)"""
     GUEST = "guest"
-    """What an agent in a guest told, or that it fell silent (``Evidence``)."""
+    """What an agent in a guest told, or that it fell silent (``Evidence``); with the open case of its VM."""
     SIGNATURE = "signature"
     """(``HeadSignature``)"""
 

@@ -69,7 +69,8 @@ class Answers:
                 if entry is None:
                     return control.Denied(reason=f"there is no case '{case}': 'hypervigil cases' lists them")
                 own = [e for e in self._conductor.ledger.limits.values() if e.limit.case == case]
-                return control.Answer(body={**self._case(entry), "limits": [self._limit(e) for e in own]})
+                told = [self._evidence(e, self._conductor.wall) for e in entry.told.values()]
+                return control.Answer(body={**self._case(entry), "told": told, "limits": [self._limit(e) for e in own]})
             case control.ShowLimits(ended=ended):
                 shown = [e for e in self._conductor.ledger.limits.values() if ended or e.standing]
                 return control.Answer(body={"limits": [self._limit(e) for e in shown]})
@@ -268,6 +269,7 @@ class Answers:
             "untaken": state.untaken,
             "late": state.late,
             "unnoted": state.unnoted,
+            "unasked": state.unasked,
             "bytes_per_s": None if state.octets_per_s is None else round(state.octets_per_s, 1),
         }
 

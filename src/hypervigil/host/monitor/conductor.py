@@ -7,7 +7,6 @@ journal's word and the kernel's are reconciled.
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 
 from hypervigil.host.hrem.agents import MISTRUSTED, Agents
 from hypervigil.host.hrem.grants import Grants
@@ -19,11 +18,13 @@ from hypervigil.host.monitor import guests
 from hypervigil.host.monitor.drops import Drops
 from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
 from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
+from hypervigil.host.monitor.health import Health
+from hypervigil.host.monitor.inquiries import Inquiries
 from hypervigil.host.monitor.ledger import Ledger
 from hypervigil.host.monitor.parts import Enforcer, Gateway, Journal, Judge, Observer
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.grants import HostSize
-from hypervigil.model.guest import Hearing
+from hypervigil.model.guest import ACCOUNTS, GuestReport, Hearing
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.observation import Sweep
@@ -43,19 +44,6 @@ FABRIC = "fabric"
 """What the enforcer calls the network policy in its outcomes."""
 ENFORCER = "enforcer"
 """What is not seen while the enforcer is away."""
-
-
-@dataclass(slots=True)
-class Health:
-    """What the system knows of itself."""
-
-    sweeps: int = 0
-    lost: int = 0
-    last_sweep_at: Instant | None = None
-    blind: dict[str, Instant] = field(default_factory=dict)
-    ports_bound: frozenset[str] = frozenset()
-    ports_failed: dict[str, str] = field(default_factory=dict)
-    repairs: int = 0
 
 
 class Conductor:
@@ -83,6 +71,7 @@ class Conductor:
         self.gateway = gateway
         self.agents = Agents()
         self.guidance = Guidance()
+        self.inquiries = Inquiries()
         self.drops = Drops()
         self.grants = Grants(policy, host, journal.next_limit)
         self.wall = wall
@@ -184,10 +173,14 @@ class Conductor:
             if entry.limit.case is None and entry.limit.until <= now and not entry.limit.grants:
                 self.act([LiftLimit(entry.limit.id, entry.limit.vm, now, "its time is over")], now)
         self._grant(now)
+        if self._entries:
+            self.commit()
 
     # --- grants ----
-    def resume_grants(self) -> None:
-        """Take up the grants that the last process left in force."""
+    def resume(self) -> None:
+        """Take up the open cases and the grants in force that the last process left."""
+        for case in self.ledger.open_cases():
+            self.inquiries.opened(case.vm, case.case, case.opened)
         self.grants.resume(entry.limit for entry in self.ledger.standing())
         self._granted = self.grants.given
         self.hsem.given(self._granted)
@@ -221,10 +214,11 @@ class Conductor:
     def gateway_gone(self) -> None:
         """Nobody listens to the agents."""
         self.agents.deaf()
+        self.inquiries.deaf()
 
     def heard(self, message: heard.FromGateway, now: Instant) -> None:
         """What was heard of a guest, or of its channel."""
-        response = guests.respond(self.agents, message, now)
+        response = guests.respond(self.agents, self.inquiries, message, now)
         if (asked := wish(message, now)) is not None:
             self.grants.ask(asked)
         self.told(response.evidence, now)
@@ -236,6 +230,15 @@ class Conductor:
             case = self.hsem.level(report.vm) is Level.LEVEL2
             for said in self.guidance.after(report, case=case, lesson=lambda: self._lesson(report.vm, now)):
                 self.gateway.send(heard.Tell(vm=report.vm, message=said))
+        self._inquire(report, now)
+
+    def _inquire(self, report: GuestReport | None, now: Instant) -> None:
+        """Ask an agent what the judge wants to know, if it is heard."""
+        if report is None:
+            return
+        for question in self.inquiries.ask(report, self.hsem.questions(report.vm), now):
+            if not self.gateway.send(heard.Tell(vm=report.vm, message=question)):
+                self.inquiries.lost(report.vm)
 
     def _lesson(self, vm: VmId, now: Instant) -> list[ToGuest]:
         """What is inside, and what is usual of a VM once that is known."""
@@ -248,13 +251,17 @@ class Conductor:
         return lesson
 
     def told(self, evidence: Iterable[Evidence], now: Instant) -> None:
-        """Facts about agents: on record, for people and for whoever judges."""
-        entries = list(evidence)
-        for one in entries:
-            self.note(Kind.GUEST, one, now, None, one.vm)
-            if one.kind in MISTRUSTED:
+        """Facts about agents: on record, with the case of their VM if one is open, and for whoever judges."""
+        urgent = False
+        for one in evidence:
+            urgent |= one.kind not in ACCOUNTS
+            case = self.inquiries.case(one.vm)
+            self.note(Kind.GUEST, one, now, case, one.vm)
+            if case is not None:
+                self.ledger.told(case, one)
+            if one.kind in MISTRUSTED | ACCOUNTS:
                 self.hsem.told(one)
-        if entries:
+        if urgent:  # accounts can wait for the next tick: many VMs may give theirs at once
             self.commit()
 
     # --- decisions ----
@@ -267,6 +274,7 @@ class Conductor:
         """Record every decision, commit, then carry out what is to be carried out."""
         orders: list[Limit] = []
         lifts: list[LimitId] = []
+        opened: list[VmId] = []
         seen = False
         for decision in decisions:
             seen = True
@@ -275,6 +283,8 @@ class Conductor:
                     self.ledger.opened(decision, self.wall(now))
                     self.note(Kind.LEVEL, decision, now, decision.case, decision.vm)
                     self.note(Kind.FACT, self.hsem.facts(decision.case), now, decision.case, decision.vm)
+                    self.inquiries.opened(decision.vm, decision.case, now)
+                    opened.append(decision.vm)
                 case Decide(verdict=verdict):
                     self.ledger.decided(verdict, self.wall(now))
                     self.note(Kind.FACT, self.hsem.facts(verdict.case), now, verdict.case, verdict.vm)
@@ -298,6 +308,7 @@ class Conductor:
                     self.note(Kind.LIFTED, decision, now, None, decision.vm, decision.limit)
                 case LeaveLevel2():
                     self.ledger.closed(decision, self.wall(now))
+                    self.inquiries.closed(decision.vm)
                     self.note(Kind.LEVEL, decision, now, decision.case, decision.vm)
         if not seen:
             return
@@ -307,6 +318,8 @@ class Conductor:
             self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=tuple(orders)))
         if lifts:
             self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=tuple(lifts)))
+        for vm in opened:
+            self._inquire(self.agents.speaking(vm), now)
 
     def _why_withheld(self, limit: Limit, now: Instant) -> str | None:
         if self.mode(limit.vm) is Mode.MONITOR:

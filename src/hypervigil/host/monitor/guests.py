@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypervigil.host.hrem.agents import Agents
+from hypervigil.host.monitor.inquiries import Inquiries
 from hypervigil.model.guest import GuestReport, Need
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import Evidence, Origin
@@ -32,7 +33,7 @@ def channels(vms: Iterable[Vm]) -> wire.WatchChannels:
     return wire.WatchChannels(channels=tuple(wire.Channel(vm.vm, vm.channel) for vm in vms if vm.channel is not None))
 
 
-def respond(agents: Agents, message: wire.FromGateway, now: Instant) -> Response:
+def respond(agents: Agents, inquiries: Inquiries, message: wire.FromGateway, now: Instant) -> Response:
     """Take in one message; it is from the past, whatever it says."""
     at = min(message.at, now)
     match message:
@@ -41,23 +42,28 @@ def respond(agents: Agents, message: wire.FromGateway, now: Instant) -> Response
             return Response(say=[wire.Tell(vm=vm, message=_HELLO)])
         case wire.ChannelLost(vm=vm):
             agents.closed(vm)
+            inquiries.lost(vm)
             return Response()
         case wire.Unheard(vm=vm):
             lines = message.garbage + message.too_long + message.replayed + message.over_rate + message.crowded_out
             agents.untaken(vm, lines)
+            if message.crowded_out:
+                inquiries.lost(vm)
             return Response()
         case wire.Heard(vm=vm, message=told, octets=octets):
             agents.read(vm, octets, at)
-            return _heard(agents, vm, told, at)
+            return _heard(agents, inquiries, vm, told, at)
 
 
-def _heard(agents: Agents, vm: VmId, told: guest.FromGuest, at: Instant) -> Response:
+def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest, at: Instant) -> Response:
     match told:
         case guest.Report1() | guest.Report2():
             times = told.at_ms / 1000, told.interval_ms / 1000
             report = GuestReport(vm, at, told.agent, told.level, *times, told.values)
             evidence = agents.reported(report)
-            return Response(evidence, report if agents.newest(vm) is report else None)
+            if agents.newest(vm) is not report:
+                return Response(evidence)
+            return Response(evidence + inquiries.reported(report), report)
         case guest.Hello(release=release):
             agents.greeted(vm, release)
             return Response()
@@ -65,7 +71,10 @@ def _heard(agents: Agents, vm: VmId, told: guest.FromGuest, at: Instant) -> Resp
             heard_it = wire.Tell(vm=vm, message=guest.Acknowledge(told.number))
             return Response(_noticed(agents, vm, told, at), say=[heard_it])
         case guest.Flows() | guest.Top() | guest.Load() | guest.Declined():
-            return Response()  # nobody has asked
+            answer = inquiries.answered(vm, told, at)
+            if answer is None:
+                agents.unasked(vm)
+            return Response(answer or [])
 
 
 _Notice = guest.LevelChanged | guest.Special | guest.Lost | guest.Wanted

@@ -34,6 +34,8 @@ class CaseEntry:
     decided_at: float | None = None
     closed_at: float | None = None
     closing_reason: str | None = None
+    told: dict[str, Evidence] = field(default_factory=dict)
+    """What was told of its VM's agent, or by it, while it was open: of each kind the last."""
 
     @property
     def role(self) -> Role | None:
@@ -84,6 +86,11 @@ class Ledger:
         while len(self.cases) > MAX_CASES:
             oldest = next((key for key, entry in self.cases.items() if entry.closed_at is not None), None)
             self.cases.pop(oldest if oldest is not None else next(iter(self.cases)))
+
+    def told(self, case: CaseId, fact: Evidence) -> None:
+        """A fact about the agent of its VM."""
+        if case in self.cases:
+            self.cases[case].told[fact.kind] = fact
 
     def decided(self, verdict: Verdict, wall_at: float) -> None:
         """A verdict fell; the gravest one of a case stays its role."""

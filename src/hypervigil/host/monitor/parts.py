@@ -5,7 +5,7 @@ from typing import Protocol
 
 from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.journal import Entry
-from hypervigil.model.guest import GuestReport
+from hypervigil.model.guest import GuestReport, Question
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
@@ -58,6 +58,9 @@ class Judge(Protocol):
 
     def heard(self, report: GuestReport) -> None:
         """What an agent tells of now: at most something against its own VM."""
+
+    def questions(self, vm: VmId) -> tuple[Question, ...]:
+        """What it wants to know of the VM's agent, while its case is open."""
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""

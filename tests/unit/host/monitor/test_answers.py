@@ -126,6 +126,7 @@ def test_each_vm_tells_what_is_heard_of_its_agent(conductor: Conductor) -> None:
         "untaken": 0,
         "late": 0,
         "unnoted": 0,
+        "unasked": 0,
         "bytes_per_s": None,
     }
     conductor.tick(Instant(1005.0))

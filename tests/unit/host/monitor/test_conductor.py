@@ -12,7 +12,7 @@ from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.records import Withheld
 from hypervigil.model.grants import HostSize
-from hypervigil.model.guest import GuestMetric, SpecialRequest
+from hypervigil.model.guest import GuestMetric, Question, SpecialRequest
 from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.network import Between, Forwarding
@@ -87,6 +87,7 @@ class FakeEngines:
         self.facts_told: list = []
         self.reports: list = []
         self.closely = Level.LEVEL1
+        self.wanted: tuple[Question, ...] = ()
         self.learned = 0
         self.taken_for: Role | None = Role.CLEARED
         self.explained: list[Limit] = []
@@ -100,6 +101,9 @@ class FakeEngines:
 
     def level(self, _vm):
         return self.closely
+
+    def questions(self, _vm):
+        return self.wanted
 
     def role(self, _vm):
         return self.taken_for

@@ -46,6 +46,7 @@ class Overheard:
     def __init__(self, hsem: Hsem, scene: Scene) -> None:
         self._hsem, self._scene = hsem, scene
         self.level, self.facts, self.set_policy, self.told = hsem.level, hsem.facts, hsem.set_policy, hsem.told
+        self.questions, self.heard = hsem.questions, hsem.heard
         self.samples, self.middle, self.tail = hsem.samples, hsem.middle, hsem.tail
         self.role, self.given, self.bounded, self.clock = hsem.role, hsem.given, hsem.bounded, hsem.clock
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.monitor.guests import channels, respond
-from hypervigil.model.guest import GuestMetric, Hearing, Need, SpecialRequest, Suspect
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.host.monitor.inquiries import Inquiries
+from hypervigil.model.guest import GuestMetric, GuestReport, Hearing, Need, Question, SpecialRequest, Suspect
+from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.status import Origin
 from hypervigil.model.vm import Vm
 from hypervigil.wire import gateway as wire
@@ -40,7 +41,7 @@ def test_only_domains_with_a_port_are_read() -> None:
 
 def test_a_report_is_a_fact_of_the_guests_under_the_channels_name() -> None:
     known = agents()
-    response = respond(known, heard(guest.Report1(*HEAD, 2, 1, 0, 1500, VALUES, SAMPLING, TALKERS)), AT)
+    response = respond(known, Inquiries(), heard(guest.Report1(*HEAD, 2, 1, 0, 1500, VALUES, SAMPLING, TALKERS)), AT)
     assert response.report is not None
     assert (response.report.vm, response.report.level, response.report.interval_s) == (A, 2, 1.5)
     assert response.report.guest_at_s == 5.0
@@ -66,7 +67,7 @@ def test_a_report_is_a_fact_of_the_guests_under_the_channels_name() -> None:
 )
 @pytest.mark.req("A236")
 def test_a_notice_is_acknowledged_and_recorded(notice: guest.FromGuest, kind: str | None, says: str) -> None:
-    response = respond(agents(), heard(notice), AT)
+    response = respond(agents(), Inquiries(), heard(notice), AT)
     assert response.say == [wire.Tell(vm=A, message=guest.Acknowledge(3))]
     assert [one.kind for one in response.evidence] == ([] if kind is None else [kind])
     assert all(says in one.text and one.origin is Origin.GUEST_REPORTED for one in response.evidence)
@@ -75,18 +76,20 @@ def test_a_notice_is_acknowledged_and_recorded(notice: guest.FromGuest, kind: st
 def test_a_channel_that_opens_is_greeted_and_the_answer_is_kept() -> None:
     known = agents()
     known.closed(A)
-    assert respond(known, wire.ChannelOpen(vm=A, at=AT), AT).say == [wire.Tell(vm=A, message=guest.Ask(1, "hello"))]
+    assert respond(known, Inquiries(), wire.ChannelOpen(vm=A, at=AT), AT).say == [
+        wire.Tell(vm=A, message=guest.Ask(1, "hello"))
+    ]
     assert known.state(A).hearing is Hearing.UNKNOWN
-    respond(known, heard(guest.Hello(*HEAD, "0.1.0", "", 1, 0, 1, 1024)), AT)
-    respond(known, wire.Unheard(vm=A, at=AT, garbage=2, replayed=1, held_back_ms=900, untold=4), AT)
+    respond(known, Inquiries(), heard(guest.Hello(*HEAD, "0.1.0", "", 1, 0, 1, 1024)), AT)
+    respond(known, Inquiries(), wire.Unheard(vm=A, at=AT, garbage=2, replayed=1, held_back_ms=900, untold=4), AT)
     assert (known.state(A).release, known.state(A).untaken) == ("0.1.0", 3)
-    respond(known, wire.ChannelLost(vm=A, at=AT, reason="gone"), AT)
+    respond(known, Inquiries(), wire.ChannelLost(vm=A, at=AT, reason="gone"), AT)
     assert known.state(A).hearing is Hearing.CLOSED
 
 
 def test_a_message_is_never_from_the_future() -> None:
     known = agents()
-    respond(known, heard(guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS), at=1e9), AT)
+    respond(known, Inquiries(), heard(guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS), at=1e9), AT)
     assert known.state(A).reported_at == AT
     assert [one.kind for one in known.tick(Instant(14.0))] == ["agent-silent"]
 
@@ -99,7 +102,11 @@ def test_whatever_a_guest_says_is_its_own_and_bounded(message: guest.FromGuest, 
         parsed = guest.parse_from_guest(line)
     except ProtocolError:
         return
-    response = respond(agents(), heard(parsed), AT)
+    inquiries = Inquiries()
+    inquiries.opened(A, CaseId("c1"), Instant(-10.0))
+    asked = inquiries.ask(GuestReport(A, AT, message.agent, 2, 5.0, 1.0, VALUES), Question, Instant(0.009))
+    assert [one.number for one in asked] == [9, 10, 11], "what the good messages answer"
+    response = respond(agents(), inquiries, heard(parsed), AT)
     assert len(response.evidence) <= 1
     assert len(response.say) <= 1
     assert {one.vm for one in [*response.evidence, *response.say]} <= {A}
