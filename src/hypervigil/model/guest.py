@@ -139,7 +139,9 @@ class Question(StrEnum):
 
 UNANSWERED = "question-unanswered"
 """The kind of the fact that an agent which goes on reporting gives no answer, or declines to."""
-ACCOUNTS = frozenset({"told-flows", "told-top", "told-load", UNANSWERED})
+ACCOUNTS = frozenset(
+    {"told-flows", "told-top", "told-load", UNANSWERED, "busiest-flow", "busiest-process", "busiest-device"}
+)
 """The kinds of facts in which an agent gives account of its VM while a case is open: of each the newest counts."""
 
 

@@ -97,7 +97,7 @@ def printer(
             if as_json:
                 sys.stdout.write(msgspec.json.format(msgspec.json.encode(body), indent=2).decode() + "\n")
             else:
-                show(Console(highlight=False, soft_wrap=not sys.stdout.isatty()), body)
+                show(Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty()), body)
             exit_code = body.get("exit_code", 0)
             if exit_code:
                 raise SystemExit(exit_code)

@@ -8,6 +8,9 @@ from rich.table import Table
 
 _COLOUR = {"attacker": "red", "victim": "yellow", "reflector": "yellow", "overloaded": "magenta", "cleared": "green"}
 
+SHOWN = 8
+"""Of each kind of an agent's details; JSON has all."""
+
 
 def clock(wall_at: float | None) -> str:
     """A wall-clock time of today as people read it."""
@@ -135,7 +138,36 @@ def case(console: Console, body: dict[str, Any]) -> None:
         baseline = "–" if item["baseline"] is None else f"{item['baseline']:,.4g}"
         table.add_row(item["kind"], item["origin"], f"{item['value']:,.4g} {item['unit']}", baseline, item["text"])
     console.print(table)
+    if body["details"] is not None:
+        details(console, body["details"])
     limits(console, body)
+
+
+def details(console: Console, body: dict[str, Any]) -> None:
+    """What an agent told at Level 2, the busiest first."""
+    console.print(f"Its agent's word at {clock(body['at'])}: the busiest of {body['flows_in_all']:,} flows, and more.")
+    flows = Table("protocol", "began", "here", "there", "zone", "sent", "got", "bytes", box=None, header_style="bold")
+    for flow in sorted(body["flows"], key=lambda one: -one["packets_out"] - one["packets_in"])[:SHOWN]:
+        flows.add_row(
+            str(flow["protocol"]),
+            flow["began"],
+            f"{flow['here']} {flow['here_port']}",
+            f"{flow['there']} {flow['there_port']}",
+            flow["zone"],
+            f"{flow['packets_out']:,}",
+            f"{flow['packets_in']:,}",
+            f"{flow['octets_out'] + flow['octets_in']:,}",
+        )
+    senders = Table("process", "pid", "bytes sent", "sockets", "raw", box=None, header_style="bold")
+    for one in body["transmitters"][:SHOWN]:
+        counts = (f"{one[name]:,}" for name in ("octets_out", "sockets", "raw"))
+        senders.add_row(one["name"], str(one["pid"]), *counts)
+    devices = Table("device", "requests", "bytes", box=None, header_style="bold")
+    for one in body["devices"][:SHOWN]:
+        devices.add_row(one["name"], f"{one['requests']:,}", f"{one['octets']:,}")
+    for table in (flows, senders, devices):
+        if table.row_count:
+            console.print(table)
 
 
 def limits(console: Console, body: dict[str, Any]) -> None:

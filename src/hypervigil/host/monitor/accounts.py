@@ -1,4 +1,4 @@
-"""A guest's account of itself in sentences: its flows, its talkers, its load. Pure.
+"""A guest's account of itself in sentences: its flows, its talkers, its load, what it asks of the hypervisor. Pure.
 
 Whatever is said here is the guest's word about its own VM, and is told as such.
 """
@@ -36,7 +36,8 @@ def answered(vm: VmId, answer: Answer, at: Instant) -> Evidence:
             if most is not None:
                 way, packets = "to" if most.direction is Direction.OUT else "from", most.packets
                 text = f"tells of most packets {way} {most.address}: {packets:,} in ten minutes"
-            return fact(vm, "told-top", at, text + _senders(transmitters), value=packets, unit="packets")
+            text = "; ".join([text, *_senders(transmitters)])
+            return fact(vm, "told-top", at, text, value=packets, unit="packets")
         case guest.Load(near_times=times, near_s=seconds):
             near = [
                 f"{name} {often:,} times ({long:,} s)"
@@ -49,6 +50,27 @@ def answered(vm: VmId, answer: Answer, at: Instant) -> Evidence:
                 f"near its capacity: {', '.join(near) or 'never'}"
             )
             return fact(vm, "told-load", at, text, value=max(0, answer.cpu) / 1000, unit="of its CPU")
+
+
+def detailed(vm: VmId, told: guest.Report2, at: Instant) -> list[Evidence]:
+    """What the details of a report at Level 2 say."""
+    found: list[Evidence] = []
+    if told.flows:
+        text = f"tells of {told.flows_in_all:,} flows since its report before{_busiest(told.flows)}"
+        packets = max(one.packets_out + one.packets_in for one in told.flows)
+        found.append(fact(vm, "busiest-flow", at, text, value=packets, unit="packets"))
+    if said := _senders(told.transmitters):
+        octets = max(one.octets_out for one in told.transmitters)
+        text = f"says that {'; '.join(said)}"
+        found.append(fact(vm, "busiest-process", at, text, value=octets, unit="bytes"))
+    most = max(told.devices, key=lambda one: one.requests, default=None)
+    if most is not None and most.requests:
+        text = (
+            f"says that its {most.name or 'device'} asks most of the hypervisor: {most.requests:,} requests and "
+            f"{most.octets:,} bytes in {told.interval_ms / 1000:,.1f} s"
+        )
+        found.append(fact(vm, "busiest-device", at, text, value=most.requests, unit="requests"))
+    return found
 
 
 def fact(vm: VmId, kind: str, at: Instant, text: str, *, value: float, unit: str) -> Evidence:
@@ -77,15 +99,15 @@ def _end(address: str, port: int) -> str:
     return f"{address} port {port}" if port else address
 
 
-def _senders(transmitters: Sequence[guest.Transmitter]) -> str:
+def _senders(transmitters: Sequence[guest.Transmitter]) -> list[str]:
     """Who in the guest sends most, and who holds sockets of which no octets are counted."""
-    said = ""
+    said: list[str] = []
     most = max(transmitters, key=lambda one: one.octets_out, default=None)
     if most is not None and most.octets_out:
-        said = f"; {_process(most)} transmits most, {most.octets_out:,} bytes by TCP in a second"
+        said.append(f"{_process(most)} transmits most, {most.octets_out:,} bytes by TCP in its last second")
     raw = next((one for one in transmitters if one.raw), None)
     if raw is not None:
-        said += f"; {_process(raw)} holds {raw.raw:,} raw sockets, of which nobody there counts the bytes"
+        said.append(f"{_process(raw)} holds {raw.raw:,} raw sockets, whose bytes nobody counts there")
     return said
 
 

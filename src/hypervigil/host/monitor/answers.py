@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable
+from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
+from msgspec.structs import asdict
 
 from hypervigil.host import policyfile
 from hypervigil.host.monitor.conductor import FABRIC, Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
-from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
@@ -70,7 +72,8 @@ class Answers:
                     return control.Denied(reason=f"there is no case '{case}': 'hypervigil cases' lists them")
                 own = [e for e in self._conductor.ledger.limits.values() if e.limit.case == case]
                 told = [self._evidence(e, self._conductor.wall) for e in entry.told.values()]
-                return control.Answer(body={**self._case(entry), "told": told, "limits": [self._limit(e) for e in own]})
+                body = {**self._case(entry), "told": told, "details": self._details(entry.case)}
+                return control.Answer(body={**body, "limits": [self._limit(e) for e in own]})
             case control.ShowLimits(ended=ended):
                 shown = [e for e in self._conductor.ledger.limits.values() if ended or e.standing]
                 return control.Answer(body={"limits": [self._limit(e) for e in shown]})
@@ -293,6 +296,21 @@ class Answers:
             "evidence": [self._evidence(e, wall) for e in (verdict.evidence if verdict else entry.opening)],
         }
 
+    def _details(self, case: CaseId) -> Body | None:
+        """The last details of an open case that its VM's agent told at Level 2: a guest's word."""
+        found = self._conductor.inquiries.details(case)
+        if found is None:
+            return None
+        at, told = found
+        return {
+            "at": self._conductor.wall(at),
+            "interval_s": told.interval_ms / 1000,
+            "flows_in_all": told.flows_in_all,
+            "flows": [_named_fields(flow) for flow in told.flows],
+            "transmitters": [_named_fields(one) for one in told.transmitters],
+            "devices": [_named_fields(one) for one in told.devices],
+        }
+
     def _evidence(self, evidence: Evidence, wall: Callable[[Instant], float]) -> Body:
         return {
             "name": self.name(evidence.vm),
@@ -365,6 +383,11 @@ class Answers:
             up = hearing in {Hearing.HEARD, Hearing.CONTRADICTED}
             units.append({"unit": f"VSEM+VREM {vm.name}", "up": up, "text": _HEARINGS[hearing]})
         return {"units": units, "ports": ports, "notes": list(conductor.compiled.notes)}
+
+
+def _named_fields(item: Struct) -> Body:
+    """A part of a guest's message as plain values."""
+    return {name: value.name.lower() if isinstance(value, Enum) else value for name, value in asdict(item).items()}
 
 
 def _said(*sentences: str) -> control.Answer:

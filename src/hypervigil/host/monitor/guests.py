@@ -63,7 +63,10 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
             evidence = agents.reported(report)
             if agents.newest(vm) is not report:
                 return Response(evidence)
-            return Response(evidence + inquiries.reported(report), report)
+            evidence += inquiries.reported(report)
+            if isinstance(told, guest.Report2):
+                evidence += inquiries.detailed(vm, told, at)
+            return Response(evidence, report)
         case guest.Hello(release=release):
             agents.greeted(vm, release)
             return Response()

@@ -1,4 +1,4 @@
-"""What the agents of VMs whose case is open are asked, and whether they answer. Pure.
+"""What the agents of VMs whose case is open are asked, whether they answer, and their details at Level 2. Pure.
 
 HSEM says what it wants to know. Only who reports is asked, and ever more seldom as a case goes on. An answer is a
 guest's word, told with the case of its VM and ground for nothing. That an agent goes on reporting and does not answer
@@ -8,7 +8,7 @@ is the host's own finding: no accusation, and no all-clear either.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hypervigil.host.monitor.accounts import QUESTIONS, Answer, answered, fact
+from hypervigil.host.monitor.accounts import QUESTIONS, Answer, answered, detailed, fact
 from hypervigil.model.guest import UNANSWERED, GuestReport, Question
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.status import Evidence, Origin
@@ -59,6 +59,13 @@ class _Case:
     opened: Instant
     turns: dict[Question, Turn] = field(default_factory=dict)
     waiting: dict[Question, _Waiting] = field(default_factory=dict)
+    details: tuple[Instant, guest.Report2] | None = None
+    """The last ones that its agent told at Level 2."""
+    telling: Turn = field(init=False)
+    """When they are written down."""
+
+    def __post_init__(self) -> None:
+        self.telling = Turn(self.opened)
 
 
 class Inquiries:
@@ -122,6 +129,18 @@ class Inquiries:
                 one.overdue = True
                 found.append(_unanswered(report.vm, question, report.at - one.at, report.at))
         return found
+
+    def detailed(self, vm: VmId, told: guest.Report2, at: Instant) -> list[Evidence]:
+        """Keep the details of a report that tells of now while the VM's case is open; at times they are facts."""
+        known = self._cases.get(vm)
+        if known is None:
+            return []
+        known.details = at, told
+        return detailed(vm, told, at) if known.telling.take(at) else []
+
+    def details(self, case: CaseId) -> tuple[Instant, guest.Report2] | None:
+        """The last details that were told in this case, while it is open, and when."""
+        return next((one.details for one in self._cases.values() if one.case == case), None)
 
     def answered(self, vm: VmId, answer: Answer | guest.Declined, at: Instant) -> list[Evidence] | None:
         """What an answer says; ``None`` if this agent was not asked that."""

@@ -239,6 +239,56 @@ def test_numbers_of_a_former_process_are_not_given_again() -> None:
     assert after.answer(top(number)) is None
 
 
+# --- details at Level 2 ----
+def report2(*, flows: int = 2, transmitters: bool = True, devices: bool = True) -> guest.Report2:
+    known = (flow("10.60.0.2", 40, Zone.INSIDE), flow("198.51.100.9", 900))[:flows]
+    sampling = (guest.Sampling(1, 0), guest.Sampling(1, 0))
+    senders = top(0).transmitters if transmitters else ()
+    asks = (guest.Device("vda", 3, 4096), guest.Device("virtio1-input", 800, 0)) if devices else ()
+    head_ = (1, AGENT, 1, 5_000, 2, 0, 0, 1000, (0,) * len(GuestMetric), sampling, ())
+    return guest.Report2(*head_, known, 70 if flows else 0, senders, asks)
+
+
+@pytest.mark.req("A238", "A240", "A241")
+def test_details_say_the_busiest_flow_who_sends_most_and_what_asks_most() -> None:
+    rig = Rig()
+    facts = {one.kind: one for one in rig.inquiries.detailed(A, report2(), Instant(rig.at))}
+    assert set(facts) == {"busiest-flow", "busiest-process", "busiest-device"} <= ACCOUNTS
+    assert {(one.vm, one.origin) for one in facts.values()} == {(A, Origin.GUEST_REPORTED)}
+    assert "70 flows since its report before, the busiest TCP from 10.60.0.1 port 40000 to 198.51.100.9 port 80" in (
+        facts["busiest-flow"].text
+    )
+    assert "of the 2 that it names 1 lead outside" in facts["busiest-flow"].text
+    assert "its process 412 (nginx) transmits most, 5,000 bytes" in facts["busiest-process"].text
+    assert "its process 9 (sniffer) holds 1 raw sockets" in facts["busiest-process"].text
+    assert "its virtio1-input asks most of the hypervisor: 800 requests and 0 bytes in 1.0 s" in (
+        facts["busiest-device"].text
+    )
+    assert [facts[kind].value for kind in sorted(facts)] == [800.0, 908.0, 5000.0]
+
+
+def test_of_what_there_is_nothing_nothing_is_said() -> None:
+    rig = Rig()
+    assert rig.inquiries.detailed(A, report2(flows=0, transmitters=False, devices=False), Instant(rig.at)) == []
+
+
+def test_details_are_kept_of_each_second_and_written_down_ever_more_seldom() -> None:
+    rig = Rig()
+    written = [second for second in range(120) if rig.inquiries.detailed(A, report2(), Instant(OPENED + second))]
+    assert written == [0, 15, 45, 105]
+    at, kept = rig.inquiries.details(CaseId("c1")) or (None, None)
+    assert (at, kept) == (OPENED + 119, report2())
+
+
+def test_without_a_case_no_details_are_kept() -> None:
+    rig = Rig()
+    assert rig.inquiries.detailed(B, report2(), Instant(rig.at)) == []
+    rig.inquiries.detailed(A, report2(), Instant(rig.at))
+    rig.inquiries.closed(A)
+    assert rig.inquiries.details(CaseId("c1")) is None
+    assert rig.inquiries.detailed(A, report2(), Instant(rig.at)) == []
+
+
 @given(st.lists(st.tuples(st.sampled_from(["ask", "report", "still", "answer", "invent", "other"]), st.integers(0, 5))))
 def test_whatever_a_guest_does_little_is_kept_and_little_is_told(steps: list[tuple[str, int]]) -> None:
     rig = Rig()
