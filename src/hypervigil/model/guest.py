@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.status import Evidence
 
 
 class GuestMetric(IntEnum):
@@ -203,5 +204,9 @@ class AgentState:
     """Facts of it that were not recorded, because there were too many."""
     unasked: int = 0
     """Answers of it to what it was not asked."""
+    notices: int = 0
+    """How often it told that its VM is unusual, or of a special request, since the monitor's start."""
+    notice: Evidence | None = None
+    """The last of these."""
     octets_per_s: float | None = None
     """What its channel lately carried to the host; ``None`` before it has said anything twice."""

@@ -25,6 +25,8 @@ STATUS: dict[str, Any] = {
     "looks_postponed": 0,
     "pairs_dropped": 0,
     "journal": {"records": 1, "signed_through": 1},
+    "notices": 0,
+    "noticing": 0,
     "agents": dict.fromkeys(map(str, Hearing), 0) | {"no-port": 3},
 }
 
@@ -47,7 +49,7 @@ def printed(do, body: dict[str, Any]) -> str:
     ],
 )
 def test_the_list_of_vms_says_what_is_heard(hearing: Hearing, says: str) -> None:
-    vm = {
+    vm: dict[str, Any] = {
         "name": "web-1",
         "mode": "monitor",
         "exempt_until": None,
@@ -55,15 +57,21 @@ def test_the_list_of_vms_says_what_is_heard(hearing: Hearing, says: str) -> None
         "role": None,
         "case": None,
         "limits": 0,
-        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0, "bytes_per_s": 412.3},
+        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0, "bytes_per_s": 412.3, "notice": None},
         "nics": [],
     }
     assert says in printed(show.vms, {"vms": [vm]})
+    notice = {"at": 1000.0, "text": "web-1's agent tells of a special request: promiscuous eth0"}
+    noticed = {**vm, "agent": {**vm["agent"], "notices": 3, "notice": notice}}
+    assert "web-1: 3 notices" in printed(show.vms, {"vms": [noticed]})
+    assert "promiscuous eth0" in printed(show.vms, {"vms": [noticed]})
 
 
 def test_the_status_tells_of_agents_where_there_may_be_some() -> None:
     assert "agent" not in printed(show.status, STATUS)
     some = {**STATUS, "agents": STATUS["agents"] | {"no-port": 1, "heard": 1, "silent": 1}}
+    assert "noticed" not in printed(show.status, some)
+    assert "noticed something 5 times in 2 VMs" in printed(show.status, {**some, "notices": 5, "noticing": 2})
     assert "2 VMs have a port for an agent: 1 heard, 0 contradicted, 1 silent" in printed(show.status, some)
 
 

@@ -77,6 +77,11 @@ def status(console: Console, body: dict[str, Any]) -> None:
             f"{ports} VMs have a port for an agent: {agents['heard']} heard, {agents['contradicted']} contradicted, "
             f"{agents['silent']} silent, {agents['unknown']} never heard, {agents['closed']} closed."
         )
+    if body["notices"]:
+        console.print(
+            f"Agents noticed something {body['notices']:,} times in {body['noticing']:,} VMs, in their own word: "
+            "'hypervigil vms' shows the last of each."
+        )
     for what in body["blind"]:
         console.print(f"[red]cannot see:[/] {what}")
     if body["looks_waiting"]:
@@ -105,6 +110,10 @@ def vms(console: Console, body: dict[str, Any]) -> None:
             ", ".join(nic["interface"] for nic in vm["nics"]) or "–",
         )
     console.print(table)
+    for vm in body["vms"]:
+        if (notice := vm["agent"]["notice"]) is not None:
+            count = f"{vm['agent']['notices']:,} notices, the last at {clock(notice['at'])}"
+            console.print(f"{vm['name']}: {count}: {notice['text']}", markup=False)
 
 
 def cases(console: Console, body: dict[str, Any]) -> None:

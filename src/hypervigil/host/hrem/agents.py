@@ -32,6 +32,8 @@ NOTES_PER_S = 0.1
 """Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
 MISTRUSTED = frozenset({"agent-silent", "agent-mismatch", "agent-replaced", "agent-alarm", "special-request"})
 """Facts that belong to a case of their VM, should there be one."""
+_NOTICES = frozenset({"agent-alarm", "special-request"})
+"""Why an agent goes to Level 2, or would have its VM looked at: no ground for anything, but people may want to know."""
 _FINDINGS = frozenset({"agent-silent", "agent-mismatch"})
 
 
@@ -63,6 +65,8 @@ class _Agent:
     late: int = 0
     unnoted: int = 0
     unasked: int = 0
+    notices: int = 0
+    notice: Evidence | None = None
     offsets: deque[tuple[Instant, float]] = field(default_factory=lambda: deque(maxlen=OFFSETS))
     """By how much the host's clock was ahead of the guest's when a report was heard."""
     spoken: deque[tuple[Instant, int]] = field(default_factory=lambda: deque(maxlen=SPOKEN))
@@ -192,6 +196,8 @@ class Agents:
         agent = self._agents.get(fact.vm)
         if agent is None:
             return []
+        if fact.kind in _NOTICES:
+            agent.notices, agent.notice = agent.notices + 1, fact
         allowance = agent.findings if fact.kind in _FINDINGS else agent.words
         if not allowance.take(fact.at):
             agent.unnoted += 1
@@ -247,8 +253,8 @@ class Agents:
             hearing = Hearing.CONTRADICTED if self._check.contradicted(vm) else Hearing.HEARD
         at, level = (report.at, report.level) if report is not None else (None, None)
         rate = agent.octets_per_s()
-        counts = agent.untaken, agent.late, agent.unnoted, agent.unasked
-        return AgentState(hearing, at, level, agent.release, *counts, rate)
+        counts = agent.untaken, agent.late, agent.unnoted, agent.unasked, agent.notices
+        return AgentState(hearing, at, level, agent.release, *counts, agent.notice, rate)
 
 
 def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:

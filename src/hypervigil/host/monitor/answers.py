@@ -199,7 +199,8 @@ class Answers:
             blind.append("no sweep for more than a second")
         if not conductor.enforcer.connected:
             blind.append("the enforcer is not connected: limits in force stay, new ones wait")
-        hearings = Counter(conductor.agents.state(vm).hearing for vm in conductor.vms)
+        agents = [conductor.agents.state(vm) for vm in conductor.vms]
+        hearings = Counter(agent.hearing for agent in agents)
         readable = len(conductor.vms) - hearings[Hearing.NO_PORT]
         if readable and not conductor.gateway.connected:
             blind.append("the gateway is not connected: no agent is heard")
@@ -220,6 +221,8 @@ class Answers:
             "limits_in_force": len(conductor.ledger.standing()),
             "withheld": conductor.ledger.withheld,
             "agents": {str(hearing): hearings[hearing] for hearing in Hearing},
+            "noticing": sum(agent.notices > 0 for agent in agents),
+            "notices": sum(agent.notices for agent in agents),
             "blind": blind,
             "sweeps": health.sweeps,
             "lost": health.lost,
@@ -273,6 +276,8 @@ class Answers:
             "late": state.late,
             "unnoted": state.unnoted,
             "unasked": state.unasked,
+            "notices": state.notices,
+            "notice": None if state.notice is None else self._evidence(state.notice, self._conductor.wall),
             "bytes_per_s": None if state.octets_per_s is None else round(state.octets_per_s, 1),
         }
 

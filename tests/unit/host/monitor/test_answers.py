@@ -14,6 +14,7 @@ from hypervigil.entrypoints.cli import show
 from hypervigil.host import policyfile
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.policy import Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -127,10 +128,29 @@ def test_each_vm_tells_what_is_heard_of_its_agent(conductor: Conductor) -> None:
         "late": 0,
         "unnoted": 0,
         "unasked": 0,
+        "notices": 0,
+        "notice": None,
         "bytes_per_s": None,
     }
     conductor.tick(Instant(1005.0))
     assert agent_of(conductor, "web-1")["hearing"] == "silent"
+
+
+@pytest.mark.req("A214", "A239")
+def test_what_an_agent_notices_is_counted_and_the_last_of_it_told(conductor: Conductor) -> None:
+    conductor.heard(gateway.ChannelOpen(vm=VmId("p"), at=Instant(1000.0)), Instant(1000.0))
+    for number in range(1, 31):
+        what = SpecialRequest.MODULE if number < 30 else SpecialRequest.FORWARDING
+        notice = guest.Special(1, 7, number, 5_000, number, what, "x", 1)
+        conductor.heard(gateway.Heard(vm=VmId("p"), at=Instant(1001.0), message=notice), Instant(1001.0))
+    told = agent_of(conductor, "web-1")
+    assert told["notices"] == 30, "also those that are too many for the record"
+    assert (told["notice"]["at"], told["notice"]["origin"]) == (1_001_001.0, "guest-reported")
+    assert told["notice"]["text"].endswith(": forwarding x")
+    assert agent_of(conductor, "db-1")["notices"] == 0
+    status = answers_of(conductor).status(Instant(1002.0))
+    assert (status["notices"], status["noticing"]) == (30, 1)
+    assert (status["cases_open"], status["level2"]) == (0, 0), "ground for none"
 
 
 def test_the_status_counts_agents_and_says_when_nobody_can_be_heard(conductor: Conductor) -> None:
