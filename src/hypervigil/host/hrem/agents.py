@@ -9,10 +9,14 @@ Nothing here is an accusation: an agent ends when its VM reboots, when its tenan
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite
+
+import numpy as np
 
 from hypervigil.host.hrem.crosscheck import CrossCheck, comparable
 from hypervigil.model.guest import AgentState, GuestReport, Hearing
 from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
 from hypervigil.model.vm import Vm
@@ -102,6 +106,8 @@ class Agents:
     def __init__(self) -> None:
         self._agents: dict[VmId, _Agent] = {}
         self._check = CrossCheck()
+        self._second: HostReport | None = None
+        """The last whole second as the host counted it."""
 
     # --- what the host knows ----
     def inventory(self, vms: Iterable[Vm], now: Instant) -> None:
@@ -120,6 +126,16 @@ class Agents:
     def saw(self, report: HostReport) -> None:
         """What the host itself counted."""
         self._check.saw(report)
+        if report.whole:
+            self._second = report
+
+    def cpu(self, vm: VmId) -> float | None:
+        """What the host itself counted of its CPU in the last whole second, as a share of all its vCPUs, if it did."""
+        if self._second is None or vm not in self._second.vms:
+            return None
+        values = np.asarray(self._second.values, np.float32).reshape(len(self._second.vms), len(Metric))
+        value = float(values[self._second.vms.index(vm), Metric.CPU])
+        return value if isfinite(value) else None
 
     def opened(self, vm: VmId, now: Instant) -> None:
         """The gateway reads its channel, from now; the guest's clock may have stood still before."""

@@ -19,13 +19,15 @@ QUESTIONS: dict[type[Answer], Question] = {
 }
 """What each answers."""
 
+ALIKE = 0.05
+"""Shares of a CPU are alike up to this difference."""
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
 _ZONES = {Zone.UNKNOWN: "", Zone.INSIDE: " inside", Zone.OUTSIDE: " outside"}
 _NEAR = ("CPU", "memory", "disk")
 
 
-def answered(vm: VmId, answer: Answer, at: Instant) -> Evidence:
-    """What an answer says."""
+def answered(vm: VmId, answer: Answer, at: Instant, cpu: float | None) -> Evidence:
+    """What an answer says; ``cpu``: what the host itself counts of the VM's CPU, 0..1, where it does."""
     match answer:
         case guest.Flows(flows=flows, flows_in_all=all_):
             text = f"tells of {all_:,} flows since its case was opened{_busiest(flows)}"
@@ -45,7 +47,8 @@ def answered(vm: VmId, answer: Answer, at: Instant) -> Evidence:
                 if often
             ]
             text = (
-                f"tells of {_share(answer.cpu)} of its CPU in use and {_share(answer.steal)} waited for, "
+                f"tells of {_share(answer.cpu)} of its CPU in use{_held_against(answer.cpu, cpu)} and "
+                f"{_share(answer.steal)} waited for, "
                 f"{_share(answer.memory)} of its memory, {_share(answer.disk)} of its disk's time; "
                 f"near its capacity: {', '.join(near) or 'never'}"
             )
@@ -113,6 +116,13 @@ def _senders(transmitters: Sequence[guest.Transmitter]) -> list[str]:
 
 def _process(one: guest.Transmitter) -> str:
     return f"its process {one.pid} ({one.name or 'without a name'})"
+
+
+def _held_against(permille: int, cpu: float | None) -> str:
+    """A guest's count of its CPU beside the host's. No lie: a vCPU that waits in a loop is busy to the host alone."""
+    if permille < 0 or cpu is None:
+        return ""
+    return f" ({'as' if abs(permille / 1000 - cpu) <= ALIKE else 'while'} the host counts {cpu:.1%})"
 
 
 def _share(permille: int) -> str:

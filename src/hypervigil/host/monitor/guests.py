@@ -74,7 +74,7 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
             heard_it = wire.Tell(vm=vm, message=guest.Acknowledge(told.number))
             return Response(_noticed(agents, vm, told, at), say=[heard_it])
         case guest.Flows() | guest.Top() | guest.Load() | guest.Declined():
-            answer = inquiries.answered(vm, told, at)
+            answer = inquiries.answered(vm, told, at, cpu=agents.cpu(vm))
             if answer is None:
                 agents.unasked(vm)
             return Response(answer or [])

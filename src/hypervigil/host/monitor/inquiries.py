@@ -142,8 +142,10 @@ class Inquiries:
         """The last details that were told in this case, while it is open, and when."""
         return next((one.details for one in self._cases.values() if one.case == case), None)
 
-    def answered(self, vm: VmId, answer: Answer | guest.Declined, at: Instant) -> list[Evidence] | None:
-        """What an answer says; ``None`` if this agent was not asked that."""
+    def answered(
+        self, vm: VmId, answer: Answer | guest.Declined, at: Instant, *, cpu: float | None
+    ) -> list[Evidence] | None:
+        """What an answer says, and of CPU what the host counts; ``None`` if this agent was not asked that."""
         waiting = self._waiting(vm)
         for question, one in waiting.items():
             if (one.number, one.agent) != (answer.number, answer.agent):
@@ -153,7 +155,7 @@ class Inquiries:
                 return [_declined(vm, question, answer.reason, at)]
             if QUESTIONS[type(answer)] is question:
                 del waiting[question]
-                return [answered(vm, answer, at)]
+                return [answered(vm, answer, at, cpu)]
         return None
 
     def _waiting(self, vm: VmId) -> dict[Question, _Waiting]:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from hypervigil.host.hrem.agents import NOTES, SILENT_S, Agents
 from hypervigil.model.guest import GuestMetric, GuestReport, Hearing
 from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.metric import Metric
+from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
 from hypervigil.model.vm import Vm
 
@@ -34,6 +37,23 @@ def agents() -> Agents:
     made.inventory([vm(), vm(B, channel=None)], Instant(0.0))
     made.opened(A, Instant(0.0))
     return made
+
+
+def counted(share: float, *, whole: bool = True) -> HostReport:
+    values = np.zeros((2, len(Metric)), np.float32)
+    values[:, Metric.CPU] = 0.1, share
+    return HostReport(Instant(1.0), 1.0, (B, A), values.data, whole=whole)
+
+
+@pytest.mark.req("A246")
+def test_the_hosts_own_count_of_cpu_is_known_of_the_last_whole_second(agents: Agents) -> None:
+    assert agents.cpu(A) is None
+    agents.saw(counted(0.5, whole=False))
+    assert agents.cpu(A) is None
+    agents.saw(counted(0.75))
+    assert (agents.cpu(A), agents.cpu(VmId("gone"))) == (0.75, None)
+    agents.saw(counted(float("nan")))
+    assert agents.cpu(A) is None, "unseen"
 
 
 def test_a_vm_without_an_agent_is_an_ordinary_vm(agents: Agents) -> None:

@@ -64,8 +64,10 @@ class Rig:
         self.found += found
         return found
 
-    def answer(self, message: guest.Top | guest.Flows | guest.Load | guest.Declined) -> list[Evidence] | None:
-        return self.inquiries.answered(A, message, Instant(self.at))
+    def answer(
+        self, message: guest.Top | guest.Flows | guest.Load | guest.Declined, *, cpu: float | None = None
+    ) -> list[Evidence] | None:
+        return self.inquiries.answered(A, message, Instant(self.at), cpu=cpu)
 
 
 @pytest.mark.req("A222", "A245")
@@ -124,6 +126,22 @@ def test_flows_are_told_by_the_busiest_and_where_they_lead() -> None:
     assert "70 flows since its case was opened, the busiest TCP from 10.60.0.1 port 40000" in fact.text
     assert "to 198.51.100.9 port 80 outside with 900 packets sent" in fact.text
     assert "of the 2 that it names 1 lead outside" in fact.text
+
+
+@pytest.mark.req("A246")
+@pytest.mark.parametrize(
+    ("cpu", "says"),
+    [
+        (0.95, "97.0% of its CPU in use (as the host counts 95.0%)"),
+        (0.40, "97.0% of its CPU in use (while the host counts 40.0%)"),
+        (None, "97.0% of its CPU in use and"),
+    ],
+)
+def test_load_is_told_beside_what_the_host_counts(cpu: float | None, says: str) -> None:
+    rig = Rig()
+    number = next(one.number for one in rig.ask() if one.question == "load")
+    (fact,) = rig.answer(guest.Load(*head(number), 970, 20, 400, -1, (0, 0, 0), (0, 0, 0)), cpu=cpu) or []
+    assert says in fact.text
 
 
 @pytest.mark.req("A246")
