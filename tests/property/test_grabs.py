@@ -1,7 +1,8 @@
 """Whatever the counts are: only who takes far more than ever, and much of it all, is blamed for what others bear."""
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hypervigil.host.hsem.conduct import Asked
@@ -13,7 +14,7 @@ from hypervigil.model.ids import HOST, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.policy import Bounds
-from hypervigil.model.status import AttackClass, Role
+from hypervigil.model.status import AttackClass, Role, Verdict
 from hypervigil.model.vm import Vm
 from tests.unit.host.hsem.backlog import Server
 from tests.unit.host.hsem.scene import Scene
@@ -168,6 +169,24 @@ def test_a_server_that_stalls_as_it_will_makes_no_hoarder_of_its_clients(
 def test_whenever_one_asks_more_than_ever_and_the_server_stalls_it_hoards_nothing(  # noqa: PLR0917
     rate: float, said: int, patience_s: float, backlog: int, since: float, stall: tuple[float, float], per_s: float
 ) -> None:
+    assume(not _hasty(rate, said, patience_s, per_s))
+    assert _hoarders(rate, said, patience_s, backlog, since, stall, per_s) == []
+
+
+@pytest.mark.xfail(strict=True, reason="SPECIFICATION.md: words so short, and given up so soon, look like none")
+def test_who_says_few_words_and_gives_up_at_once_hoards_nothing() -> None:
+    assert _hasty(115.0, 60, 1.0, 15.0)
+    assert _hoarders(115.0, 60, 1.0, 512, 2.0, (0.0, 3.0), 15.0) == []
+
+
+def _hasty(rate: float, said: int, patience_s: float, per_s: float) -> bool:
+    """Whether it says hardly anything to a server that cannot do as much, and waits for an answer for a second."""
+    return said < 100 and patience_s <= 1.0 and per_s < rate
+
+
+def _hoarders(  # noqa: PLR0917
+    rate: float, said: int, patience_s: float, backlog: int, since: float, stall: tuple[float, float], per_s: float
+) -> list[Verdict]:
     begun = 60.0 + LEARNED
     server = Server("web", backlog=backlog, per_s=per_s).client("alice", 8).client("bob", 2)
     server.client("203.0.113.9", 2)
@@ -178,4 +197,4 @@ def test_whenever_one_asks_more_than_ever_and_the_server_stalls_it_hoards_nothin
     server.stalled = lambda at: begun + stall[0] <= at < begun + sum(stall)
     scene.run(20.0)
     blamed = [one for one in scene.witness.verdicts if one.role is Role.ATTACKER]
-    assert [one for one in blamed if one.attack is AttackClass.OVERFLOW] == []
+    return [one for one in blamed if one.attack is AttackClass.OVERFLOW]
