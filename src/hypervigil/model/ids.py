@@ -20,6 +20,9 @@ PerimeterId = NewType("PerimeterId", str)
 Instant = NewType("Instant", float)
 """Seconds of ``CLOCK_BOOTTIME``."""
 
+NEVER = Instant(float("-inf"))
+"""When what has not happened yet last happened."""
+
 HOST = VmId("host")
 """The management VM (the hypervisor's own system), watched like the others."""
 

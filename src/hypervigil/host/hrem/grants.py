@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from hypervigil.model.grants import Ask, HostSize
-from hypervigil.model.ids import HOST, Instant, LimitId, VmId
+from hypervigil.model.ids import HOST, NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.observation import ResourceSample, Sweep
 from hypervigil.model.policy import Policy, VmPolicy
@@ -47,7 +47,6 @@ Status = Callable[[VmId], Role | None]
 
 _WITHDRAWN = "it is near its capacity no longer"
 _CALM = f"for {CALM_S:g} s it has needed no more than its own"
-_NEVER = Instant(float("-inf"))
 _GENTLE = frozenset({Role.CLEARED, Role.OVERLOADED, Role.VICTIM})
 _UNITS = {LimitKind.CPU: "of a CPU", LimitKind.MEMORY: "KiB", LimitKind.PACKETS: "packets/s"}
 
@@ -55,7 +54,7 @@ _UNITS = {LimitKind.CPU: "of a CPU", LimitKind.MEMORY: "KiB", LimitKind.PACKETS:
 @dataclass(slots=True)
 class _Wish:
     ask: Ask
-    weighed_at: Instant = _NEVER
+    weighed_at: Instant = NEVER
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ class _Sending:
     counts: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     rate: float = 0.0
-    at: Instant = _NEVER
+    at: Instant = NEVER
     near_since: Instant | None = None
 
 
@@ -98,7 +97,7 @@ class Grants:
         """KiB that a VM had of its own before a grant of memory that it needed no longer, and when that ended."""
         self._calm_since: dict[Key, Instant] = {}
         self._tight_since: dict[LimitKind, Instant] = {}
-        self._looked_at = _NEVER
+        self._looked_at = NEVER
         self._knows_what_runs = False
         self.set_policy(policy)
 
@@ -267,7 +266,7 @@ class Grants:
             told = f"uses {uses:,.4g} {_UNITS[key[1]]} by the host's count"
             reason = f"asks for more and {told}; the host has {1 - room:.0%} free"
             self._give(key, found, reason, now, answer)
-        elif now - self._refused_at.get(key, _NEVER) >= AGAIN_S:
+        elif now - self._refused_at.get(key, NEVER) >= AGAIN_S:
             self._refused_at[key] = now
             text = f"{key[0]} is granted no more {key[1]}: {found}"
             has = self._has(*key, now)
@@ -282,7 +281,7 @@ class Grants:
             return "the policy allows none"
         if role not in _GENTLE:
             return _suspicion(role)
-        if now - self._ended.get(key, _NEVER) < REST_S:
+        if now - self._ended.get(key, NEVER) < REST_S:
             return f"its last grant ended less than {REST_S:g} s ago"
         has, uses, host = self._has(vm, kind, now), self._uses(vm, kind, now), self._host_uses(kind, now)
         if not has:

@@ -6,7 +6,7 @@ They are counted, and stopped, at the port that they come from, so nobody else c
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hypervigil.model.ids import Instant
+from hypervigil.model.ids import NEVER, Instant
 from hypervigil.model.report import ForgedCount
 from hypervigil.model.traffic import ForgedKind
 
@@ -23,7 +23,6 @@ TOGETHER_S = 10.0
 """Frames within this time are counted together."""
 SLIPS_S = 3600.0
 """Whoever played a part and was cleared is asked about it only when that is an attack, for so long."""
-_NEVER = Instant(float("-inf"))
 
 
 def played(frames: Sequence[int]) -> int:
@@ -49,8 +48,8 @@ class Forged:
     """What one VM forged of late, while it has no case."""
 
     frames: list[int] = field(default_factory=nothing_forged)
-    since: Instant = _NEVER
-    slips_until: Instant = _NEVER
+    since: Instant = NEVER
+    slips_until: Instant = NEVER
 
     def add(self, one: ForgedCount, now: Instant) -> None:
         """Some more."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.hsem.facts import Forks
 from hypervigil.model.guest import GuestMetric, GuestReport
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import NEVER, Instant, VmId
 
 LEAST_FORKS = 50.0
 """A second and vCPU: fewer are no surge of processes, whatever was usual. A compiler that has something to do begins
@@ -28,9 +28,6 @@ _BINS = 48
 """Two to the octave, from one a second to more than any kernel begins."""
 
 
-_NEVER = Instant(float("-inf"))
-
-
 @dataclass(slots=True)
 class _Told:
     bins: "array[int]" = field(default_factory=lambda: array("H", bytes(2 * _BINS)))
@@ -39,7 +36,7 @@ class _Told:
     """For how long it has been far above what is usual."""
     rate: float = 0.0
     usual: float = 0.0
-    at: Instant = _NEVER
+    at: Instant = NEVER
 
     def tail(self) -> float:
         """The 95th percentile, rounded up."""

@@ -16,7 +16,7 @@ from statistics import fmean
 from hypervigil.host.hsem.findings import Beacon, Upload
 from hypervigil.host.hsem.records import ROUNDING, hashed
 from hypervigil.host.hsem.table import Matrix
-from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.ids import NEVER, OUTSIDE, Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.traffic import Direction
@@ -57,7 +57,6 @@ MAX_HOSTS = 4
 MAX_TOLD = 16
 MAX_ALL = 16_384
 """Hosts of each VM, places told of each, hosts of all VMs: some 800 octets a host."""
-_NEVER = Instant(-inf)
 
 
 @dataclass(slots=True)
@@ -69,7 +68,7 @@ class _Host:
     first_at: Instant
     last_at: Instant
     """Of what the VM began there."""
-    begun_at: Instant = _NEVER
+    begun_at: Instant = NEVER
     """The last connection."""
     beats: "array[float]" = field(default_factory=lambda: array("f"))
     said: "array[float]" = field(default_factory=lambda: array("f"))
@@ -80,7 +79,7 @@ class _Host:
     back: float = 0.0
     """Octets since the last connection began."""
     copy_at: Instant | None = None
-    busy_at: Instant = _NEVER
+    busy_at: Instant = NEVER
     tail: float = 0.0
     sent: float = 0.0
     answered: float = 0.0
@@ -110,7 +109,7 @@ class _Record:
     hosts: OrderedDict[int, _Host] = field(default_factory=OrderedDict)
     """By hash of their addresses; with whom it began nothing for longest comes first."""
     told: OrderedDict[tuple[type[Beacon | Upload], str], None] = field(default_factory=OrderedDict)
-    held_from: Instant = _NEVER
+    held_from: Instant = NEVER
 
     def hold(self, now: Instant) -> Instant:
         """From when on its copies are held: one that goes to many places is one copy."""

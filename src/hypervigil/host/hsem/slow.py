@@ -23,8 +23,6 @@ KEPT_S = 60.0
 """None is forgotten sooner: who tries many a second must not push all out before they could have answered."""
 RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
-
-
 QUESTION = (42.0, 60.0)
 """Octets of a question by ARP, and with what fills up a frame. Acknowledgements take 54, 58, 62 …"""
 SOLICITED = "ff02::1:ff"

@@ -15,7 +15,7 @@ from hypervigil.host.hsem.conduct import REPEATED
 from hypervigil.host.hsem.findings import Unasked
 from hypervigil.host.hsem.records import ROUNDING, Records, hashed
 from hypervigil.host.hsem.table import Matrix
-from hypervigil.model.ids import OUTSIDE, Instant, VmId
+from hypervigil.model.ids import NEVER, OUTSIDE, Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.traffic import Direction
@@ -36,7 +36,6 @@ ASKED = 0.5
 MAX_HOSTS = 32
 MAX_ASKED = 32
 """Of each VM with a record: some 6 KB at most."""
-_NEVER = Instant(float("-inf"))
 _COLUMNS = [Metric.IN_SYNACK, Metric.OUT_SYN, Metric.OUT_RST]
 
 
@@ -61,7 +60,7 @@ class _Record:
     """Who may still answer; who was asked longest ago comes first."""
     above: float = 0.0
     """SYN-ACKs above what is passed over."""
-    last_at: Instant = _NEVER
+    last_at: Instant = NEVER
 
     def ask(self, host: int, now: Instant) -> None:
         """It begins something with a host."""
@@ -85,7 +84,7 @@ class _Record:
 
     def add(self, host: int, packets: float, now: Instant) -> None:
         """SYN-ACKs of a host; a new one only if there is room."""
-        if now - self.asked.get(host, _NEVER) < REPEATS_S:
+        if now - self.asked.get(host, NEVER) < REPEATS_S:
             return
         found = self.senders.get(host)
         if found is None and len(self.senders) < MAX_HOSTS:

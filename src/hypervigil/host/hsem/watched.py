@@ -10,7 +10,7 @@ from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.guest import ACCOUNTS, Question
-from hypervigil.model.ids import Instant, LimitId, VmId
+from hypervigil.model.ids import NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import AttackClass, Evidence, Role
@@ -24,7 +24,6 @@ SOFTEN_S = 1.0
 AWAIT_ANSWERS_S = 1.0
 TOLD_S = 60.0
 """What was told of an agent so long before a case is told with it."""
-_NEVER = Instant(float("-inf"))
 
 Place = tuple[object, ...]
 
@@ -57,9 +56,9 @@ class Watched:
     limits: dict[Place, Limit] = field(default_factory=dict)
     repetition: int = 0
     """How often it was found an attacker."""
-    decided_at: Instant = _NEVER
-    hold_until: Instant = _NEVER
-    stirred_at: Instant = _NEVER
+    decided_at: Instant = NEVER
+    hold_until: Instant = NEVER
+    stirred_at: Instant = NEVER
     """When it was last more than usual, or last attacked."""
     role: Role = Role.CLEARED
     attack: AttackClass = AttackClass.NONE

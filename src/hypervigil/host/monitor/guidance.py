@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from hypervigil.model.guest import GuestMetric, GuestReport
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import NEVER, Instant, VmId
 from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.wire.guest import WORD, BriefHistory, ProviderNetworks, SetLevel, ToGuest, Usual
 
@@ -22,7 +22,6 @@ LEAST_SAMPLES = 30
 MOST = 1e9
 NETWORKS = 48
 _AT_LEVEL2 = 2
-_NEVER = Instant(float("-inf"))
 _CLASSES = tuple(GuestMetric(number) for number in range(GuestMetric.OUT_SYN, GuestMetric.OPENED))
 TAUGHT = (
     *zip(PACKET_METRICS, _CLASSES, strict=True),
@@ -40,7 +39,7 @@ class _Pupil:
     taught_at: Instant
     alone_since: Instant | None = None
     """Since then it is at Level 2, and there is no case."""
-    said_at: Instant = _NEVER
+    said_at: Instant = NEVER
 
 
 class Guidance:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.monitor.accounts import QUESTIONS, Answer, answered, detailed, fact
 from hypervigil.model.guest import UNANSWERED, GuestReport, Question
-from hypervigil.model.ids import CaseId, Instant, VmId
+from hypervigil.model.ids import NEVER, CaseId, Instant, VmId
 from hypervigil.model.status import Evidence, Origin
 from hypervigil.wire import guest
 
@@ -22,7 +22,6 @@ AGAIN_S, SELDOM_S = 15.0, 600.0
 _AFTER_S = {Question.FLOWS: 3.0}
 """So long after its opening there may be something to tell of a case."""
 _MOST_MS = 2**53 - 1
-_NEVER = Instant(float("-inf"))
 
 
 @dataclass(slots=True)
@@ -48,7 +47,7 @@ class _Waiting:
     number: int
     agent: int
     at: Instant
-    heard_at: Instant = _NEVER
+    heard_at: Instant = NEVER
     """When its agent last reported since."""
     overdue: bool = False
 
