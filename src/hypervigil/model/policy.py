@@ -9,6 +9,10 @@ from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwar
 from hypervigil.model.traffic import ForgedKind
 
 
+MAX_DHCP_SERVERS = 4
+"""That one port believes."""
+
+
 class Mode(StrEnum):
     """Monitor drops nothing and says what it would have done; enforce acts."""
 
@@ -44,6 +48,8 @@ class NetworkPolicy:
             ip_network(self.cidr)
         for address in self.gateways:
             ip_address(address)
+        if len(self.trusted_dhcp_macs) > MAX_DHCP_SERVERS:
+            raise ValueError(f"network {self.name}: trusted_dhcp_macs must hold at most {MAX_DHCP_SERVERS}")
         if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
             raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
 

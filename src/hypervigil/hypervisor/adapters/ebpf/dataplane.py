@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from ipaddress import ip_network
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
@@ -25,7 +26,7 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 _MODES = {Mode.MONITOR: 1, Mode.ENFORCE: 2}
 _ENDS = (("from", "hv_from_vm", kernel.TCX_INGRESS), ("to", "hv_to_vm", kernel.TCX_EGRESS))
-_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters")
+_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters", "hv_leases")
 
 
 class Gate(IntEnum):
@@ -136,6 +137,7 @@ class DataPlane:
         self._generation += 1
         entry = layout.Port(slot=slot, generation=self._generation, mode=_MODES[policy.mode], mac=_bytes6(policy.port))
         entry.flags = (1 if policy.may_serve_dhcp else 0) | (2 if policy.may_advertise_routes else 0)
+        entry.flags |= _fill_leasing(entry, policy)
         entry.addresses = _fill(entry.address, policy.addresses, policy, "addresses")
         entry.allows = _fill(entry.allow, policy.quarantine_allows, policy, "quarantine addresses")
         entry.unchecked = sum(1 << kind for kind in policy.unchecked)
@@ -364,7 +366,7 @@ class DataPlane:
                 found.append(Drift(port, "its limits were changed"))
             slot = self._slot(port)
             if self._locals.drifted(slot):
-                found.append(Drift(port, "its link-local addresses were changed"))
+                found.append(Drift(port, "its addresses were changed"))
             for address, wanted in self._sources[port].items():
                 source = layout.Source()
                 there = kernel.lookup(self._maps["hv_sources"], _source_key(slot, address), source)
@@ -464,6 +466,20 @@ def _fill_pairs(entry: layout.Port, policy: PortPolicy) -> int:
         address = layout.Address.from_buffer_copy(layout.pack_address(pair.address))
         entry.pair[index] = layout.Pair(address, _bytes6(PortId(pair.mac or policy.port)))
     return len(policy.pairs)
+
+
+def _fill_leasing(entry: layout.Port, policy: PortPolicy) -> int:
+    """The flag of ports whose addresses are learnt by DHCP, or none."""
+    if (leasing := policy.leasing) is None:
+        return 0
+    for index, server in enumerate(leasing.servers):
+        entry.server[index] = _bytes6(PortId(server))
+    entry.servers = len(leasing.servers)
+    if leasing.within is not None:
+        network = ip_network(leasing.within)
+        entry.within = (ctypes.c_uint8 * 4).from_buffer_copy(network.network_address.packed)
+        entry.mask = (ctypes.c_uint8 * 4).from_buffer_copy(network.netmask.packed)
+    return 4
 
 
 def _source_key(slot: int, address: str) -> layout.SourceKey:
