@@ -101,3 +101,12 @@ def held_leases(maps: Mapping[str, int], slot: int) -> Held:
         refused=int(there.refused),
         leases=[Lease(bytes(one.address), int(one.at_ns), int(one.end_ns)) for one in there.lease],
     )
+
+
+def end_leases(maps: Mapping[str, int], slot: int, mine: Held, now_ns: int) -> None:
+    """A slot's leases ended just now, in the kernel and in the model."""
+    there = layout.Leases()
+    kernel.lookup(maps["hv_leases"], layout.Number(slot), there)
+    for one, lease in zip(there.lease, mine.leases, strict=True):
+        one.end_ns = lease.end_ns = min(lease.end_ns, now_ns)
+    kernel.update(maps["hv_leases"], layout.Number(slot), there)

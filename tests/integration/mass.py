@@ -34,7 +34,7 @@ from hypervigil.model.port_policy import Fabric as Granted
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.network.compile import difference
-from tests.integration.dhcp import held_leases
+from tests.integration.dhcp import end_leases, held_leases
 from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
@@ -396,8 +396,11 @@ class World:
         return None
 
     def age(self) -> None:
-        """Let some conversations be silent for long, on both sides: the clock itself cannot be turned."""
+        """Let conversations be silent for long, and leases end, on both sides: the clock itself cannot be turned."""
         dice = self.dice
+        for slot, mine in self.model.leases.held.items():
+            if dice.random() < 0.5:
+                end_leases(self.scene.maps, slot, mine, _now())
         held = _FlowSet()
         for slot in self.scene.used:
             seat = self.model.fabric.directory.seats.get(slot)

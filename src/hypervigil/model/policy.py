@@ -8,7 +8,6 @@ from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwarding, Group, Rule, RuleEnd
 from hypervigil.model.traffic import ForgedKind
 
-
 MAX_DHCP_SERVERS = 4
 """That one port believes."""
 

@@ -55,17 +55,11 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 unchecked=entry.unchecked,
                 pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
                 gateways=network.gateways if network is not None else (),
+                leases=claims.leased.get(nic.port, ()),
                 leasing=None if member.serves_dhcp else _leasing(network),
             )
         )
-        notes += _weaknesses(
-            vm,
-            nic,
-            mode,
-            network,
-            bound=bool(addresses),
-            leased=_leasing(network) is not None and not member.serves_dhcp,
-        )
+        notes += _weaknesses(vm, nic, network, ports[-1])
         if entry.unchecked:
             kinds = ", ".join(kind.name.lower() for kind in entry.unchecked)
             notes.append(f"{vm.name}: the policy lets it send what others may not: {kinds}")
@@ -101,14 +95,19 @@ def _leasing(network: NetworkPolicy | None) -> Leasing | None:
     return Leasing(servers, str(cidr) if cidr is not None and cidr.version == 4 else None)
 
 
-def _weaknesses(vm: Vm, nic: Nic, mode: Mode, network: NetworkPolicy | None, *, bound: bool, leased: bool) -> list[str]:
+def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolicy) -> list[str]:
     found = []
-    if not bound and not leased:
+    if not port.addresses and port.leasing is None:
         found.append(
             f"{vm.name}: no address is known for {nic.interface}, so only its MAC is bound; name its addresses in "
             "the policy or in libvirt's XML"
         )
-    if mode is Mode.ENFORCE and network is None:
+    if not port.addresses and port.leasing is not None and not port.leases:
+        found.append(
+            f"{vm.name}: {nic.interface} may use no address until {port.network}'s DHCP server gives it one; a guest "
+            "that has one already must ask for it again"
+        )
+    if port.mode is Mode.ENFORCE and network is None:
         place = f"bridge {nic.bridge}" if nic.bridge is not None else "no bridge"
         found.append(
             f"{vm.name}: {nic.interface} is on {place}, which the policy does not name, so what starts there is free "

@@ -13,6 +13,7 @@ from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import OUTSIDE, Instant, VmId
 from hypervigil.model.limits import Limit
+from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
@@ -323,9 +324,9 @@ class Answers:
                     "name": self.name(port.vm),
                     "interface": port.interface,
                     "port": port.port,
-                    "addresses": list(port.addresses),
+                    "addresses": [*port.addresses, *port.leases],
                     "mode": str(port.mode),
-                    "binding": "MAC and addresses" if port.addresses else "MAC only",
+                    "binding": _binding(port),
                 }
             )
         units = [
@@ -340,6 +341,13 @@ class Answers:
             up = hearing in {Hearing.HEARD, Hearing.CONTRADICTED}
             units.append({"unit": f"VSEM+VREM {vm.name}", "up": up, "text": _HEARINGS[hearing]})
         return {"units": units, "ports": ports, "notes": list(conductor.compiled.notes)}
+
+
+def _binding(port: PortPolicy) -> str:
+    """What says which addresses a port may use."""
+    if port.leasing is not None:
+        return "MAC, addresses and leases" if port.addresses else "MAC and leases"
+    return "MAC and addresses" if port.addresses else "MAC only"
 
 
 def _said(*sentences: str) -> control.Answer:
