@@ -123,6 +123,7 @@ class Politics:
             cidr=f"10.6{name[1]}.0.0/16" if routed else None,
             forwarding=Forwarding.ROUTED if routed else Forwarding.BRIDGED,
             trusted_dhcp_macs=dice.choice(((), (), (dice.choice(self._devices).mac,), (ROUTER,), (ROUTER, ROUTER))),
+            free_until_leased=dice.random() < 0.4,
             members=dice.choice(((), (), (), (RuleEnd(EndKind.TENANT, "blue"),), (RuleEnd(EndKind.GROUP, "web"),))),
             between=dice.choice((None, Between.OPEN, Between.ISOLATED)),
             gateways=gateways if dice.random() < 0.7 else (),

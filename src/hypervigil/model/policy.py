@@ -28,6 +28,8 @@ class NetworkPolicy:
     """``None`` only where the network is routed."""
     cidr: str | None = None
     trusted_dhcp_macs: tuple[str, ...] = ()
+    free_until_leased: bool = False
+    """A NIC without any known address may use whatever is nobody's, until a trusted server gives it one."""
     uplinks: tuple[str, ...] = ()
     """Ports of the bridge that belong to no VM and may pass anything, e.g. the host's own NIC."""
     forwarding: Forwarding = Forwarding.BRIDGED

@@ -80,6 +80,8 @@ class Leasing:
     """MACs, in lower case with colons."""
     within: str | None = None
     """The IPv4 range of what they may give; ``None``: any address."""
+    free: bool = False
+    """Until they give it one, where it has none, it may use what is nobody else's."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.servers) <= MAX_DHCP_SERVERS:

@@ -92,7 +92,7 @@ def _leasing(network: NetworkPolicy | None) -> Leasing | None:
         return None
     cidr = ip_network(network.cidr, strict=False) if network.cidr is not None else None
     servers = tuple(mac.lower() for mac in network.trusted_dhcp_macs)
-    return Leasing(servers, str(cidr) if cidr is not None and cidr.version == 4 else None)
+    return Leasing(servers, str(cidr) if cidr is not None and cidr.version == 4 else None, network.free_until_leased)
 
 
 def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolicy) -> list[str]:
@@ -103,9 +103,10 @@ def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolic
             "the policy or in libvirt's XML"
         )
     if not port.addresses and port.leasing is not None and not port.leases:
+        may_use = "any address that is nobody's" if port.leasing.free else "no address"
         found.append(
-            f"{vm.name}: {nic.interface} may use no address until {port.network}'s DHCP server gives it one; a guest "
-            "that has one already must ask for it again"
+            f"{vm.name}: {nic.interface} may use {may_use} until {port.network}'s DHCP server gives it one; a guest "
+            "that has one already must ask again"
         )
     if port.mode is Mode.ENFORCE and network is None:
         place = f"bridge {nic.bridge}" if nic.bridge is not None else "no bridge"

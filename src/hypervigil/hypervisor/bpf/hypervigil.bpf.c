@@ -399,10 +399,12 @@ static __always_inline int paired(const struct hv_port *port, const struct frame
 	return 0;
 }
 
+/* Whether the port may use an address. Not static, so that it is verified once and not for each place that it is called at. */
+int bound(struct scratch *s, const struct hv_port *port, const struct hv_address *address);
+
 #include "locals.h"
 #include "leases.h"
 
-/* Whether the port may use an address. Not static, so that it is verified once and not for each place that it is called at. */
 __noinline int bound(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
 {
 	if (!s || !port || !address)
@@ -485,7 +487,7 @@ static __always_inline int plainly_honest(struct __sk_buff *skb, struct scratch 
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
 	       (port->addresses > 1 && same_address(&port->address[1], &f->source)) ||
-	       (port->flags & HV_LEASED && leased(s, port, &f->source));
+	       (port->flags & HV_LEASED && f->ethertype == ETH_IPV4 && leased(s, port, &f->source));
 }
 
 /* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */

@@ -25,6 +25,7 @@ enum hv_gate { HV_OPEN, HV_ISOLATE, HV_QUARANTINE };
 #define HV_MAY_SERVE_DHCP 1
 #define HV_MAY_ADVERTISE_ROUTES 2
 #define HV_LEASED 4		/* it may use what trusted servers give it, and but for what is bound nothing else */
+#define HV_FREE_UNTIL_LEASED 8	/* but where it has nothing at all, what is nobody else's */
 
 struct hv_address { __u8 bytes[16]; };	/* IPv4 as ::ffff:a.b.c.d; a MAC as 6 bytes after 10 zeros */
 

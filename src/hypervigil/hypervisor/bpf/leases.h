@@ -15,36 +15,6 @@
 
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_leases); } hv_leases SEC(".maps");
 
-static __always_inline int of_ipv4(const struct hv_address *a)
-{
-	const __u64 *x = (const __u64 *)a;
-
-	return !x[0] && (__u32)x[1] == bpf_htonl(0xffff);
-}
-
-/* Whether a lease of the port gives it this address now, and the address is still its own. */
-__noinline int leased(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
-{
-	struct hv_leases *leases;
-	struct hv_holder *holder;
-	__u32 slot, held = 0;
-
-	if (!s || !port || !address || !of_ipv4(address))
-		return 0;
-	slot = port->slot;
-	leases = bpf_map_lookup_elem(&hv_leases, &slot);
-	if (!leases)
-		return 0;
-	for (int i = 0; i < HV_LEASES; i++)
-		held |= leases->lease[i].end_ns > s->now && same_address(&leases->lease[i].address, address);
-	if (!held)
-		return 0;
-	s->local.segment = port->segment;
-	s->local.address = *address;
-	holder = bpf_map_lookup_elem(&hv_holders, &s->local);
-	return holder && holder->slot == slot;
-}
-
 /* Whether another port's lease of the address in s->local runs still. */
 static __always_inline int runs_elsewhere(struct scratch *s, __u32 slot)
 {
@@ -56,6 +26,35 @@ static __always_inline int runs_elsewhere(struct scratch *s, __u32 slot)
 	for (int i = 0; i < HV_LEASES; i++)
 		held |= leases->lease[i].end_ns > s->now && same_address(&leases->lease[i].address, &s->local.address);
 	return held;
+}
+
+/* Whether a lease of the port gives it this address now, and the address is still its own. */
+__noinline int leased(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
+{
+	struct hv_leases *leases;
+	struct hv_holder *holder;
+	__u32 slot, held = 0, any = 0;
+
+	if (!s || !port || !address)
+		return 0;
+	slot = port->slot;
+	leases = bpf_map_lookup_elem(&hv_leases, &slot);
+	if (!leases)
+		return 0;
+	for (int i = 0; i < HV_LEASES; i++) {
+		if (leases->lease[i].end_ns <= s->now)
+			continue;
+		any = 1;
+		held |= same_address(&leases->lease[i].address, address);
+	}
+	if (!held && (any || port->addresses || !(port->flags & HV_FREE_UNTIL_LEASED)))
+		return 0;
+	s->local.segment = port->segment;
+	s->local.address = *address;
+	holder = bpf_map_lookup_elem(&hv_holders, &s->local);
+	if (!holder)
+		return !held;
+	return holder->slot == slot || (!held && holder->tick && !runs_elsewhere(s, holder->slot));
 }
 
 /* The lease is over: its address is free again, unless it is somebody else's by now. */

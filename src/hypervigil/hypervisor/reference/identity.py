@@ -54,7 +54,7 @@ class Identity:
             case 0x0800:
                 return self._ipv4(frame, leased, asks)
             case 0x86DD:
-                return self._ipv6(frame, owns)
+                return self._ipv6(frame, owns, leased)
         return None if ForgedKind.ETHERTYPE in self.unchecked else ForgedKind.ETHERTYPE
 
     def none_of_its_business(self, frame: Frame, others: Others, leased: Leased) -> bool:
@@ -67,12 +67,12 @@ class Identity:
             return not mine and ForgedKind.MAC not in self.unchecked
         if frame.ethertype == IPV6 and frame.neighbour_discovery:
             if frame.icmp_type == _SOLICITATION:
-                return self._asks_another(frame, others)
+                return self._asks_another(frame, others, leased)
             return frame.icmp_type == _ROUTER_SOLICITATION and not self.may_advertise_routes
         question = frame.ethertype == ARP and frame.source != frame.destination
         return question and not self.pairs and self._foreign(frame, frame.destination, leased)
 
-    def _asks_another(self, frame: Frame, others: Others) -> bool:
+    def _asks_another(self, frame: Frame, others: Others, leased: Leased) -> bool:
         """Whether a question about an IPv6 address is not this port's to answer."""
         target = frame.load(frame.l4 + 8, 16)
         if target is None:
@@ -80,7 +80,7 @@ class Identity:
         if self.pairs or target in self.addresses:
             return False
         if not link_local(target):
-            return self._bound
+            return self._foreign(frame, target, leased)
         return not self._given(target) and others(target)
 
     def _paired(self, frame: Frame, address: bytes) -> bool:
@@ -89,13 +89,9 @@ class Identity:
             mac == frame.source_mac and (shared == address or address in self.addresses) for shared, mac in self.pairs
         )
 
-    @property
-    def _bound(self) -> bool:
-        """Whether it is said which addresses it may use."""
-        return bool(self.addresses) or self.leasing is not None
-
-    def _foreign(self, frame: Frame, address: bytes, leased: Leased = lambda _: False) -> bool:
-        if not self._bound or address in self.addresses or self._paired(frame, address):
+    def _foreign(self, frame: Frame, address: bytes, leased: Leased) -> bool:
+        bound = bool(self.addresses) or self.leasing is not None
+        if not bound or address in self.addresses or self._paired(frame, address):
             return False
         return self.leasing is None or not leased(address)
 
@@ -103,9 +99,9 @@ class Identity:
         """The frame's own MAC was checked already: it is the port's, or one that was given to it."""
         return mac != self.mac and not (self.pairs and mac == frame.source_mac)
 
-    def _foreign_v6(self, frame: Frame, address: bytes, owns: Owns) -> bool:
+    def _foreign_v6(self, frame: Frame, address: bytes, owns: Owns, leased: Leased) -> bool:
         if not link_local(address):
-            return self._foreign(frame, address)
+            return self._foreign(frame, address, leased)
         return not (self._paired(frame, address) or self._given(address) or owns(address))
 
     def _given(self, address: bytes) -> bool:
@@ -145,9 +141,9 @@ class Identity:
             return ForgedKind.ROUTER_ADVERTISEMENT
         return None
 
-    def _ipv6(self, frame: Frame, owns: Owns) -> ForgedKind | None:
+    def _ipv6(self, frame: Frame, owns: Owns, leased: Leased) -> ForgedKind | None:
         if frame.neighbour_discovery:
-            kind = self._discovery(frame, owns)
+            kind = self._discovery(frame, owns, leased)
             if kind is not None:
                 return kind
         if frame.protocol == UDP and frame.l4 and _serves(frame, _DHCPV6) and not self.may_serve_dhcp:
@@ -156,9 +152,9 @@ class Identity:
             return None if frame.protocol == ICMPV6 or ForgedKind.IPV6 in self.unchecked else ForgedKind.IPV6
         if ForgedKind.IPV6 in self.unchecked:
             return None
-        return ForgedKind.IPV6 if self._foreign_v6(frame, frame.source, owns) else None
+        return ForgedKind.IPV6 if self._foreign_v6(frame, frame.source, owns, leased) else None
 
-    def _discovery(self, frame: Frame, owns: Owns) -> ForgedKind | None:
+    def _discovery(self, frame: Frame, owns: Owns, leased: Leased) -> ForgedKind | None:
         if frame.icmp_type in (_ROUTER_ADVERTISEMENT, _REDIRECT):
             return None if self.may_advertise_routes else ForgedKind.ROUTER_ADVERTISEMENT
         if ForgedKind.ND in self.unchecked:
@@ -170,7 +166,7 @@ class Identity:
             if target is None:
                 return ForgedKind.UNREADABLE
             kind = ForgedKind.IPV6 if takes else ForgedKind.ND
-            if self._foreign_v6(frame, target, owns) and (not takes or kind not in self.unchecked):
+            if self._foreign_v6(frame, target, owns, leased) and (not takes or kind not in self.unchecked):
                 return kind
         if frame.icmp_type in (_SOLICITATION, _ADVERTISEMENT):
             option = frame.load(frame.l4 + 24, 8)

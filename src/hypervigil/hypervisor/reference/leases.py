@@ -38,6 +38,8 @@ class Leasing:
     """Whose word about a port's addresses is taken."""
 
     servers: frozenset[bytes]
+    free: bool = False
+    """Until they give the port an address, where it has none, it may use what is nobody else's."""
     within: bytes = bytes(4)
     mask: bytes = bytes(4)
 
@@ -77,11 +79,15 @@ class Leases:
     neighbours: Neighbours
     held: dict[int, Held] = field(default_factory=dict)
 
-    def gives(self, slot: int, place: Place, now: int) -> bool:
-        """Whether a lease of the port gives it an address, and it is still its own."""
-        held = self.held.get(slot)
+    def gives(self, slot: int, place: Place, now: int, *, free: bool) -> bool:
+        """Whether a lease of the port gives it an address, and it is still its own; ``free``: or it has none at all."""
+        held = self.held.get(slot, Held())
         holder = self.neighbours.holders.get(place)
-        return held is not None and held.running(place[1], now) and holder is not None and holder.slot == slot
+        if held.running(place[1], now):
+            return holder is not None and holder.slot == slot
+        if not free or any(lease.end_ns > now for lease in held.leases):
+            return False
+        return holder is None or holder.slot == slot or (bool(holder.tick) and not self._runs(holder.slot, place, now))
 
     def give(self, slot: int, place: Place, lease_s: int, now: int) -> None:
         """A server gives an address; what another holds it cannot give, and what is the port's own it need not."""
@@ -89,11 +95,10 @@ class Leases:
         holder = self.neighbours.holders.get(place)
         if holder is not None and holder.slot == slot and not holder.tick:
             return
-        if holder is not None and holder.slot != slot:
-            other = self.held.get(holder.slot)
-            if not holder.tick or (other is not None and other.running(place[1], now)):
-                held.refused += 1
-                return
+        another = holder is not None and holder.slot != slot
+        if holder is not None and another and (not holder.tick or self._runs(holder.slot, place, now)):
+            held.refused += 1
+            return
         known = [lease for lease in held.leases if lease.end_ns and lease.address == place[1]]
         lease = known[0] if known else min(held.leases, key=lambda one: one.at_ns if one.end_ns > now else -1)
         if not known:
@@ -116,6 +121,9 @@ class Leases:
         """The port is gone, or elsewhere."""
         for lease in self.held.pop(slot, Held()).leases:
             self._end(slot, lease, segment)
+
+    def _runs(self, slot: int, place: Place, now: int) -> bool:
+        return self.held.get(slot, Held()).running(place[1], now)
 
     def _end(self, slot: int, lease: Lease, segment: int) -> None:
         lease.end_ns = 0

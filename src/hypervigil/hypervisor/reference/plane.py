@@ -286,9 +286,9 @@ def _leasing(policy: PortPolicy) -> Leasing | None:
         return None
     servers = frozenset(layout.pack_mac(mac) for mac in leasing.servers)
     if leasing.within is None:
-        return Leasing(servers)
+        return Leasing(servers, leasing.free)
     network = ip_network(leasing.within)
-    return Leasing(servers, network.network_address.packed, network.netmask.packed)
+    return Leasing(servers, leasing.free, network.network_address.packed, network.netmask.packed)
 
 
 def _address(text: str) -> bytes:

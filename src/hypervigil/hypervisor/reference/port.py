@@ -209,7 +209,9 @@ class Port:
         return self.memory.neighbours.others(self.slot.number, (self.segment, address), now, routes=routes)
 
     def _leased(self, address: bytes, now: int) -> bool:
-        return self.memory.leases.gives(self.slot.number, (self.segment, address), now)
+        identity = self.identity
+        free = identity.leasing is not None and identity.leasing.free and not identity.addresses
+        return self.memory.leases.gives(self.slot.number, (self.segment, address), now, free=free)
 
     def _asks(self, frame: Frame) -> bool:
         """Whether a request is understood, and in the port's own name. What it gives back is its own no more."""

@@ -469,7 +469,7 @@ def _fill_pairs(entry: layout.Port, policy: PortPolicy) -> int:
 
 
 def _fill_leasing(entry: layout.Port, policy: PortPolicy) -> int:
-    """The flag of ports whose addresses are learnt by DHCP, or none."""
+    """The flags of ports whose addresses are learnt by DHCP, or none."""
     if (leasing := policy.leasing) is None:
         return 0
     for index, server in enumerate(leasing.servers):
@@ -479,7 +479,7 @@ def _fill_leasing(entry: layout.Port, policy: PortPolicy) -> int:
         network = ip_network(leasing.within)
         entry.within = (ctypes.c_uint8 * 4).from_buffer_copy(network.network_address.packed)
         entry.mask = (ctypes.c_uint8 * 4).from_buffer_copy(network.netmask.packed)
-    return 4
+    return 12 if leasing.free else 4
 
 
 def _source_key(slot: int, address: str) -> layout.SourceKey:
