@@ -117,13 +117,14 @@ class Politics:
     def _network(self, name: str, other: str, gateways: tuple[str, ...]) -> NetworkPolicy:
         dice = self._dice
         routed = dice.random() < 0.15
+        servers = dice.choice(((), (), (dice.choice(self._devices).mac,), (ROUTER,), (ROUTER, ROUTER)))
         return NetworkPolicy(
             name,
             f"br-{name}",
             cidr=f"10.6{name[1]}.0.0/16" if routed else None,
             forwarding=Forwarding.ROUTED if routed else Forwarding.BRIDGED,
-            trusted_dhcp_macs=dice.choice(((), (), (dice.choice(self._devices).mac,), (ROUTER,), (ROUTER, ROUTER))),
-            free_until_leased=dice.random() < 0.4,
+            trusted_dhcp_macs=servers,
+            free_until_leased=bool(servers) and dice.random() < 0.4,
             members=dice.choice(((), (), (), (RuleEnd(EndKind.TENANT, "blue"),), (RuleEnd(EndKind.GROUP, "web"),))),
             between=dice.choice((None, Between.OPEN, Between.ISOLATED)),
             gateways=gateways if dice.random() < 0.7 else (),

@@ -28,8 +28,6 @@ class NetworkPolicy:
     """``None`` only where the network is routed."""
     cidr: str | None = None
     trusted_dhcp_macs: tuple[str, ...] = ()
-    free_until_leased: bool = False
-    """A NIC without any known address may use whatever is nobody's, until a trusted server gives it one."""
     uplinks: tuple[str, ...] = ()
     """Ports of the bridge that belong to no VM and may pass anything, e.g. the host's own NIC."""
     forwarding: Forwarding = Forwarding.BRIDGED
@@ -43,6 +41,8 @@ class NetworkPolicy:
     """Networks in which its members may begin something, as far as a path allows it."""
     outside: bool = False
     """Whether it has a way outside and back in, as far as a path allows it."""
+    free_until_leased: bool = False
+    """A NIC without any known address may use whatever is nobody's, until a trusted server gives it one."""
 
     def __post_init__(self) -> None:
         if self.cidr is not None:
@@ -51,6 +51,8 @@ class NetworkPolicy:
             ip_address(address)
         if len(self.trusted_dhcp_macs) > MAX_DHCP_SERVERS:
             raise ValueError(f"network {self.name}: trusted_dhcp_macs must hold at most {MAX_DHCP_SERVERS}")
+        if self.free_until_leased and not self.trusted_dhcp_macs:
+            raise ValueError(f"network {self.name}: free_until_leased needs trusted_dhcp_macs, which give the leases")
         if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
             raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
 

@@ -487,7 +487,7 @@ static __always_inline int plainly_honest(struct __sk_buff *skb, struct scratch 
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
 	       (port->addresses > 1 && same_address(&port->address[1], &f->source)) ||
-	       (port->flags & HV_LEASED && f->ethertype == ETH_IPV4 && leased(s, port, &f->source));
+	       ((port->flags & (HV_LEASED | HV_FREE_UNTIL_LEASED)) == HV_LEASED && leased(s, port, &f->source));
 }
 
 /* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */
