@@ -284,7 +284,7 @@ def test_the_policys_word_goes_before_a_lease(rig: Rig) -> None:
     assert rig.speaks("two", HERS)
 
 
-@pytest.mark.req("T-NET-1", "T-NET-4")
+@pytest.mark.req("T-NET-1")
 def test_a_server_that_is_a_vm_gives_addresses_past_the_bridge(rig: Rig) -> None:
     for mac in MACS.values():
         rig.plane.detach(PortId(mac))
