@@ -17,7 +17,9 @@ Held = Mapping[PortId, tuple[str, ...]]
 """Addresses of ports that have any, in order."""
 
 LEAST_S = 1.0
-"""Between two changes that are told, however fast a guest asks for addresses and gives them back."""
+"""Between two changes that are told: each makes an inventory of all VMs, and a record of it."""
+BURST, REFILL_S = 4, 300.0
+"""So many changes of one port are told at once, and one more in so long, however fast its guest asks and gives back."""
 
 
 def held(leases: npt.NDArray[np.void], ports: Mapping[int, PortId], at: Instant) -> dict[PortId, tuple[str, ...]]:
@@ -42,15 +44,32 @@ def joined(inventory: Inventory, leases: Held) -> Inventory:
 
 
 class Told:
-    """What was told of leases last, and when."""
+    """What was told of leases last, and which ports may have another change told. Bounded by the ports there are."""
 
     def __init__(self) -> None:
-        self._told: Held = {}
+        self._told: dict[PortId, tuple[str, ...]] = {}
         self._at: Instant | None = None
+        self._spent: dict[PortId, tuple[float, Instant]] = {}
+        """Changes told of a port that are not forgotten yet, as of a time."""
 
-    def news(self, leases: Held, at: Instant) -> bool:
-        """Whether these are to be told now."""
+    def news(self, leases: Held, at: Instant) -> Held | None:
+        """What is to be told now, if anything; who changes too often stays as it was told."""
         if leases == self._told or (self._at is not None and at - self._at < LEAST_S):
-            return False
-        self._told, self._at = leases, at
-        return True
+            return None
+        spent = {port: max(0.0, n - (at - since) / REFILL_S) for port, (n, since) in self._spent.items()}
+        changed = [
+            port
+            for port in self._told.keys() | leases.keys()
+            if self._told.get(port) != leases.get(port) and spent.get(port, 0.0) <= BURST - 1
+        ]
+        if not changed:
+            return None
+        for port in changed:
+            spent[port] = spent.get(port, 0.0) + 1
+            if port in leases:
+                self._told[port] = leases[port]
+            else:
+                del self._told[port]
+        self._spent = {port: (n, at) for port, n in spent.items() if n}
+        self._at = at
+        return dict(self._told)

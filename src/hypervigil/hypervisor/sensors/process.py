@@ -165,8 +165,9 @@ class Sensors:
         try:
             at, interval, samples, seen = self._eyes.whole(owners)
             leases = self._eyes.leases()
-            if leases is not None and self._told.news(leases, at):
-                self._outbox.leases(leases)
+            news = self._told.news(leases, at) if leases is not None else None
+            if news is not None:
+                self._outbox.leases(news)
         except OSError as error:
             self._broken(error)
             at, interval = now(), self._config.period_s

@@ -4,7 +4,7 @@ import numpy as np
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.reader import LEASES
-from hypervigil.hypervisor.sensors.leases import LEAST_S, Told, held, joined
+from hypervigil.hypervisor.sensors.leases import BURST, LEAST_S, REFILL_S, Told, held, joined
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.vm import Inventory, Nic, Vm
 
@@ -37,9 +37,29 @@ def test_the_inventory_has_them_at_their_nics() -> None:
 
 def test_changes_are_told_and_at_most_once_in_a_while() -> None:
     told = Told()
-    assert not told.news({}, Instant(1.0)), "nothing yet, as is known"
-    assert told.news({A: ("10.0.0.9",)}, Instant(1.2))
-    assert not told.news({A: ("10.0.0.9",)}, Instant(9.0))
-    assert told.news({}, Instant(9.2))
-    assert not told.news({A: ("10.0.0.9",)}, Instant(9.4)), "it asks and gives back as fast as it can"
-    assert told.news({A: ("10.0.0.9",)}, Instant(9.2 + LEAST_S))
+    assert told.news({}, Instant(1.0)) is None, "nothing yet, as is known"
+    assert told.news({A: ("10.0.0.9",)}, Instant(1.2)) == {A: ("10.0.0.9",)}
+    assert told.news({A: ("10.0.0.9",)}, Instant(9.0)) is None
+    assert told.news({}, Instant(9.2)) == {}
+    assert told.news({A: ("10.0.0.9",)}, Instant(9.4)) is None
+    assert told.news({A: ("10.0.0.9",)}, Instant(9.2 + LEAST_S)) == {A: ("10.0.0.9",)}
+
+
+def test_a_guest_that_asks_and_gives_back_all_day_fills_no_record_and_hides_no_other() -> None:
+    told = Told()
+    count = 0
+    for second in range(3600):
+        leases = {A: ("10.0.0.9",)} if second % 2 else {}
+        count += told.news(leases, Instant(float(second))) is not None
+    assert BURST < count <= BURST + 3600 / REFILL_S
+    known = told.news({A: ("10.0.0.7",), B: ("10.0.0.8",)}, Instant(3601.0))
+    assert known is not None
+    assert known[B] == ("10.0.0.8",)
+
+
+def test_who_calms_down_is_told_of_in_the_end() -> None:
+    told = Told()
+    for second in range(9):
+        told.news({A: (f"10.0.0.{second}",)}, Instant(float(second)))
+    assert told.news({A: ("10.0.0.8",)}, Instant(10.0)) is None
+    assert told.news({A: ("10.0.0.8",)}, Instant(10.0 + REFILL_S)) == {A: ("10.0.0.8",)}
