@@ -17,7 +17,7 @@ Held = Mapping[PortId, tuple[str, ...]]
 """Addresses of ports that have any, in order."""
 
 LEAST_S = 1.0
-"""Between two changes that are told: each makes an inventory of all VMs, and a record of it."""
+"""Between two looks, so between two changes that are told: each makes an inventory of all VMs, and a record of it."""
 BURST, REFILL_S = 4, 300.0
 """So many changes of one port are told at once, and one more in so long, however fast its guest asks and gives back."""
 
@@ -44,17 +44,24 @@ def joined(inventory: Inventory, leases: Held) -> Inventory:
 
 
 class Told:
-    """What was told of leases last, and which ports may have another change told. Bounded by the ports there are."""
+    """When to look, what was told of leases last, and which ports may have another change told. Bounded by the ports there are."""
 
     def __init__(self) -> None:
         self._told: dict[PortId, tuple[str, ...]] = {}
-        self._at: Instant | None = None
+        self._looked_at: Instant | None = None
         self._spent: dict[PortId, tuple[float, Instant]] = {}
         """Changes told of a port that are not forgotten yet, as of a time."""
 
+    def due(self, at: Instant) -> bool:
+        """Whether it is time to look."""
+        if self._looked_at is not None and at - self._looked_at < LEAST_S:
+            return False
+        self._looked_at = at
+        return True
+
     def news(self, leases: Held, at: Instant) -> Held | None:
         """What is to be told now, if anything; who changes too often stays as it was told."""
-        if leases == self._told or (self._at is not None and at - self._at < LEAST_S):
+        if leases == self._told:
             return None
         spent = {port: max(0.0, n - (at - since) / REFILL_S) for port, (n, since) in self._spent.items()}
         changed = [
@@ -71,5 +78,4 @@ class Told:
             else:
                 del self._told[port]
         self._spent = {port: (n, at) for port, n in spent.items() if n}
-        self._at = at
         return dict(self._told)

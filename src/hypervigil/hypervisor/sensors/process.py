@@ -164,7 +164,7 @@ class Sensors:
         seen: frozenset[PortId] = frozenset()
         try:
             at, interval, samples, seen = self._eyes.whole(owners)
-            leases = self._eyes.leases()
+            leases = self._eyes.leases() if self._told.due(at) else None
             news = self._told.news(leases, at) if leases is not None else None
             if news is not None:
                 self._outbox.leases(news)

@@ -41,8 +41,7 @@ def test_changes_are_told_and_at_most_once_in_a_while() -> None:
     assert told.news({A: ("10.0.0.9",)}, Instant(1.2)) == {A: ("10.0.0.9",)}
     assert told.news({A: ("10.0.0.9",)}, Instant(9.0)) is None
     assert told.news({}, Instant(9.2)) == {}
-    assert told.news({A: ("10.0.0.9",)}, Instant(9.4)) is None
-    assert told.news({A: ("10.0.0.9",)}, Instant(9.2 + LEAST_S)) == {A: ("10.0.0.9",)}
+    assert [told.due(Instant(at)) for at in (9.2, 9.4, 9.2 + LEAST_S, 10.4)] == [True, False, True, False]
 
 
 def test_a_guest_that_asks_and_gives_back_all_day_fills_no_record_and_hides_no_other() -> None:
