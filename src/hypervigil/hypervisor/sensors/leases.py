@@ -44,7 +44,7 @@ def joined(inventory: Inventory, leases: Held) -> Inventory:
 
 
 class Told:
-    """When to look, what was told last, and which ports may have another change told; bounded by the ports there are."""
+    """When to look, what was told last, and which ports may have another change told; bounded by the ports."""
 
     def __init__(self) -> None:
         self._told: dict[PortId, tuple[str, ...]] = {}
