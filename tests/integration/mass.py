@@ -25,6 +25,7 @@ from hypervigil.hypervisor.reference.bucket import Bucket
 from hypervigil.hypervisor.reference.conversations import Way
 from hypervigil.hypervisor.reference.fabric import Crossings, Fabric
 from hypervigil.hypervisor.reference.frame import read
+from hypervigil.hypervisor.reference.leases import Held
 from hypervigil.hypervisor.reference.neighbours import Holder, Place
 from hypervigil.hypervisor.reference.plane import ReferencePlane, ReferenceReader
 from hypervigil.hypervisor.reference.port import Fate, Handover, Slot, Told
@@ -33,6 +34,7 @@ from hypervigil.model.port_policy import Fabric as Granted
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
 from hypervigil.network.compile import difference
+from tests.integration.dhcp import end_leases, held_leases
 from tests.integration.mass_dialogues import exact_dialogues, held_dialogues
 from tests.integration.mass_frames import Library, Mill, Shot
 from tests.integration.mass_policies import Device, Politics
@@ -82,6 +84,8 @@ class Tally:
     greeters: int = 0
     flows: int = 0
     evicted: int = 0
+    leases: int = 0
+    refused_leases: int = 0
     handovers: dict[Handover, int] = field(default_factory=dict)
 
 
@@ -349,6 +353,9 @@ class World:
             theirs, mine = self.scene.counters(slot), self.model._slots[slot].counters
             if theirs != bytes(mine):
                 return f"slot {slot}: {unlike(theirs, mine)}"
+            leases, mine_ = held_leases(self.scene.maps, slot), self.model.leases.held.get(slot, Held())
+            if leases != mine_:
+                return f"slot {slot}: kernel {leases}, model {mine_}"
             seat = self.model.fabric.directory.seats.get(slot)
             if seat is not None and self.scene.generation(slot) != seat.generation:
                 return f"slot {slot}: kernel's generation {self.scene.generation(slot)}, model's {seat.generation}"
@@ -389,8 +396,11 @@ class World:
         return None
 
     def age(self) -> None:
-        """Let some conversations be silent for long, on both sides: the clock itself cannot be turned."""
+        """Let conversations be silent for long, and leases end, on both sides: the clock itself cannot be turned."""
         dice = self.dice
+        for slot, mine in self.model.leases.held.items():
+            if dice.random() < 0.5:
+                end_leases(self.scene.maps, slot, mine, _now())
         held = _FlowSet()
         for slot in self.scene.used:
             seat = self.model.fabric.directory.seats.get(slot)
@@ -416,6 +426,9 @@ class World:
         tally.concluded += int(counters["concluded"].sum())
         tally.greeters += int(counters["greeters"].sum())
         tally.answered += int(counters["answered"].sum())
+        for held in self.model.leases.held.values():
+            tally.leases += sum(bool(lease.end_ns) for lease in held.leases)
+            tally.refused_leases += held.refused
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)
             tally.flows += crossings.flows

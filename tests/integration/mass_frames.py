@@ -11,10 +11,12 @@ from hypervigil.model.port_policy import Fabric, link_local
 from hypervigil.model.services import ANYTHING, COMPANIONS, NOTHING
 from hypervigil.model.traffic import Direction
 from tests.integration.anyframe import BROADCAST, MULTICAST, Cast, Maker
+from tests.integration.dhcp import anything
 from tests.integration.mass_policies import (
     ANOTHER4,
     GATEWAYS,
     NAMED_LOCAL,
+    POOL,
     ROUTER,
     SHARED4,
     SHARED6,
@@ -84,12 +86,14 @@ class Library:
         own = [(link_local(d.mac), f"fe80::{index}", *made[index]) for index, d in enumerate(devices)]
         named = (NAMED_LOCAL, SHARED_LOCAL, *gateways_local, "fe80::1")
         self.locals = tuple(IPv6Address(a).packed for a in (*(a for each in own for a in each), *named * 3))
+        self.pool = (*POOL * 3, *v4)
+        self.servers = (ROUTER, ROUTER, *(d.mac for d in devices))
         self.groups = (mac_bytes(BROADCAST), mac_bytes(MULTICAST), mac_bytes("33:33:00:00:00:01"))
         self.ports = tuple(
             _End(
                 d.ifindex,
                 (mac_bytes(d.mac),),
-                (IPv4Address(d.v4).packed,),
+                tuple(IPv4Address(a).packed for a in (*(d.v4,) * 12, POOL[0], POOL[index % len(POOL)])),
                 tuple(IPv6Address(a).packed for a in (*(d.v6,) * len(own[index]), *own[index])),
             )
             for index, d in enumerate(devices)
@@ -133,7 +137,9 @@ class Mill:
                 made = self._aimed(self._aims[int(roll() * len(self._aims))])
             elif kind < 0.17:
                 made = self._neighbourly()
-            elif kind < 0.45 or len(self._past) < REMEMBERED:
+            elif kind < 0.21:
+                made = self._leasing()
+            elif kind < 0.47 or len(self._past) < REMEMBERED:
                 made = self._fresh()
             elif kind < 0.51:
                 made = self._on(self._past[int(roll() * REMEMBERED)])
@@ -226,6 +232,19 @@ class Mill:
         if out:
             return Shot(Direction.OUT, port.ifindex, frame, 0, 0, 0, end.ifindex)
         return Shot(Direction.IN, port.ifindex, frame, 0, end.ifindex, 0, end.ifindex)
+
+    def _leasing(self) -> Shot:
+        """DHCP: what a client asks of its server, or what it is told, where it arrives or where it is sent."""
+        roll, library = self._roll, self._library
+        port = library.ports[int(roll() * len(library.ports))]
+        out, gso = roll() < 0.4, GSO[int(roll() * len(GSO))] if roll() < 0.02 else 0
+        frame = anything(self.dice, port.macs[0].hex(":"), library.servers, library.pool, out=out)
+        if out:
+            return Shot(Direction.OUT, port.ifindex, frame, gso, 0, 0, library.router.ifindex)
+        server = next((one for one in library.ports if one.macs[0] == frame[6:12]), library.router)
+        if server is not library.router and server is not port and roll() < 0.5:
+            return Shot(Direction.OUT, server.ifindex, frame, gso, 0, 0, port.ifindex)
+        return Shot(Direction.IN, port.ifindex, frame, gso, server.ifindex, 0, server.ifindex)
 
     def _aimed(self, aim: "_Aim") -> Shot:
         """What may be begun, if all is right: TCP, UDP, an echo, or another protocol."""

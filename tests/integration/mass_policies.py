@@ -27,6 +27,8 @@ SHARED_MAC, SHARED4, SHARED6 = "00:00:5e:00:01:07", "10.61.0.100", "fd61::100"
 ANOTHER4 = "10.61.0.101"
 SHARED_LOCAL, NAMED_LOCAL = "fe80::100", "fe80::77"
 """Link-local addresses: one that goes about with its MAC, one that a policy gives to a VM."""
+POOL = tuple(f"10.61.0.{n}" for n in range(200, 206))
+"""What a DHCP server gives, besides what is somebody's."""
 GATEWAYS = (("10.61.0.1", "fd61::1", "fe80::99"), ("10.62.0.1", "fd62::1", "fe80::98"))
 
 
@@ -115,12 +117,14 @@ class Politics:
     def _network(self, name: str, other: str, gateways: tuple[str, ...]) -> NetworkPolicy:
         dice = self._dice
         routed = dice.random() < 0.15
+        servers = dice.choice(((), (), (dice.choice(self._devices).mac,), (ROUTER,), (ROUTER, ROUTER)))
         return NetworkPolicy(
             name,
             f"br-{name}",
             cidr=f"10.6{name[1]}.0.0/16" if routed else None,
             forwarding=Forwarding.ROUTED if routed else Forwarding.BRIDGED,
-            trusted_dhcp_macs=(dice.choice(self._devices).mac,) if dice.random() < 0.3 else (),
+            trusted_dhcp_macs=servers,
+            free_until_leased=bool(servers) and dice.random() < 0.4,
             members=dice.choice(((), (), (), (RuleEnd(EndKind.TENANT, "blue"),), (RuleEnd(EndKind.GROUP, "web"),))),
             between=dice.choice((None, Between.OPEN, Between.ISOLATED)),
             gateways=gateways if dice.random() < 0.7 else (),

@@ -17,6 +17,7 @@ from hypervigil.hypervisor.reference import (
     fabric,
     frame,
     identity,
+    leases,
     neighbours,
     peers,
     port,
@@ -74,6 +75,8 @@ def agree(scene: mass.Scene, part: int, frames: int) -> None:
     scene.greeters.append(tally.greeters)
     assert tally.flows
     assert tally.evicted
+    assert tally.leases, "DHCP"
+    assert tally.refused_leases
 
 
 def agree_in_parts(scene: mass.Scene, parts: Iterable[int]) -> None:
@@ -106,6 +109,17 @@ def _all_ways(table: conversations.Table, key: bytes, seed: int, tick: int, room
     return _enter(table, key, seed, tick, 8)
 
 
+def _everything(frame: frame.Frame, mac: bytes) -> leases.Message | None:
+    """A request is understood even where it asks in another's name."""
+    found = frame.load(frame.l4 + 36, 6) if frame.l4 else None
+    return _asked(frame, mac) or (_asked(frame, found) if found is not None else None)
+
+
+def _ever(held: leases.Held, address: bytes, _: int) -> bool:
+    return any(lease.end_ns and lease.address == address for lease in held.leases)
+
+
+_asked = leases.asked
 _enter = conversations.Table.enter
 WRONG: dict[str, tuple[object, str, object]] = {
     "an answer needs no question": (conversations.Table, "knows", _always),
@@ -121,6 +135,10 @@ WRONG: dict[str, tuple[object, str, object]] = {
     "a link-local address is everybody's": (neighbours.Neighbours, "owns", _always),
     "what is asked for is everybody's": (identity.Identity, "_asks_another", _never),
     "a port may hold one address more": (layout, "LOCALS", layout.LOCALS + 1),
+    "an offer is a lease": (port, "ACK", leases.ACK - 3),
+    "a lease never ends": (leases.Held, "running", _ever),
+    "who asks may ask for another": (port, "asked_for", _everything),
+    "no lease gives anything": (leases.Held, "running", _never),
     "no router is heeded": (neighbours.Neighbours, "heed_router", _never),
     "frames to groups have no bound": (fabric.Fabric, "_beyond_broadcasts", _never),
     "a fragment may end before its header": (frame, "_within", lambda one, _: frame._transport(one)),

@@ -354,7 +354,7 @@ def test_what_is_held_outlives_the_process_and_is_repaired(rig: Rig) -> None:
     own = layout.LocalKey(0, layout.Address.from_buffer_copy(layout.pack_address(link_local(MACS["one"]))))
     kernel.update(rig.plane._maps["hv_holders"], own, layout.Holder(slot + 1, 5))
     [drift] = rig.plane.drift()
-    assert drift.what == "its link-local addresses were changed"
+    assert drift.what == "its addresses were changed"
     rig.plane.repair(drift.port)
     assert rig.plane.drift() == []
     for mac in MACS.values():

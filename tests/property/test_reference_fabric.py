@@ -18,6 +18,7 @@ from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import difference
 from hypervigil.network.decide import decide
 from hypervigil.network.ends import End, Gateway, Member, Outside, members
+from tests.integration.dhcp import DISCOVER, message
 from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, tcp, udp
 from tests.property.test_network import ASKED, OUTSIDES, POLICIES, VMS
 
@@ -79,12 +80,17 @@ class _World:
             return ethernet(own, to, 0x0806, arp(1, own, mine, yours))
         transport = {
             6: tcp(40000, wanted & 0xFFFF, 2),
-            17: udp(40000, wanted & 0xFFFF),
+            17: udp(40000, wanted & 0xFFFF, self._says(source, wanted)),
             1: bytes([wanted & 0xFF]) + bytes(27),
             58: bytes([wanted & 0xFF]) + bytes(27),
         }.get(wanted >> 16, bytes(28))
         packet = (ipv6 if six else ipv4)(mine, yours, wanted >> 16, transport)
         return ethernet(own, to, 0x86DD if six else 0x0800, packet)
+
+    @staticmethod
+    def _says(source: End, wanted: int) -> bytes:
+        """What a datagram holds: to a DHCP server nothing passes but what it understands, in the sender's own name."""
+        return message(DISCOVER, source.port) if wanted == service(17, 67) and isinstance(source, Member) else bytes(18)
 
     def passes(self, source: End, destination: End, sent: bytes) -> bool:
         """Whether it comes through, at the sender's port and at the receiver's, as the first of a conversation."""

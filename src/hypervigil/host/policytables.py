@@ -57,6 +57,7 @@ TABLES: tuple[Table, ...] = (
             Key("bridge", v.interface),
             Key("cidr", v.cidr),
             Key("trusted_dhcp_macs", v.several(v.mac)),
+            Key("free_until_leased", v.flag),
             Key("uplinks", v.several(v.interface)),
             Key("forwarding", v.word(Forwarding)),
             Key("members", v.some(v.rule_end)),

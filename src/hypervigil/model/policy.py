@@ -8,6 +8,9 @@ from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwarding, Group, Rule, RuleEnd
 from hypervigil.model.traffic import ForgedKind
 
+MAX_DHCP_SERVERS = 4
+"""That one port believes."""
+
 
 class Mode(StrEnum):
     """Monitor drops nothing and says what it would have done; enforce acts."""
@@ -38,12 +41,18 @@ class NetworkPolicy:
     """Networks in which its members may begin something, as far as a path allows it."""
     outside: bool = False
     """Whether it has a way outside and back in, as far as a path allows it."""
+    free_until_leased: bool = False
+    """A NIC without any known address may use whatever is nobody's, until a trusted server gives it one."""
 
     def __post_init__(self) -> None:
         if self.cidr is not None:
             ip_network(self.cidr)
         for address in self.gateways:
             ip_address(address)
+        if len(self.trusted_dhcp_macs) > MAX_DHCP_SERVERS:
+            raise ValueError(f"network {self.name}: trusted_dhcp_macs must hold at most {MAX_DHCP_SERVERS}")
+        if self.free_until_leased and not self.trusted_dhcp_macs:
+            raise ValueError(f"network {self.name}: free_until_leased needs trusted_dhcp_macs, which give the leases")
         if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
             raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
 

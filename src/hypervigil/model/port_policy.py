@@ -5,7 +5,7 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from hypervigil.model.ids import PerimeterId, PortId, VmId
 from hypervigil.model.network import AddressPair, Budget
-from hypervigil.model.policy import Mode
+from hypervigil.model.policy import MAX_DHCP_SERVERS, Mode
 from hypervigil.model.services import Services
 from hypervigil.model.traffic import ForgedKind
 
@@ -73,6 +73,24 @@ class HostRoutes:
 
 
 @dataclass(frozen=True, slots=True)
+class Leasing:
+    """A port may use what these DHCP servers give it, and but for its ``addresses`` nothing else."""
+
+    servers: tuple[str, ...]
+    """MACs, in lower case with colons."""
+    within: str | None = None
+    """The IPv4 range of what they may give; ``None``: any address."""
+    free: bool = False
+    """Until they give it one, where it has none, it may use what is nobody else's."""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.servers) <= MAX_DHCP_SERVERS:
+            raise ValueError(f"{len(self.servers)} trusted DHCP servers: name one to {MAX_DHCP_SERVERS} of a network")
+        if self.within is not None and ip_network(self.within).version != 4:
+            raise ValueError(f"{self.within} is no range of IPv4, in which DHCP gives addresses")
+
+
+@dataclass(frozen=True, slots=True)
 class PortPolicy:
     """What one NIC may send and whether we act on it.
 
@@ -100,10 +118,14 @@ class PortPolicy:
     unchecked: tuple[ForgedKind, ...] = ()
     pairs: tuple[AddressPair, ...] = ()
     gateways: tuple[str, ...] = ()
-    """Its network's; no port may claim the link-local ones among them."""
+    """Its network's; no port may claim the link-local ones among them, nor be given one by DHCP."""
+    leasing: Leasing | None = None
+    """``None``: what DHCP servers say teaches nothing of it."""
+    leases: tuple[str, ...] = ()
+    """What DHCP gave it, as far as is known: where others find it. What it may use the kernel's own list says."""
 
     def __post_init__(self) -> None:
-        for address in (*self.addresses, *self.quarantine_allows, *self.gateways):
+        for address in (*self.addresses, *self.quarantine_allows, *self.gateways, *self.leases):
             ip_address(address)
         if self.ifindex <= 0:
             raise ValueError(f"port {self.port}: interface {self.interface} has no index; is it there?")

@@ -16,6 +16,8 @@ class Nic:
     bridge: str | None
     addresses: tuple[str, ...] = ()
     """IPv4 and IPv6 addresses that libvirt's XML binds to it; empty where none is known."""
+    leased: tuple[str, ...] = ()
+    """IPv4 addresses that a trusted DHCP server gave it and that have not ended, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,6 +255,9 @@ MISTAKES = {
     NET + '\ncidr = "10.60.0.0"': 'a network like "10.60.0.0/24"',
     NET + '\ncidr = "10.60.0.0/33"': "a network like",
     NET + '\ntrusted_dhcp_macs = ["52:54"]': "must be a MAC address",
+    NET
+    + f"\ntrusted_dhcp_macs = {[f'52:54:00:00:00:0{n}' for n in range(5)]}": "trusted_dhcp_macs must hold at most 4",
+    NET + "\nfree_until_leased = true": "free_until_leased needs trusted_dhcp_macs",
     NET + "\nuplinks = [1]": "uplinks must be an interface's name",
     NET + '\n[[network]]\nname = "n"\nbridge = "c"': "network 'n' is there twice",
     NET + '\n[[network]]\nname = "m"\nbridge = "b"': "bridge b is claimed by network 'n' and 'm'",

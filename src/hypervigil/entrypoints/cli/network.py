@@ -304,7 +304,8 @@ def _ends(world: _World, word: str) -> list[End]:
         near = difflib.get_close_matches(word, known, n=1)
         mend = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known) or 'none'}"
         fail(f"no VM is called '{word}': {mend}")
-    owners = {a: port.port for port in compile_ports(world.inventory, world.policy).ports for a in port.addresses}
+    ports = compile_ports(world.inventory, world.policy).ports
+    owners = {a: port.port for port in ports for a in (*port.addresses, *port.leases)}
     mine = [member for member in here if member.port == owners.get(address)]
     gateways = [one for one in world.policy.networks if address in one.gateways]
     return [*mine] or [Gateway(gateways[0].name)] if mine or gateways else [Outside(address)]

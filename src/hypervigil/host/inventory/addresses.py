@@ -20,7 +20,11 @@ class AddressBook:
         claims = settle(inventory, policy)
         owners = [(nic.port, vm) for vm, nics in claims.nics.items() for nic in nics]
         self._macs = {str(port): vm for port, vm in owners}
-        self._addresses = {address: vm for port, vm in owners for address in claims.granted.get(port, ())}
+        self._addresses = {
+            address: vm
+            for port, vm in owners
+            for address in (*claims.granted.get(port, ()), *claims.leased.get(port, ()))
+        }
 
     def owner(self, address: str, mac: str = "") -> VmId:
         """The VM that a frame with this other end goes to or comes from; ``OUTSIDE`` when it is none of ours.

@@ -1,4 +1,4 @@
-"""Who may use which address: claims of policy and of libvirt's XML, joined so that no address has two owners."""
+"""Who may use which address: claims of policy, of libvirt's XML and by DHCP, joined so that none has two owners."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -18,11 +18,13 @@ class Claims:
     """Each VM's NICs that are nobody else's."""
     granted: dict[PortId, tuple[str, ...]]
     """A port that is absent has no known address: only its MAC can be bound."""
+    leased: dict[PortId, tuple[str, ...]]
+    """Addresses that DHCP gave besides. The data plane itself says how long they may be used."""
     notes: tuple[str, ...]
 
 
 def settle(inventory: Inventory, policy: Policy) -> Claims:
-    """Grant every address to one VM: policy's word first, also for VMs that do not run, then XML in order of start."""
+    """Grant every address to one VM: policy's word first, also for VMs that do not run, then XML, then DHCP."""
     directory = Directory(policy)
     reserved = {str(ip_address(a)): vm.name for vm in policy.vms for a in vm.addresses}
     names = {vm.vm: vm.name for vm in inventory.vms}
@@ -54,7 +56,23 @@ def settle(inventory: Inventory, policy: Policy) -> Claims:
             if wanted:
                 # The derived address keeps the list from being empty: a refused address must not loosen the binding.
                 granted[nic.port] = tuple(dict.fromkeys([*mine, link_local(nic.port)]))
-    return Claims(nics, granted, tuple(notes))
+    leased: dict[PortId, tuple[str, ...]] = {}
+    for vm, nic in [(one, nic) for one in inventory.vms for nic in nics[one.vm] if nic.leased]:
+        network = directory.network(vm.name, nic)
+        if network is None or not network.trusted_dhcp_macs:
+            continue
+        for address in nic.leased:
+            holder = _holder(address, vm, reserved, owners, names)
+            if holder is not None or not _fits(address, network):
+                whose = f"belongs to {holder}" if holder is not None else f"is outside of the cidr {network.cidr}"
+                notes.append(
+                    f"{vm.name}: DHCP leased {address}, which {whose}, and is not taken for its owner; correct what "
+                    f"the DHCP server of {network.name} gives"
+                )
+            elif address not in granted.get(nic.port, ()):
+                owners[address] = vm.vm
+                leased[nic.port] = (*leased.get(nic.port, ()), address)
+    return Claims(nics, granted, leased, tuple(notes))
 
 
 def _distinct(inventory: Inventory) -> tuple[dict[VmId, tuple[Nic, ...]], list[str]]:

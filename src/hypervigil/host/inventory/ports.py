@@ -1,12 +1,12 @@
 """Inventory and policy compiled to one policy per NIC, and the fabric that they share. Pure."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from hypervigil.host.inventory.claims import settle
 from hypervigil.model.network import AddressPair, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric, HostRoutes, PortPolicy
+from hypervigil.model.port_policy import Fabric, HostRoutes, Leasing, PortPolicy
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import compile_fabric, perimeters_of
@@ -55,9 +55,11 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 unchecked=entry.unchecked,
                 pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
                 gateways=network.gateways if network is not None else (),
+                leases=claims.leased.get(nic.port, ()),
+                leasing=None if member.serves_dhcp else _leasing(network),
             )
         )
-        notes += _weaknesses(vm, nic, mode, network, bound=bool(addresses))
+        notes += _weaknesses(vm, nic, network, ports[-1])
         if entry.unchecked:
             kinds = ", ".join(kind.name.lower() for kind in entry.unchecked)
             notes.append(f"{vm.name}: the policy lets it send what others may not: {kinds}")
@@ -84,14 +86,29 @@ def _shared(entry: VmPolicy, addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(pair.address for pair in plain if pair.address not in addresses) if addresses else ()
 
 
-def _weaknesses(vm: Vm, nic: Nic, mode: Mode, network: NetworkPolicy | None, *, bound: bool) -> list[str]:
+def _leasing(network: NetworkPolicy | None) -> Leasing | None:
+    """Whose word about addresses is taken on a network."""
+    if network is None or not network.trusted_dhcp_macs:
+        return None
+    cidr = ip_network(network.cidr, strict=False) if network.cidr is not None else None
+    servers = tuple(mac.lower() for mac in network.trusted_dhcp_macs)
+    return Leasing(servers, str(cidr) if cidr is not None and cidr.version == 4 else None, network.free_until_leased)
+
+
+def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolicy) -> list[str]:
     found = []
-    if not bound:
+    if not port.addresses and port.leasing is None:
         found.append(
             f"{vm.name}: no address is known for {nic.interface}, so only its MAC is bound; name its addresses in "
             "the policy or in libvirt's XML"
         )
-    if mode is Mode.ENFORCE and network is None:
+    if not port.addresses and port.leasing is not None and not port.leases:
+        may_use = "any address that is nobody's" if port.leasing.free else "no address"
+        found.append(
+            f"{vm.name}: {nic.interface} may use {may_use} until {port.network}'s DHCP server gives it one; a guest "
+            "that has one already must ask again"
+        )
+    if port.mode is Mode.ENFORCE and network is None:
         place = f"bridge {nic.bridge}" if nic.bridge is not None else "no bridge"
         found.append(
             f"{vm.name}: {nic.interface} is on {place}, which the policy does not name, so what starts there is free "

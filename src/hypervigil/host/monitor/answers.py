@@ -15,6 +15,7 @@ from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
+from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
@@ -371,9 +372,9 @@ class Answers:
                     "name": self.name(port.vm),
                     "interface": port.interface,
                     "port": port.port,
-                    "addresses": list(port.addresses),
+                    "addresses": [*port.addresses, *port.leases],
                     "mode": str(port.mode),
-                    "binding": "MAC and addresses" if port.addresses else "MAC only",
+                    "binding": _binding(port),
                 }
             )
         units = [
@@ -393,6 +394,13 @@ class Answers:
 def _named_fields(item: Struct) -> Body:
     """A part of a guest's message as plain values."""
     return {name: value.name.lower() if isinstance(value, Enum) else value for name, value in asdict(item).items()}
+
+
+def _binding(port: PortPolicy) -> str:
+    """What says which addresses a port may use."""
+    if port.leasing is not None:
+        return "MAC, addresses and leases" if port.addresses else "MAC and leases"
+    return "MAC and addresses" if port.addresses else "MAC only"
 
 
 def _said(*sentences: str) -> control.Answer:

@@ -468,8 +468,7 @@ static __always_inline int not_for(struct __sk_buff *skb, struct scratch *s, con
 		return asks_another(skb, s, port);
 	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 133 && f->l4)
 		return !(port->flags & HV_MAY_ADVERTISE_ROUTES);	/* a question to routers */
-	return f->ethertype == ETH_ARP && port->addresses && !same_address(&f->source, &f->destination) &&
-	       !among(port->address, port->addresses, &f->destination) && !port->pairs;
+	return f->ethertype == ETH_ARP && !same_address(&f->source, &f->destination) && !bound(s, port, &f->destination) && !port->pairs;
 }
 
 enum handed { HV_NOT_HANDED, HV_HANDED, HV_HANDED_WHOLE };
@@ -541,7 +540,8 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		return port->mode == HV_ENFORCE ? DROP : pass_on(skb, here, direction, 0);
 	}
 	if (direction == HV_OUT && way > 0 && port->mode == HV_ENFORCE && !(here->flags & HV_ROUTED)) {
-		skb->mark = receive(skb, s) ? DONE : DECIDED | (++s->ticket & TICKET);
+		/* What a server of DHCP gives its receiver, the program at the receiver's port has to see. */
+		skb->mark = !of_dhcp(f, HV_IN) && receive(skb, s) ? DONE : DECIDED | (++s->ticket & TICKET);
 		crossings->straight += f->packets;
 		return bpf_redirect(way, 0);
 	}

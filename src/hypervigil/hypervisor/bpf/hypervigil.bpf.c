@@ -61,6 +61,9 @@ struct ipv4 { __u8 version_ihl, tos; __be16 length, id, fragment; __u8 ttl, prot
 struct ipv6 { __be32 version; __be16 length; __u8 next, hops; __u8 source[16], destination[16]; };
 struct arp { __be16 hardware, protocol; __u8 hardware_length, protocol_length; __be16 operation; __u8 sender_mac[6], sender[4], target_mac[6], target[4]; } __attribute__((packed));
 
+/* What a message of DHCP says in its options; at and end: of those that are left. */
+struct dhcp { __u32 at, end, seen, message, lease_s; __u8 requested[4]; };
+
 /* Kept off the stack, which is 512 bytes for everything. */
 struct scratch {
 	struct frame frame;
@@ -72,6 +75,8 @@ struct scratch {
 	struct hv_dialogue opening;
 	struct hv_greeter_key greeter;
 	struct hv_greeter greeted;
+	struct dhcp dhcp;
+	__u8 own[4], yours[4];	/* of a message of DHCP: the address that a client has, and the one that it is given */
 	__u64 now;
 	__u64 word;
 	__u32 slot, direction, octets, ticket, to;
@@ -394,18 +399,27 @@ static __always_inline int paired(const struct hv_port *port, const struct frame
 	return 0;
 }
 
-static __always_inline int bound(const struct hv_port *port, const struct frame *f, const struct hv_address *address)
-{
-	return !port->addresses || among(port->address, port->addresses, address) || (port->pairs && paired(port, f, address));
-}
+/* Whether the port may use an address. Not static, so that it is verified once and not for each place that it is called at. */
+int bound(struct scratch *s, const struct hv_port *port, const struct hv_address *address);
 
 #include "locals.h"
+#include "leases.h"
+
+__noinline int bound(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
+{
+	if (!s || !port || !address)
+		return 0;
+	if (!port->addresses && !(port->flags & HV_LEASED))
+		return 1;
+	return among(port->address, port->addresses, address) || (port->pairs && paired(port, &s->frame, address)) ||
+	       (port->flags & HV_LEASED && leased(s, port, address));
+}
 
 /* Whether an IPv6 address is the port's to use; a link-local one becomes its own by being used first. */
 static __always_inline int bound_ipv6(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
 {
 	if (!link_local(address))
-		return bound(port, &s->frame, address);
+		return bound(s, port, address);
 	if (port->pairs && paired(port, &s->frame, address))
 		return 1;
 	s->local.address = *address;
@@ -431,8 +445,8 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
 	 * same one ends the detection of whoever has a right to it. A client whose own probe is not heard finds its address free.
 	 */
 	if (is_zero(&f->source, 12))
-		return !CHECKED(HV_F_IPV4) || bound(port, f, &f->destination) ? HV_FORGED_KINDS : HV_F_IPV4;
-	return bound(port, f, &f->source) ? HV_FORGED_KINDS : HV_F_ARP;
+		return !CHECKED(HV_F_IPV4) || bound(s, port, &f->destination) ? HV_FORGED_KINDS : HV_F_IPV4;
+	return bound(s, port, &f->source) ? HV_FORGED_KINDS : HV_F_ARP;
 }
 
 static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
@@ -461,16 +475,19 @@ static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s,
 	return HV_FORGED_KINDS;
 }
 
-/* The commonest honest frame: TCP or UDP, and of no server's port, from the port's MAC and one of its first two addresses. */
-static __always_inline int plainly_honest(struct __sk_buff *skb, const struct frame *f, const struct hv_port *port)
+/* The commonest honest frame: TCP or UDP, and nothing of DHCP's, from the port's MAC and one of its first two addresses or a lease's. */
+static __always_inline int plainly_honest(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
+	const struct frame *f = &s->frame;
+
 	if (skb->vlan_present || (f->protocol != 6 && f->protocol != 17) || !f->l4 || !same_mac(f->source_mac, port->mac))
 		return 0;
 	if (f->protocol == 17 && (f->source_port == 67 || f->source_port == 547 || f->destination_port == 68 ||
-				  f->destination_port == 546))
+				  f->destination_port == 546 || f->destination_port == 67))
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
-	       (port->addresses > 1 && same_address(&port->address[1], &f->source));
+	       (port->addresses > 1 && same_address(&port->address[1], &f->source)) ||
+	       ((port->flags & (HV_LEASED | HV_FREE_UNTIL_LEASED)) == HV_LEASED && leased(s, port, &f->source));
 }
 
 /* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */
@@ -491,13 +508,19 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 		if (is_zero(&f->source, 12)) {
 			if (!(f->protocol == 17 && f->l4 && f->source_port == 68 && f->destination_port == 67) && CHECKED(HV_F_IPV4))
 				return HV_F_IPV4;
-		} else if (!bound(port, f, &f->source) && CHECKED(HV_F_IPV4)) {
+		} else if (!bound(s, port, &f->source) && CHECKED(HV_F_IPV4)) {
 			return HV_F_IPV4;
 		}
 		/* Clients listen to whatever comes to their port, from whatever port it comes. */
 		if (f->protocol == 17 && f->l4 && (f->source_port == 67 || f->destination_port == 68) &&
 		    !(port->flags & HV_MAY_SERVE_DHCP))
 			return HV_F_DHCP_SERVER;
+		/*
+		 * Who asks in another's name has the server give it what it did not ask for. What is in pieces or not understood may do
+		 * so, or give back an address of which we would not know.
+		 */
+		if (port->flags & HV_LEASED && of_dhcp(f, HV_OUT) && !heed_request(skb, s, port) && CHECKED(HV_F_MAC))
+			return HV_F_MAC;
 		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
 			return HV_F_ROUTER_ADVERTISEMENT;
 		return HV_FORGED_KINDS;
@@ -927,7 +950,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 		__u32 kind = HV_F_UNREADABLE;
 
 		if (readable)
-			kind = plainly_honest(skb, f, port) ? HV_FORGED_KINDS : forged(skb, s, port);
+			kind = plainly_honest(skb, s, port) ? HV_FORGED_KINDS : forged(skb, s, port);
 		if (kind < HV_FORGED_KINDS) {
 			KEEP(kind);
 			if (kind < HV_FORGED_KINDS)
@@ -956,6 +979,8 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	verdict = handed ? PASS : cross(skb, s, port, slot, direction, octets, now, readable);
 	if (stranger && verdict != DROP)
 		admit(slot, f);
+	if (direction == HV_IN && of_dhcp(f, HV_IN) && port->flags & HV_LEASED && readable && verdict != DROP)
+		heed_answer(skb, s, port);
 	if (s->proof != HV_FREE && verdict != DROP)
 		return withhold(skb, s, counters, enforce);
 	return verdict;

@@ -10,6 +10,8 @@
 #define HV_ADDRESSES 8
 #define HV_PAIRS 4
 #define HV_LOCALS 4		/* link-local addresses that a port may hold besides what it is given */
+#define HV_LEASES 4		/* addresses that a port may hold by DHCP */
+#define HV_SERVERS 4		/* of DHCP that a port believes */
 #define HV_NOBODY 0xffffffff	/* holds the link-local addresses that no single port may have */
 
 enum hv_direction { HV_OUT, HV_IN };
@@ -22,6 +24,8 @@ enum hv_mode { HV_MONITOR = 1, HV_ENFORCE = 2 };
 enum hv_gate { HV_OPEN, HV_ISOLATE, HV_QUARANTINE };
 #define HV_MAY_SERVE_DHCP 1
 #define HV_MAY_ADVERTISE_ROUTES 2
+#define HV_LEASED 4		/* it may use what trusted servers give it, and but for what is bound nothing else */
+#define HV_FREE_UNTIL_LEASED 8	/* but where it has nothing at all, what is nobody else's */
 
 struct hv_address { __u8 bytes[16]; };	/* IPv4 as ::ffff:a.b.c.d; a MAC as 6 bytes after 10 zeros */
 
@@ -41,6 +45,9 @@ struct hv_port {
 	struct hv_address address[HV_ADDRESSES];
 	struct hv_address allow[HV_ADDRESSES];	/* who may be talked to in quarantine */
 	struct hv_pair pair[HV_PAIRS];		/* addresses that others may have too, with their MAC */
+	__u8 server[HV_SERVERS][6];		/* of DHCP, that are believed */
+	__u32 servers;
+	__u8 within[4], mask[4];		/* what they may give */
 };
 
 #define HV_NEAR 65536		/* devices that are found without a hash; beyond it they are found all the same */
@@ -121,6 +128,11 @@ struct hv_greeter {
 struct hv_local_key { __u32 segment; struct hv_address address; };
 struct hv_holder { __u32 slot; __u32 tick; };	/* tick: when it was used last; 0: it was given, not claimed */
 struct hv_locals { struct bpf_spin_lock lock; __u32 pad; __u64 evicted; struct hv_address address[HV_LOCALS]; };
+
+/* at_ns: when it was given or renewed; end_ns 0: there is none. */
+struct hv_lease { struct hv_address address; __u64 at_ns; __u64 end_ns; };
+/* refused: given by the server and another's, outside of the range, or beyond what there is room for */
+struct hv_leases { struct hv_lease lease[HV_LEASES]; __u64 evicted; __u64 refused; };
 
 struct hv_source_key { __u32 slot; struct hv_address address; };
 struct hv_source { struct bpf_spin_lock lock; __u32 pad; struct hv_rate rate; struct hv_bucket bucket; };

@@ -126,7 +126,7 @@ static __noinline int asks_another(struct __sk_buff *skb, struct scratch *s, con
 	if (port->pairs || among(port->address, port->addresses, target))
 		return 0;
 	if (!link_local(target))
-		return port->addresses != 0;
+		return !bound(s, port, target);
 	if (of_mac(target, port->mac))
 		return 0;
 	s->local.segment = port->segment;

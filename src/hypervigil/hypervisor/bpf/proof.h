@@ -80,7 +80,8 @@ static __always_inline int for_itself(const struct hv_port *port, const struct f
 
 	if (!same_mac(f->destination_mac, port->mac) && !paired)
 		return 0;
-	if (!port->addresses || among(port->address, port->addresses, &f->destination) || link_local(&f->destination))
+	if (!port->addresses || port->flags & HV_LEASED || among(port->address, port->addresses, &f->destination) ||
+	    link_local(&f->destination))
 		return 1;
 #pragma unroll
 	for (int i = 0; i < HV_PAIRS; i++)

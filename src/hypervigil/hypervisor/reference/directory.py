@@ -158,7 +158,7 @@ class Directory:
         shared = {layout.pack_mac(pair.mac): 0 for pair in policy.pairs if pair.mac is not None}
         own = {layout.pack_mac(policy.port): policy.ifindex}
         seat.macs = {**shared, **own} if seat.perimeter is not None else {}
-        addresses = (*policy.addresses, *(pair.address for pair in policy.pairs))
+        addresses = (*policy.addresses, *policy.leases, *(pair.address for pair in policy.pairs))
         seat.addresses = frozenset(
             layout.pack_address(address) for address in addresses if not ip_address(address).is_link_local
         )

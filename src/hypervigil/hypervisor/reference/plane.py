@@ -5,6 +5,7 @@ Calls, records and errors are those of ``DataPlane`` and ``DataPlaneReader``; no
 
 from collections import deque
 from collections.abc import Iterable
+from ipaddress import ip_network
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from hypervigil.hypervisor.reference.dialogues import Dialogues
 from hypervigil.hypervisor.reference.fabric import Fabric
 from hypervigil.hypervisor.reference.frame import Frame, read
 from hypervigil.hypervisor.reference.identity import Identity
+from hypervigil.hypervisor.reference.leases import Leases, Leasing
 from hypervigil.hypervisor.reference.neighbours import Neighbours
 from hypervigil.hypervisor.reference.peers import Peers
 from hypervigil.hypervisor.reference.port import Fate, Handover, Memory, Port, Slot, Source
@@ -43,10 +45,13 @@ class ReferencePlane:
         self.dialogues = Dialogues(room, room * GREETERS_PER_PORT // PEERS_PER_PORT)
         self._max_sources = max_ports * SOURCES_PER_PORT
         self.neighbours = Neighbours()
+        self.leases = Leases(self.neighbours)
         self.events: deque[Trip] = deque()
         """Wires that sprang and were not read yet."""
         self.fabric = fabric or Fabric()
-        self._memory = Memory(self._slots, self.peer_memory, self.dialogues, self.events, self.fabric, self.neighbours)
+        self._memory = Memory(
+            self._slots, self.peer_memory, self.dialogues, self.events, self.fabric, self.neighbours, self.leases
+        )
 
     # --- frames ----
     def handle(
@@ -88,6 +93,7 @@ class ReferencePlane:
             may_advertise_routes=policy.may_advertise_routes,
             unchecked=frozenset(policy.unchecked),
             pairs=_pairs(policy),
+            leasing=_leasing(policy),
         )
         allows = _packed(policy.quarantine_allows, policy, "quarantine addresses")
         old = self._ports.pop(self._ifindexes.get(policy.port, -1), None)
@@ -98,6 +104,8 @@ class ReferencePlane:
         self._ifindexes[policy.port] = policy.ifindex
         segment = segment_of(policy)
         held = {(segment, address): place.number if alone else layout.NOBODY for address, alone in given(policy)}
+        if old is None or old.segment != segment:
+            self.leases.free(place.number, segment if old is None else old.segment)
         self.neighbours.give(place.number, held, again=old is not None and old.segment == segment)
         self._ports[policy.ifindex] = Port(place, identity, enforce, allows, segment, self._memory)
         self.fabric.bind(place.number, policy)
@@ -111,8 +119,10 @@ class ReferencePlane:
         """Let a port go. Doing it again is no error."""
         ifindex = self._ifindexes.pop(port, None)
         if ifindex is not None:
-            slot = self._ports.pop(ifindex).slot
+            gone = self._ports.pop(ifindex)
+            slot = gone.slot
             slot.clear()
+            self.leases.free(slot.number, gone.segment)
             self.neighbours.free(slot.number)
             self.fabric.release(slot.number)
 
@@ -269,6 +279,16 @@ def _pairs(policy: PortPolicy) -> tuple[tuple[bytes, bytes], ...]:
     if len(policy.pairs) > layout.PAIRS:
         raise DataPlaneError(f"port {policy.port} has {len(policy.pairs)} address pairs: at most {layout.PAIRS} fit")
     return tuple((layout.pack_address(pair.address), layout.pack_mac(pair.mac or policy.port)) for pair in policy.pairs)
+
+
+def _leasing(policy: PortPolicy) -> Leasing | None:
+    if (leasing := policy.leasing) is None:
+        return None
+    servers = frozenset(layout.pack_mac(mac) for mac in leasing.servers)
+    if leasing.within is None:
+        return Leasing(servers, leasing.free)
+    network = ip_network(leasing.within)
+    return Leasing(servers, leasing.free, network.network_address.packed, network.netmask.packed)
 
 
 def _address(text: str) -> bytes:

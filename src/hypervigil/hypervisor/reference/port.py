@@ -12,6 +12,8 @@ from hypervigil.hypervisor.reference.dialogues import Dialogues
 from hypervigil.hypervisor.reference.fabric import Denial, Fabric
 from hypervigil.hypervisor.reference.frame import ICMP, ICMPV6, Frame
 from hypervigil.hypervisor.reference.identity import Identity, link_local
+from hypervigil.hypervisor.reference.leases import ACK, DECLINE, RELEASE, Leases, answered, mapped, of_dhcp
+from hypervigil.hypervisor.reference.leases import asked as asked_for
 from hypervigil.hypervisor.reference.neighbours import Neighbours
 from hypervigil.hypervisor.reference.peers import Peers, remember
 from hypervigil.hypervisor.reference.proof import Asked, asked
@@ -112,6 +114,7 @@ class Memory:
     events: deque[Trip]
     fabric: Fabric
     neighbours: Neighbours
+    leases: Leases
 
     def count(self, slot: Slot, direction: Direction, frame: Frame, now: int) -> None:
         """Count a frame, whatever becomes of it."""
@@ -170,7 +173,9 @@ class Port:
         slot = self.slot
         self.memory.count(slot, direction, frame, now)
         if direction is Direction.OUT:
-            kind = self.identity.forgery(frame, lambda address: self._owns(address, now))
+            kind = self.identity.forgery(
+                frame, lambda address: self._owns(address, now), lambda address: self._leased(address, now), self._asks
+            )
             if kind is not None:
                 slot.counters.forged[kind] += 1
                 if self.enforce:
@@ -191,6 +196,8 @@ class Port:
             peer = self.memory.peers.find((slot.number, Direction.OUT, frame.destination))
             if peer is not None:
                 peer.admitted = 1
+        if direction is Direction.IN and frame.readable and fate.passes:
+            self._heed_answer(frame, now)
         return _DROPPED if frame.unproven and fate.passes and self._withheld(frame, proof) else fate
 
     def _owns(self, address: bytes, now: int) -> bool:
@@ -200,6 +207,32 @@ class Port:
     def _others(self, address: bytes, now: int) -> bool:
         routes = self.identity.may_advertise_routes
         return self.memory.neighbours.others(self.slot.number, (self.segment, address), now, routes=routes)
+
+    def _leased(self, address: bytes, now: int) -> bool:
+        identity = self.identity
+        free = identity.leasing is not None and identity.leasing.free and not identity.addresses
+        return self.memory.leases.gives(self.slot.number, (self.segment, address), now, free=free)
+
+    def _asks(self, frame: Frame) -> bool:
+        """Whether a request is understood, and in the port's own name. What it gives back is its own no more."""
+        said = asked_for(frame, self.identity.mac)
+        if said is not None and said.kind in {RELEASE, DECLINE}:
+            address = said.own if said.kind == RELEASE else said.requested
+            self.memory.leases.give_back(self.slot.number, (self.segment, mapped(address)))
+        return said is not None
+
+    def _heed_answer(self, frame: Frame, now: int) -> None:
+        """A trusted server may give the port an address."""
+        leasing, number = self.identity.leasing, self.slot.number
+        if leasing is None or frame.vlan or not of_dhcp(frame, Direction.IN) or frame.source_mac not in leasing.servers:
+            return
+        said = answered(frame, self.identity.mac)
+        if said is None or said.kind != ACK or not said.lease_s:
+            return
+        if leasing.may_give(said.yours):
+            self.memory.leases.give(number, (self.segment, mapped(said.yours)), said.lease_s, now)
+        else:
+            self.memory.leases.refuse(number)
 
     def _withheld(self, frame: Frame, proof: Asked) -> bool:
         """Whether a frame is kept from its port since its source has not proven its address; it is counted."""
@@ -212,7 +245,7 @@ class Port:
         """Whether the network policy lets it pass, and past the bridge."""
         number, fabric = self.slot.number, self.memory.fabric
         flooded = direction is Direction.IN and self.identity.none_of_its_business(
-            frame, lambda address: self._others(address, now)
+            frame, lambda address: self._others(address, now), lambda address: self._leased(address, now)
         )
         way = fabric.cross(number, direction, frame, now, flooded=flooded)
         if self.enforce and isinstance(way, Denial):
@@ -227,7 +260,7 @@ class Port:
             return Fate(passes=True, told=told)
         fabric.crossings[number].straight += frame.packets
         receiver = self.memory.slots[way.slot]
-        if receiver.limited:
+        if receiver.limited or of_dhcp(frame, Direction.IN):  # what it is given its own port has to see
             return Fate(passes=True, device=way.device, handover=Handover.DECIDED)
         self.memory.count(receiver, Direction.IN, frame, now)
         self.memory.note(receiver, Direction.IN, frame, now)

@@ -41,7 +41,8 @@ def asked(identity: Identity, frame: Frame) -> Asked:
 def _for_itself(identity: Identity, frame: Frame) -> bool:
     address = frame.destination
     shared = any(address == one for one, _ in identity.pairs)
-    known = not identity.addresses or address in identity.addresses or link_local(address) or shared
+    free = not identity.addresses or identity.leasing is not None
+    known = free or address in identity.addresses or link_local(address) or shared
     mine = frame.destination_mac == identity.mac or any(frame.destination_mac == mac for _, mac in identity.pairs)
     return known and mine
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hypervigil.hypervisor.sensors.clock import now
+from hypervigil.hypervisor.sensors.leases import Held, joined
 from hypervigil.model.ids import Instant
 from hypervigil.model.observation import Sweep
 from hypervigil.model.vm import Inventory
@@ -33,6 +34,7 @@ class Outbox:
         self._path = path
         self._condition = threading.Condition()
         self._inventory: Inventory | None = None
+        self._leases: Held = {}
         self._blind: dict[str, Instant] = {}
         self._news: list[FromSensors] = []
         self._sweeps: deque[Sweep] = deque()
@@ -43,7 +45,14 @@ class Outbox:
         """These domains run now."""
         with self._condition:
             self._inventory = inventory
-            self._tell(InventoryChanged(at=now(), inventory=inventory))
+            self._tell(InventoryChanged(at=now(), inventory=joined(inventory, self._leases)))
+
+    def leases(self, leases: Held) -> None:
+        """These addresses DHCP gave."""
+        with self._condition:
+            self._leases = leases
+            if self._inventory is not None:
+                self._tell(InventoryChanged(at=now(), inventory=joined(self._inventory, leases)))
 
     def sweep(self, sweep: Sweep) -> None:
         """One sweep."""
@@ -100,7 +109,7 @@ class Outbox:
             self._connected = True
             self._news = [Blind(at=now(), what=what, since=since) for what, since in self._blind.items()]
             if self._inventory is not None:
-                self._news.insert(0, InventoryChanged(at=now(), inventory=self._inventory))
+                self._news.insert(0, InventoryChanged(at=now(), inventory=joined(self._inventory, self._leases)))
 
     def _next(self) -> list[FromSensors]:
         """News first, then at most one sweep, so that a queue of sweeps never delays news."""

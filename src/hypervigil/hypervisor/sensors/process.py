@@ -12,6 +12,7 @@ from pathlib import Path
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader
 from hypervigil.hypervisor.adapters.libvirt.connection import DEFAULT_URI
 from hypervigil.hypervisor.sensors.clock import now
+from hypervigil.hypervisor.sensors.leases import Told, held
 from hypervigil.hypervisor.sensors.maps import MapsLink
 from hypervigil.hypervisor.sensors.outbox import Outbox
 from hypervigil.hypervisor.sensors.resources import ResourceWatch
@@ -93,6 +94,12 @@ class Eyes:
         self._last = before.advanced(snapshot, slots)
         return self._at, self._at - since, samples
 
+    def leases(self) -> dict[PortId, tuple[str, ...]] | None:
+        """What DHCP gave each port that ``whole`` saw last; ``None`` where nothing is seen."""
+        if self._reader is None or self._last is None:
+            return None
+        return held(self._reader.leases(), port_ids(self._last), self._at)
+
     def _snapshot(self) -> Snapshot | None:
         self._at = now()
         reader = self._reader
@@ -113,6 +120,7 @@ class Sensors:
         self._resources = ResourceWatch(config.libvirt_uri, config.statistics_period_s)
         self._eyes = Eyes(int.from_bytes(os.urandom(8)))
         self._tripped = Tripped()
+        self._told = Told()
         self._sequence = 0
         self._dark_since: Instant | None = None
 
@@ -156,6 +164,10 @@ class Sensors:
         seen: frozenset[PortId] = frozenset()
         try:
             at, interval, samples, seen = self._eyes.whole(owners)
+            leases = self._eyes.leases() if self._told.due(at) else None
+            news = self._told.news(leases, at) if leases is not None else None
+            if news is not None:
+                self._outbox.leases(news)
         except OSError as error:
             self._broken(error)
             at, interval = now(), self._config.period_s

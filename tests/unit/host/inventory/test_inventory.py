@@ -10,7 +10,7 @@ from hypervigil.host.inventory import AddressBook, compile_ports, protected_netw
 from hypervigil.model.ids import OUTSIDE, PortId, VmId
 from hypervigil.model.network import AddressPair, Budget, Floor, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric, HostRoutes, link_local
+from hypervigil.model.port_policy import Fabric, HostRoutes, Leasing, link_local
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.merge import BROADCASTS_PER_S
@@ -236,3 +236,63 @@ def test_no_inventory_makes_two_owners_or_an_open_port(vms: list[Vm], reserved: 
     for port in compiled.ports:
         if (port.vm, port.ifindex) in asked:
             assert port.addresses, "a port whose addresses are known is never left open"
+
+
+# --- what DHCP gave ---
+SERVER = PortId("52:54:00:00:00:0d")
+SERVED = replace(NET, trusted_dhcp_macs=(SERVER.upper(),))
+
+
+def leased(one: Vm, *addresses: str) -> Vm:
+    return replace(one, nics=(replace(one.nics[0], leased=addresses),))
+
+
+def test_a_nic_on_a_network_with_trusted_servers_may_use_what_they_give_and_nothing_else() -> None:
+    inventory = Inventory((leased(vm(A, "a", MAC_A, 5), "10.60.0.9"), vm(B, "b", MAC_B, 6)))
+    compiled = compile_ports(inventory, Policy(networks=(SERVED,)))
+    first, second = compiled.ports
+    assert first.leasing == second.leasing == Leasing((SERVER,), "10.60.0.0/24")
+    assert (first.addresses, first.leases, second.leases) == ((), ("10.60.0.9",), ())
+    [note] = compiled.notes
+    assert note.startswith("b: vnet6 may use no address until net1's DHCP server gives it one")
+    book = AddressBook()
+    book.update(inventory, Policy(networks=(SERVED,)))
+    assert book.owner("10.60.0.9") == A
+
+
+def test_a_server_that_is_a_vm_is_not_asked_to_lease_its_own_address() -> None:
+    [port] = compile_ports(Inventory((vm(A, "a", SERVER, 5),)), Policy(networks=(SERVED,))).ports
+    assert (port.leasing, port.may_serve_dhcp) == (None, True)
+
+
+def test_without_trusted_servers_nothing_is_learnt() -> None:
+    inventory = Inventory((leased(vm(A, "a", MAC_A, 5), "10.60.0.9"),))
+    [port] = compile_ports(inventory, Policy(networks=(NET,))).ports
+    assert (port.leasing, port.leases) == (None, ())
+    book = AddressBook()
+    book.update(inventory, Policy(networks=(NET,)))
+    assert book.owner("10.60.0.9") == OUTSIDE
+
+
+def test_a_lease_of_anothers_address_or_of_one_outside_is_refused_with_a_sentence() -> None:
+    policy = Policy(networks=(SERVED,), vms=(VmPolicy("off", addresses=("10.60.0.7",)),))
+    inventory = Inventory(
+        (
+            leased(vm(A, "a", MAC_A, 5), "10.60.0.7", "10.60.0.8", "10.61.0.1", "10.60.0.9"),
+            vm(B, "b", MAC_B, 6, "10.60.0.8"),
+        )
+    )
+    compiled = compile_ports(inventory, policy)
+    assert compiled.ports[0].leases == ("10.60.0.9",)
+    assert [note.split(", and ")[0] for note in compiled.notes] == [
+        "a: DHCP leased 10.60.0.7, which belongs to off (by policy)",
+        "a: DHCP leased 10.60.0.8, which belongs to b",
+        "a: DHCP leased 10.61.0.1, which is outside of the cidr 10.60.0.0/24",
+    ]
+
+
+def test_the_policys_word_of_a_nic_needs_no_lease() -> None:
+    policy = Policy(networks=(SERVED,), vms=(VmPolicy("a", addresses=("10.60.0.9",)),))
+    [port] = compile_ports(Inventory((leased(vm(A, "a", MAC_A, 5), "10.60.0.9"),)), policy).ports
+    assert port.addresses[0] == "10.60.0.9"
+    assert port.leases == ()

@@ -16,7 +16,7 @@ from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import Instant, PortId, VmId
-from hypervigil.model.policy import Policy
+from hypervigil.model.policy import NetworkPolicy, Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control, gateway, guest
 from hypervigil.wire.frames import FrameDecoder, encode
@@ -180,3 +180,26 @@ def test_the_topology_shows_gateway_and_agents(conductor: Conductor) -> None:
     conductor.heard(report(1001.0), Instant(1001.0))
     units = {one["unit"]: one for one in answers_of(conductor)._topology()["units"]}
     assert units["VSEM+VREM web-1"]["up"]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "leased", "servers", "binding"),
+    [
+        ((), ("10.0.0.5",), ("52:54:00:00:00:ff",), "MAC and leases"),
+        (("10.0.0.4",), ("10.0.0.5",), ("52:54:00:00:00:ff",), "MAC, addresses and leases"),
+        (("10.0.0.4",), (), (), "MAC and addresses"),
+        ((), (), (), "MAC only"),
+    ],
+)
+def test_the_topology_shows_what_binds_a_nic_and_its_leases(
+    addresses: tuple[str, ...], leased: tuple[str, ...], servers: tuple[str, ...], binding: str
+) -> None:
+    host = FakeHost()
+    policy = Policy(networks=(NetworkPolicy("net", "br0", trusted_dhcp_macs=servers),))
+    built = conducting(host, host, policy=policy)
+    nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0", addresses, leased)
+    built.inventory(Inventory((Vm(VmId("a"), "a", 1, 1, (nic,)),)), Instant(1000.0))
+    [port] = answers_of(built)._topology()["ports"]
+    assert port["binding"] == binding
+    assert {*addresses, *leased} <= {*port["addresses"]}
+    assert bool(port["addresses"]) == bool(addresses or leased)

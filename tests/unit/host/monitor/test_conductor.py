@@ -371,3 +371,19 @@ def test_who_may_reach_whom_is_sent_as_a_change_and_whole_where_nothing_is_known
     assert "fabric" not in conductor.health.ports_bound
     conductor.enforced(wire.InForce(request=9, boot_id="b", ports=(), limits=(), fabric=first), T0)
     assert sent().gone == (("n/default", "n/default"),), "led on from what the enforcer says is in force"
+
+
+def test_what_dhcp_gave_is_on_record_known_and_told_to_the_enforcer(host: FakeHost) -> None:
+    served = NetworkPolicy("net", "br0", "10.0.0.0/24", ("52:54:00:00:00:ff",))
+    built = conducting(host, host, policy=Policy(mode=Mode.ENFORCE, networks=(served,)))
+    nic = Nic(PortId("52:54:00:00:00:0a"), "vnet0", 7, "br0")
+    before, after = (Inventory((Vm(A, "a", 1, 196608, (one,)),)) for one in (nic, replace(nic, leased=("10.0.0.5",))))
+    built.inventory(before, T0)
+    assert built.book.owner("10.0.0.5") != A
+    built.inventory(after, T0)
+    assert built.book.owner("10.0.0.5") == A
+    assert host.recorded(Kind.INVENTORY) == [before, after]
+    assert [bound.policies[0].leases for bound in host.sent(wire.BindPorts)] == [(), ("10.0.0.5",)]
+    built.inventory(before, T0)
+    assert built.book.owner("10.0.0.5") != A, "it ended"
+    assert host.sent(wire.BindPorts)[-1].policies[0].leases == ()

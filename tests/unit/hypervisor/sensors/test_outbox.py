@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hypervigil.hypervisor.sensors.outbox import MAX_SWEEPS, Outbox
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.observation import Sweep
-from hypervigil.model.vm import Inventory, Vm
+from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire.frames import FrameDecoder
 from hypervigil.wire.messages import Blind, FromSensors, InventoryChanged, Swept
 
@@ -147,3 +147,27 @@ def test_a_monitor_that_does_not_read_never_holds_up_the_sensors(monitor: Monito
             break
     assert seen + lost == MAX_SWEEPS * 3 + 1, "every sweep was delivered or counted as lost"
     assert lost > 0
+
+
+def test_what_dhcp_gave_goes_with_the_inventory_also_to_who_comes_later(path: Path, monitor: Monitor) -> None:
+    port = PortId("52:54:00:00:00:0a")
+    nic = Nic(port, "vnet0", 5, "br0")
+    outbox = Outbox(path)
+    outbox.leases({port: ("10.0.0.9",)})
+    outbox.inventory(Inventory((Vm(VmId("a"), "a", 1, 1, (nic,)),)))
+    stop = threading.Event()
+    thread = threading.Thread(target=outbox.run, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        monitor.accept()
+        first = monitor.next()
+        outbox.leases({port: ("10.0.0.10",)})
+        second = monitor.next()
+        outbox.leases({})
+        third = monitor.next()
+    finally:
+        stop.set()
+        monitor.hang_up()
+        thread.join(5)
+    told = [one.inventory.vms[0].nics[0].leased for one in (first, second, third) if isinstance(one, InventoryChanged)]
+    assert told == [("10.0.0.9",), ("10.0.0.10",), ()]

@@ -15,17 +15,16 @@ from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
 from hypervigil.hypervisor.adapters.ebpf.doors import Doors
+from hypervigil.hypervisor.adapters.ebpf.entry import entry_of
 from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
-from hypervigil.hypervisor.adapters.ebpf.locals import LocalMaps, segment_of
+from hypervigil.hypervisor.adapters.ebpf.locals import LocalMaps
 from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS, LARGER, DataPlaneError
 from hypervigil.model.ids import PortId
-from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
-_MODES = {Mode.MONITOR: 1, Mode.ENFORCE: 2}
 _ENDS = (("from", "hv_from_vm", kernel.TCX_INGRESS), ("to", "hv_to_vm", kernel.TCX_EGRESS))
-_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters")
+_SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters", "hv_leases")
 
 
 class Gate(IntEnum):
@@ -134,13 +133,7 @@ class DataPlane:
             self._detach_device(old[0])
         slot = layout.Port.from_buffer_copy(old[1]).slot if old is not None else self._free_slot()
         self._generation += 1
-        entry = layout.Port(slot=slot, generation=self._generation, mode=_MODES[policy.mode], mac=_bytes6(policy.port))
-        entry.flags = (1 if policy.may_serve_dhcp else 0) | (2 if policy.may_advertise_routes else 0)
-        entry.addresses = _fill(entry.address, policy.addresses, policy, "addresses")
-        entry.allows = _fill(entry.allow, policy.quarantine_allows, policy, "quarantine addresses")
-        entry.unchecked = sum(1 << kind for kind in policy.unchecked)
-        entry.pairs = _fill_pairs(entry, policy)
-        entry.segment = segment_of(policy)
+        entry = entry_of(policy, slot, self._generation)
         if old is not None and (before := layout.Port.from_buffer_copy(old[1]).segment) != entry.segment:
             self._locals.forget_claims(slot, before)
         if old is None:
@@ -364,7 +357,7 @@ class DataPlane:
                 found.append(Drift(port, "its limits were changed"))
             slot = self._slot(port)
             if self._locals.drifted(slot):
-                found.append(Drift(port, "its link-local addresses were changed"))
+                found.append(Drift(port, "its addresses were changed"))
             for address, wanted in self._sources[port].items():
                 source = layout.Source()
                 there = kernel.lookup(self._maps["hv_sources"], _source_key(slot, address), source)
@@ -441,29 +434,6 @@ def mount_bpffs(pin_dir: Path) -> None:
     if libc.mount(b"bpf", os.fsencode(root), b"bpf", 0, None):
         reason = os.strerror(ctypes.get_errno())
         raise DataPlaneError(f"cannot mount a BPF file system at {root} ({reason}): run 'mount -t bpf bpf {root}'")
-
-
-def _bytes6(port: PortId) -> ctypes.Array[ctypes.c_uint8]:
-    return (ctypes.c_uint8 * 6).from_buffer_copy(layout.pack_mac(port))
-
-
-def _fill(
-    to: "ctypes.Array[ctypes.Array[ctypes.c_uint8]]", addresses: tuple[str, ...], policy: PortPolicy, what: str
-) -> int:
-    if len(addresses) > layout.ADDRESSES:
-        raise DataPlaneError(f"port {policy.port} has {len(addresses)} {what}: at most {layout.ADDRESSES} fit")
-    for index, address in enumerate(addresses):
-        to[index] = layout.Address.from_buffer_copy(layout.pack_address(address))
-    return len(addresses)
-
-
-def _fill_pairs(entry: layout.Port, policy: PortPolicy) -> int:
-    if len(policy.pairs) > layout.PAIRS:
-        raise DataPlaneError(f"port {policy.port} has {len(policy.pairs)} address pairs: at most {layout.PAIRS} fit")
-    for index, pair in enumerate(policy.pairs):
-        address = layout.Address.from_buffer_copy(layout.pack_address(pair.address))
-        entry.pair[index] = layout.Pair(address, _bytes6(PortId(pair.mac or policy.port)))
-    return len(policy.pairs)
 
 
 def _source_key(slot: int, address: str) -> layout.SourceKey:

@@ -401,8 +401,8 @@ def _member_key(network: int, mac: str) -> bytes:
 
 def _homes(policy: PortPolicy) -> frozenset[str]:
     """By which addresses others on other networks find the port; link-local ones mean nothing there."""
-    shared = (pair.address for pair in policy.pairs)
-    return frozenset(address for address in (*policy.addresses, *shared) if not ip_address(address).is_link_local)
+    others = (*policy.leases, *(pair.address for pair in policy.pairs))
+    return frozenset(address for address in (*policy.addresses, *others) if not ip_address(address).is_link_local)
 
 
 def _allowance(budget: Budget) -> layout.Allowance:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 7
+ABI = 8
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -21,6 +21,10 @@ FLOW_SETS, FLOW_WAYS = 128, 8
 DENIALS = len(DenialKind)
 LOCALS = 4
 """Link-local addresses that a port may hold besides what it is given."""
+LEASES = 4
+"""Addresses that a port may hold by DHCP."""
+SERVERS = 4
+"""Of DHCP that a port believes."""
 NOBODY = 0xFFFFFFFF
 """Holds the link-local addresses that no single port may have."""
 
@@ -50,6 +54,10 @@ class Port(ctypes.Structure):
         ("address", Address * ADDRESSES),
         ("allow", Address * ADDRESSES),
         ("pair", Pair * PAIRS),
+        ("server", (c_uint8 * 6) * SERVERS),
+        ("servers", c_uint32),
+        ("within", c_uint8 * 4),
+        ("mask", c_uint8 * 4),
     ]
 
 
@@ -202,6 +210,18 @@ class Locals(ctypes.Structure):
     """``struct hv_locals``; user space only empties it."""
 
     _fields_ = [("lock", c_uint32), ("pad", c_uint32), ("evicted", c_uint64), ("address", Address * LOCALS)]
+
+
+class Lease(ctypes.Structure):
+    """``struct hv_lease``."""
+
+    _fields_ = [("address", Address), ("at_ns", c_uint64), ("end_ns", c_uint64)]
+
+
+class Leases(ctypes.Structure):
+    """``struct hv_leases``; user space only empties it."""
+
+    _fields_ = [("lease", Lease * LEASES), ("evicted", c_uint64), ("refused", c_uint64)]
 
 
 class SourceKey(ctypes.Structure):

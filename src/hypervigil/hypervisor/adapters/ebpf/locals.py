@@ -1,8 +1,8 @@
-"""Link-local IPv6 addresses that are given, so that no port can claim them, and what ports claimed meanwhile.
+"""Addresses that are given, so that no port can claim or lease them, and what ports claimed and leased meanwhile.
 
-The one that follows from a port's MAC and those that the policy binds to it are its own; gateways' and shared ones are
-nobody's to claim. The programs add the claims (``bpf/locals.h``); they stay when a process of ours dies, and go with
-their port.
+A port's own are what the policy binds to it and the link-local one that follows from its MAC; gateways' and shared ones
+are nobody's to claim. The programs add claims of link-local addresses (``bpf/locals.h``) and DHCP's leases
+(``bpf/leases.h``); they stay when a process of ours dies, and go with their port.
 """
 
 import zlib
@@ -16,7 +16,7 @@ from hypervigil.model.port_policy import PortPolicy, link_local
 
 
 def segment_of(policy: PortPolicy) -> int:
-    """Where a port's link-local addresses mean it: by name, so that it is the same in every process.
+    """Where a port's addresses mean it: by name, so that it is the same in every process.
 
     Its network; alone with the host where the host routes. Ports on no network that the policy names are taken for
     neighbours, which is the stricter.
@@ -27,19 +27,20 @@ def segment_of(policy: PortPolicy) -> int:
 
 
 def given(policy: PortPolicy) -> Iterator[tuple[bytes, bool]]:
-    """Link-local addresses that the policy gives, as 16 bytes, and whether to this port alone."""
+    """Addresses of IPv4 and link-local ones that the policy gives, as 16 bytes, and whether to this port alone."""
     shared = (*policy.gateways, *(pair.address for pair in policy.pairs))
-    yield from ((layout.pack_address(one), False) for one in shared if _local(one))
-    yield from ((layout.pack_address(one), True) for one in (*policy.addresses, link_local(policy.port)) if _local(one))
+    yield from ((layout.pack_address(one), False) for one in shared if _claimable(one))
+    own = (*policy.addresses, link_local(policy.port))
+    yield from ((layout.pack_address(one), True) for one in own if _claimable(one))
 
 
-def _local(address: str) -> bool:
+def _claimable(address: str) -> bool:
     one = ip_address(address)
-    return one.version == 6 and one.is_link_local
+    return one.version == 4 or one.is_link_local
 
 
 class LocalMaps:
-    """Who holds which link-local address, as the kernel has it."""
+    """Who holds which address, as the kernel has it."""
 
     def __init__(self, maps: Mapping[str, int]) -> None:
         self._maps = maps
@@ -70,14 +71,16 @@ class LocalMaps:
         self._drop(slot, (before | found) - wanted.keys())
 
     def forget_claims(self, slot: int, segment: int) -> None:
-        """What a port claimed is free again."""
-        claimed = layout.Locals()
+        """What a port claimed or leased is free again."""
+        claimed, leases = layout.Locals(), layout.Leases()
         kernel.lookup(self._maps["hv_locals"], layout.Number(slot), claimed)
-        for address in claimed.address:
+        kernel.lookup(self._maps["hv_leases"], layout.Number(slot), leases)
+        for address in (*claimed.address, *(lease.address for lease in leases.lease)):
             key, holder = layout.LocalKey(segment, address), layout.Holder()
             if kernel.lookup(self._maps["hv_holders"], key, holder) and holder.slot == slot and holder.tick:
                 kernel.delete(self._maps["hv_holders"], key)
         kernel.update(self._maps["hv_locals"], layout.Number(slot), layout.Locals())
+        kernel.update(self._maps["hv_leases"], layout.Number(slot), layout.Leases())
 
     def release(self, slot: int, segment: int) -> None:
         """The port is gone."""
@@ -109,7 +112,7 @@ class LocalMaps:
             kernel.update(self._maps["hv_holders"], layout.LocalKey.from_buffer_copy(key), holder)
         except OSError as error:
             raise DataPlaneError(
-                f"no room for one more link-local address ({error.strerror}): name fewer gateways and address pairs"
+                f"no room for one more address ({error.strerror}): name fewer gateways and address pairs"
             ) from error
 
     def _drop(self, slot: int, keys: Iterable[bytes]) -> None:

@@ -20,10 +20,11 @@ ENTRIES = {
     "hv_allowances": 1,
     "hv_crossings": 1,
     "hv_members": 2,
-    "hv_homes": layout.ADDRESSES,
+    "hv_homes": layout.ADDRESSES + layout.LEASES,
     "hv_flows": layout.FLOW_SETS,
-    "hv_holders": 16,
+    "hv_holders": 24,
     "hv_locals": 1,
+    "hv_leases": 1,
 }
 """Maps that grow with the ports, and how many entries they have for each."""
 ALONE = (

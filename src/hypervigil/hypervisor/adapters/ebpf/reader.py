@@ -19,6 +19,7 @@ PORTS = np.dtype([("ifindex", "<u4"), ("port", np.dtype(layout.Port))])
 CROSSINGS = np.dtype(layout.Crossings)
 PEERS = np.dtype([("key", np.dtype(layout.PeerKey)), ("peer", np.dtype(layout.Peer))])
 GREETERS = np.dtype([("key", np.dtype(layout.GreeterKey)), ("greeter", np.dtype(layout.Greeter))])
+LEASES = np.dtype(layout.Leases)
 _PAGE = mmap.PAGESIZE
 _BUSY, _DISCARD, _LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
 _CHUNK = 4096
@@ -56,6 +57,7 @@ class DataPlaneReader:
             kernel.max_entries(self._fds["hv_greeters"]),
         )
         self._crossings = _Table(self._fds["hv_crossings"], 4, CROSSINGS.itemsize * self._cpus, self._max_ports)
+        self._leases = _Table(self._fds["hv_leases"], 4, LEASES.itemsize, self._max_ports)
         self._events = _Events(self._fds["hv_events"])
 
     def close(self) -> None:
@@ -86,6 +88,13 @@ class DataPlaneReader:
         out = np.zeros((self._max_ports, COUNTERS.itemsize // 8), np.uint64)
         out[np.frombuffer(keys, "<u4", count)] = summed
         return out.view(COUNTERS).reshape(self._max_ports)
+
+    def leases(self) -> Records:
+        """What DHCP gave each slot's port, ended or not, and what it lost or was refused: shape ``(max_ports,)``."""
+        count, keys, values = self._leases.read()
+        out = np.zeros(self._max_ports, LEASES)
+        out[np.frombuffer(keys, "<u4", count)] = np.frombuffer(values, LEASES, count)
+        return out
 
     def crossings(self) -> Records:
         """What each slot's port counted of who may reach whom, by CPU: shape ``(max_ports, cpus)``."""
