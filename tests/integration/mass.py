@@ -86,6 +86,7 @@ class Tally:
     evicted: int = 0
     leases: int = 0
     refused_leases: int = 0
+    """Both as held at the end of each turn: what follows takes leases, and what is counted with them, from a port."""
     handovers: dict[Handover, int] = field(default_factory=dict)
 
 
@@ -199,6 +200,7 @@ class World:
     # --- orders ---
     def turn(self) -> None:
         """Another policy, other limits."""
+        self._sum_leases()
         self.politics.turn()
         compiled = compile_ports(self.politics.inventory, self.politics.policy)
         wanted = {policy.port: policy for policy in compiled.ports}
@@ -426,13 +428,16 @@ class World:
         tally.concluded += int(counters["concluded"].sum())
         tally.greeters += int(counters["greeters"].sum())
         tally.answered += int(counters["answered"].sum())
-        for held in self.model.leases.held.values():
-            tally.leases += sum(bool(lease.end_ns) for lease in held.leases)
-            tally.refused_leases += held.refused
+        self._sum_leases()
         for crossings in self.model.fabric.crossings.values():
             tally.denied += np.array(crossings.denied)
             tally.flows += crossings.flows
             tally.evicted += crossings.evicted
+
+    def _sum_leases(self) -> None:
+        for held in self.model.leases.held.values():
+            self.tally.leases += sum(bool(lease.end_ns) for lease in held.leases)
+            self.tally.refused_leases += held.refused
 
 
 def live(scene: Scene, seed: int, frames: int, tally: Tally) -> None:
