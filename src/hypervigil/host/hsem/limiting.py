@@ -29,6 +29,8 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 KEPT_OF_UNCLEAR = 0.5
 """An excess that may be honest keeps this share of what it offers."""
+GROWING = 1.2
+"""So much more than was seen of it is offered in the end: it is measured while it grows, and its bursts are cut."""
 PROOF_S = 5.0
 """By then proof of source has stopped most of a flood from invented addresses, or never will."""
 
@@ -82,7 +84,7 @@ def provisional(facts: Facts, bounds: Bounds) -> list[Wanted]:
         meant = facts.conduct(surge.direction, surge.traffic)
         if meant <= Conduct.HONEST:
             continue
-        least = KEPT_OF_UNCLEAR * surge.rate if meant is Conduct.UNCLEAR else 0.0
+        least = KEPT_OF_UNCLEAR * GROWING * surge.rate if meant is Conduct.UNCLEAR else 0.0
         if surge.direction is Direction.OUT:
             wanted.append(_class_limit(surge, bounds, least))
         elif meant is Conduct.HOSTILE and from_outside(facts):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 
 from hypervigil.host.hsem.conduct import STREAM_PPS
+from hypervigil.host.hsem.limiting import GROWING, KEPT_OF_UNCLEAR
 from hypervigil.model.ids import HOST, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric, packet_metric
@@ -101,7 +102,7 @@ def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> 
 
     first = scene.ordered("mallory")[0]
     assert first.since - scene.begun_at <= 1.0, "one second from the first packet"
-    value = pytest.approx(max(20.0, per_s / 2), rel=0.05) if may_be_a_stream else own
+    value = pytest.approx(max(20.0, KEPT_OF_UNCLEAR * GROWING * per_s), rel=0.05) if may_be_a_stream else own
     assert (first.kind, first.direction, first.value) == (LimitKind.PACKETS, Direction.OUT, value)
     assert scene.limits("mallory")[0].value == own, "that is what it has in the end"
     assert {limit.classes for limit in scene.ordered("mallory")} == {frozenset({traffic})}, "no other class is touched"
