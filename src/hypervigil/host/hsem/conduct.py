@@ -117,6 +117,8 @@ class Asked:
     octets: float = 0.0
     """Sent there, in so many packets."""
     packets: float = 0.0
+    resets: float = 0.0
+    """Of these, what refused what came from there."""
     heard: float = 0.0
     """Of all octets that it gets, the share that comes from there."""
     back: float = 0.0
@@ -137,9 +139,11 @@ def asked_of(peers: Iterable[Peer]) -> dict[VmId, Asked]:
     octets = sum(peer.octets for peer in known if peer.direction is Direction.IN)
     for peer in known:
         if peer.direction is Direction.IN and peer.other in found and octets:
-            found[peer.other].heard += peer.octets / octets
-            found[peer.other].back += peer.octets
-            found[peer.other].replies += peer.packets
+            asked = found[peer.other]
+            asked.heard += peer.octets / octets
+            asked.back += peer.octets
+            asked.replies += peer.packets
+            asked.resets += peer.resets
     return found
 
 

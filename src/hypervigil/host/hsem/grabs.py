@@ -387,6 +387,8 @@ def _hoard(asked: Mapping[VmId, Asked], serving: Serving) -> _Hoard | None:
         little = most.octets <= max(ACKNOWLEDGEMENT * most.packets, LITTLE * most.begun)
         if not little or not serving.mute_to(server, begun=most.begun, octets=most.back, packets=most.replies):
             return None
-    each = most.packets / most.begun  # a try, what takes up the answer, and no more
+    # A try, what takes up the answer, and no more. A reset takes up nothing; of a flood's answers many never reach a
+    # stack that is busy sending, so that resets alone do not tell what was taken up.
+    each = max(0.0, most.packets - most.resets) / most.begun
     silent = max(0.0, min(each - 1.0, 3.0 - each, 1.0))
     return _Hoard(server, share, most.heard, silent, says=says)

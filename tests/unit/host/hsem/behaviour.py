@@ -209,13 +209,16 @@ def pings(who: str, targets: list[str], per_s: float) -> Behaviour:
 
 
 # --- attacks ----
-def floods_open_port(attacker: str, target: str, per_s: float) -> Behaviour:
-    """As hping does: SYN, a SYN-ACK comes, its kernel knows nothing of it and sends a RST."""
+def floods_open_port(attacker: str, target: str, per_s: float, *, lost: float = 0.0) -> Behaviour:
+    """As hping does: SYN, a SYN-ACK comes, its kernel knows nothing of it and sends a RST.
+
+    ``lost``: this share of what comes is dropped where it waits, unseen by the host, for a guest that is busy sending.
+    """
     pace = Pace(per_s)
 
     def behave(scene: Scene, s: float) -> None:
         arrived = scene.send(attacker, target, SYN, pace(s), octets=60)
-        scene.send(attacker, target, RST, scene.send(target, attacker, SYNACK, arrived))
+        scene.send(attacker, target, RST, round((1 - lost) * scene.send(target, attacker, SYNACK, arrived)))
 
     return behave
 

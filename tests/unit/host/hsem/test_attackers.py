@@ -124,11 +124,12 @@ def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, 
     assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
 
 
+@pytest.mark.parametrize("lost", [0.0, 0.2, 0.5, 0.9])
 @pytest.mark.parametrize("per_s", [2000, 18_000])
-def test_a_flood_that_its_senders_own_stack_resets_holds_no_connection(per_s: float) -> None:
+def test_a_flood_that_its_senders_own_stack_resets_holds_no_connection(per_s: float, lost: float) -> None:
     """On a real guest an open port's server took enough of them to look hoarded."""
     scene = town().takes("web")
-    scene.begin(floods_open_port("mallory", "web", per_s)).run(12)
+    scene.begin(floods_open_port("mallory", "web", per_s, lost=lost)).run(12)
     assert {verdict.attack for verdict in scene.verdicts("mallory")} == {AttackClass.FLOOD}
     assert {verdict.attack for verdict in scene.verdicts("web")} == {AttackClass.FLOOD}
     assert scene.hsem._grabs.held(VmId("mallory")) == 0.0
