@@ -131,4 +131,5 @@ def _sent(vms: Sequence[VmId], values: Matrix, tails: Matrix) -> Iterator[tuple[
     asked = np.where(values[:, _BEGUN] > tails[:, _BEGUN], values[:, _BEGUN], np.float32(0.0)).sum(axis=1)
     questions = values[:, Metric.OUT_ARP]
     questions = np.where(questions > np.maximum(tails[:, Metric.OUT_ARP], asked), questions, np.float32(0.0))
-    return zip(vms, map(Sent, values[:, Metric.OUT_SYN].tolist(), questions.tolist()), strict=True)
+    columns = (values[:, Metric.OUT_SYN], values[:, Metric.IN_SYNACK], questions)
+    return zip(vms, map(Sent, *(column.tolist() for column in columns)), strict=True)

@@ -6,7 +6,7 @@ for it: a network that is down for everybody, and a client of many hosts of whic
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypervigil.host.hsem.conduct import mixed
@@ -25,6 +25,8 @@ RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
 QUESTION = (42.0, 60.0)
 """Octets of a question by ARP, and with what fills up a frame. Acknowledgements take 54, 58, 62 …"""
+LONGEST_SYN4, LONGEST_SYN6 = 78.0, 98.0
+"""Octets of a SYN with all that stacks and scanners put into it, by IPv4 and IPv6."""
 SOLICITED = "ff02::1:ff"
 """Whom questions by neighbour discovery go to (RFC 4291, 2.7.1)."""
 
@@ -34,6 +36,8 @@ class Sent:
     """What a VM sent a second, of what may be tries."""
 
     syns: float = 0.0
+    accepted: float = 0.0
+    """SYN-ACKs that it got."""
     questions: float = 0.0
     """By ARP and neighbour discovery, for a MAC; none if they are no more than usual, or than what is begun with it
     where that is: a router asks for the MACs of those that somebody else tries."""
@@ -118,32 +122,40 @@ class Slow(Records[_Tried]):
         """Take in a report; ``sent``: by the VMs that are not under suspicion.
 
         Unanswered packets that begin something are tries to connect if the VM sent as many SYNs as all of them are,
-        besides those of its conversations: look-ups and other datagrams have no answer yet now and then. Of who is to
-        be reached without a router, nothing but questions for its MAC is ever seen if it is not there.
+        besides those of its conversations: look-ups and other datagrams have no answer yet now and then. Where they are
+        more, those to strangers may be that are as short as a SYN, if it sent as many more SYNs than were accepted. Of
+        who is to be reached without a router, nothing but questions for its MAC is ever seen if it is not there.
         """
         left = {vm: one.syns for vm, one in sent.items()}
-        begun: dict[VmId, float] = {}
-        asked: dict[VmId, float] = {}
-        tries: list[PairRate] = []
+        begun: dict[VmId, list[PairRate]] = {}
+        asked: dict[VmId, list[PairRate]] = {}
         for pair in report.pairs:
             if pair.direction is not Direction.OUT or pair.vm not in left:
                 continue
             if _asks_for_mac(pair):
-                asked[pair.vm] = asked.get(pair.vm, 0.0) + pair.packets
-                tries.append(pair)
+                asked.setdefault(pair.vm, []).append(pair)
             elif pair.packets > pair.openings or pair.answers > pair.resets:
                 if pair.packets > pair.openings:
                     left[pair.vm] -= pair.openings
                 if pair.vm in self._of or (pair.new and pair.openings):
                     self._record(pair.vm).strike(pair, now)
             elif pair.openings:
-                begun[pair.vm] = begun.get(pair.vm, 0.0) + pair.openings
-                tries.append(pair)
+                begun.setdefault(pair.vm, []).append(pair)
+        for vm, pairs in begun.items():
+            tries, most = pairs, left[vm]
+            if sum(pair.openings for pair in pairs) > most + ROUNDING:
+                tries = [pair for pair in pairs if pair.new and _as_short_as_a_syn(pair)]
+                most = max(most, sent[vm].syns - sent[vm].accepted)
+            if sum(pair.openings for pair in tries) <= most + ROUNDING:
+                self._add(vm, tries, now)
+        for vm, pairs in asked.items():
+            if sum(pair.packets for pair in pairs) <= sent[vm].questions + ROUNDING:
+                self._add(vm, pairs, now)
+
+    def _add(self, vm: VmId, tries: Sequence[PairRate], now: Instant) -> None:
         for pair in tries:
-            all_, most = (begun, left[pair.vm]) if pair.openings else (asked, sent[pair.vm].questions)
-            if all_[pair.vm] <= most + ROUNDING:
-                self._record(pair.vm).add(pair, now)
-                self._ripening.setdefault(pair.vm, now)
+            self._record(vm).add(pair, now)
+            self._ripening.setdefault(vm, now)
 
     def _record(self, vm: VmId) -> _Tried:
         found = self._of.get(vm)
@@ -191,3 +203,8 @@ def _asks_for_mac(pair: PairRate) -> bool:
     if pair.openings or pair.services or pair.answers or not pair.packets:
         return False
     return round(pair.octets / pair.packets, 3) in QUESTION or pair.address.startswith(SOLICITED)
+
+
+def _as_short_as_a_syn(pair: PairRate) -> bool:
+    longest = LONGEST_SYN6 if ":" in pair.address else LONGEST_SYN4
+    return pair.octets <= longest * pair.packets + ROUNDING

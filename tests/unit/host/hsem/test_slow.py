@@ -79,6 +79,28 @@ def test_too_slow_for_a_surge_and_without_a_pause(scene: Scene, pause_s: float) 
     assert first.at - scene.begun_at <= SLOW_HOSTS * pause_s + 2 * RIPE_S
 
 
+@pytest.mark.parametrize("hosts", [13, 16])
+def test_all_at_once_while_something_else_waits_for_its_answer_too(scene: Scene, hosts: int) -> None:
+    """``nmap --scan-delay`` waits at each host: it tries them all at once, and once only."""
+    scene.begin(browses("bob", "web", 4)).run(10)
+    for number in range(hosts):
+        tries(scene, host(number))
+    scene.send("bob", "alice", TrafficClass.ICMP, 1, octets=98, asks=True)
+    scene.send("bob", "web", UDP, 1, octets=100, asks=True)
+    scene.run(12)
+    assert (scene.verdict("bob").role, scene.verdict("bob").attack) == (Role.ATTACKER, AttackClass.SCAN)
+    assert scene.blamed() == {"bob"}
+
+
+def test_datagrams_to_strangers_beside_tries_of_a_friend_are_no_scan(scene: Scene) -> None:
+    """As many datagrams as SYNs, all unanswered: what was tried in vain is the friend alone."""
+    for number in range(40):
+        tries(scene, "web")
+        scene.send("bob", host(number), UDP, 1, octets=120, asks=True)
+        scene.run(1.0)
+    assert scene.suspected() == set()
+
+
 @pytest.mark.parametrize("pause_s", [0.2, 2.0, PAUSE_S])
 def test_of_who_is_not_there_only_questions_for_a_mac_are_seen(scene: Scene, pause_s: float) -> None:
     for number in range(60):
