@@ -14,6 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout, program
+from hypervigil.hypervisor.adapters.ebpf.attachment import attachment, detach_all
 from hypervigil.hypervisor.adapters.ebpf.doors import Doors
 from hypervigil.hypervisor.adapters.ebpf.entry import entry_of
 from hypervigil.hypervisor.adapters.ebpf.fabric import FabricMaps
@@ -23,7 +24,6 @@ from hypervigil.model.ids import PortId
 from hypervigil.model.port_policy import FabricChange, PortPolicy
 from hypervigil.model.traffic import Direction, TrafficClass
 
-_ENDS = (("from", "hv_from_vm", kernel.TCX_INGRESS), ("to", "hv_to_vm", kernel.TCX_EGRESS))
 _SENSOR_MAPS = ("hv_ports", "hv_counters", "hv_peers", "hv_events", "hv_crossings", "hv_greeters", "hv_leases")
 
 
@@ -62,6 +62,7 @@ class DataPlane:
         self._pin_dir = pin_dir
         self._maps = {name: kernel.pinned(pin_dir / name) for name in program.MAPS}
         self._programs = {name: kernel.pinned(pin_dir / name) for name in program.PROGRAMS}
+        self._attachment = attachment(pin_dir, self._programs)
         self._max_ports = kernel.max_entries(self._maps["hv_limits"])
         self._entries: dict[PortId, tuple[int, bytes]] = {}
         self._policies: dict[PortId, PortPolicy] = {}
@@ -148,7 +149,7 @@ class DataPlane:
         self._used.add(slot)
         self._fabric.bind(slot, policy)
         try:
-            self._attach_device(policy.ifindex)
+            self._attachment.attach(policy.ifindex)
         except OSError as error:
             raise DataPlaneError(
                 f"cannot attach to {policy.interface} (index {policy.ifindex}): {error.strerror}; is it still there?"
@@ -185,37 +186,8 @@ class DataPlane:
                 return slot
         raise DataPlaneError(f"all {self._max_ports} NICs of the data plane are taken: {LARGER}")
 
-    def _link(self, ifindex: int, end: str) -> Path:
-        return self._pin_dir / f"link-{ifindex}-{end}"
-
-    def _attach_device(self, ifindex: int) -> None:
-        for end, name, attach_type in _ENDS:
-            path = self._link(ifindex, end)
-            if self._linked(path, ifindex):
-                continue
-            _unlink(path)
-            # PRIVILEGED: attaching to a device is root's.
-            with kernel.hurried():
-                link = kernel.attach(self._programs[name], ifindex, attach_type)
-            try:
-                kernel.pin(link, path)
-            finally:
-                os.close(link)
-
-    @staticmethod
-    def _linked(path: Path, ifindex: int) -> bool:
-        try:
-            link = kernel.pinned(path)
-        except OSError:
-            return False
-        try:
-            return int(kernel.link_info(link).ifindex) == ifindex
-        finally:
-            os.close(link)
-
     def _detach_device(self, ifindex: int) -> None:
-        for end, _, _ in _ENDS:
-            _unlink(self._link(ifindex, end))
+        self._attachment.detach(ifindex)
         self._doors.delete(ifindex)
 
     # --- limits ---
@@ -351,7 +323,7 @@ class DataPlane:
                 continue
             if self._doors.read(ifindex) != {raw}:
                 found.append(Drift(port, "its policy was changed"))
-            if not all(self._linked(self._link(ifindex, end), ifindex) for end, _, _ in _ENDS):
+            if not self._attachment.there(ifindex):
                 found.append(Drift(port, "its programs were detached"))
             if bytes(self._read_limits(port)) != self._limits[port]:
                 found.append(Drift(port, "its limits were changed"))
@@ -379,7 +351,7 @@ class DataPlane:
         for address, source in self._sources[port].items():
             kernel.update(self._maps["hv_sources"], _source_key(entry.slot, address), source)
         try:
-            self._attach_device(ifindex)
+            self._attachment.attach(ifindex)
         except OSError as error:
             raise DataPlaneError(f"cannot attach to device {ifindex} again: {error.strerror}") from error
 
@@ -398,26 +370,14 @@ def remove_all(pin_dir: Path) -> bool:
     """Unpin everything under ``pin_dir``, with or without a process of ours; whether there was anything."""
     if not pin_dir.is_dir():
         return False
-    for path in sorted(pin_dir.iterdir(), key=lambda p: not p.name.startswith("link-")):
+    detach_all(pin_dir)
+    for path in list(pin_dir.iterdir()):
         if path.is_dir():
             path.rmdir()
         else:
-            _unlink(path)
+            path.unlink(missing_ok=True)
     pin_dir.rmdir()
     return True
-
-
-def _unlink(path: Path) -> None:
-    """Unpin; a link is taken off its device first, so that another can come at once."""
-    if path.name.startswith("link-"):
-        with contextlib.suppress(OSError):  # it is gone, or was detached by somebody else
-            link = kernel.pinned(path)
-            try:
-                with kernel.hurried():
-                    kernel.detach(link)
-            finally:
-                os.close(link)
-    path.unlink(missing_ok=True)
 
 
 def mount_bpffs(pin_dir: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_PIN, OBJ_GET = 1, 2, 3, 4, 6, 7
 OBJ_GET_INFO, LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH, LINK_CREATE, LINK_DETACH = 15, 24, 26, 27, 28, 34
 READ_ONLY = 1 << 3
 TCX_INGRESS, TCX_EGRESS = 46, 47
-
+_NO_DEVICE = 0x7FFF_FFFF
 
 _RCU_EXPEDITED = Path("/sys/kernel/rcu_expedited")
 
@@ -191,6 +192,15 @@ def _expedite(value: str) -> str | None:
     return before
 
 
+def has_tcx(program_fd: int) -> bool:
+    """Whether the kernel attaches programs by TCX (6.6 and newer): whether it looks for a device that is none."""
+    try:
+        os.close(attach(program_fd, _NO_DEVICE, TCX_INGRESS))
+    except OSError as error:
+        return error.errno == errno.ENODEV
+    return True
+
+
 def attach(program_fd: int, ifindex: int, attach_type: int) -> int:
     """Attach a program to a device by TCX; the link's descriptor."""
     return _bpf(LINK_CREATE, _Link(program_fd, ifindex, attach_type, 0))
@@ -206,3 +216,10 @@ def link_info(link_fd: int) -> LinkInfo:
     info = LinkInfo()
     _bpf(OBJ_GET_INFO, _Info(link_fd, ctypes.sizeof(info), ctypes.addressof(info)))
     return info
+
+
+def program_id(program_fd: int) -> int:
+    """By which number the kernel tells of a program."""
+    head = (ctypes.c_uint32 * 2)()  # of ``struct bpf_prog_info``: type and number
+    _bpf(OBJ_GET_INFO, _Info(program_fd, ctypes.sizeof(head), ctypes.addressof(head)))
+    return int(head[1])
