@@ -201,7 +201,7 @@ def _make_file_system(path: Path, size_mib: int, source: Path | None = None) -> 
 def _drivers(root: Path, version: str) -> bytes:
     """The initial RAM disk's part from Debian: busybox, and the drivers in the order of their needs."""
     modules = _in_order(root / "lib/modules" / version)
-    return _newc(
+    return newc(
         [
             *((name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "dev", "proc", "modules")),
             ("bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes()),
@@ -215,7 +215,7 @@ def _lab_files() -> bytes:
     """The initial RAM disk's part from the lab: init, and below ``lab`` what it copies into the guest."""
     directories = {GUEST_FILES} | {path.parent for path in _guest_files()}
     names = sorted(str(Path("lab", path.relative_to(GUEST_FILES))) for path in directories)
-    return _newc(
+    return newc(
         [
             ("init", stat.S_IFREG | 0o755, (GUEST_FILES / "init").read_bytes()),
             *((name, stat.S_IFDIR | 0o755, b"") for name in names),
@@ -242,8 +242,8 @@ def _in_order(modules: Path) -> list[Path]:
     return [modules / path for path in ordered]
 
 
-def _newc(files: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A cpio archive in the form that the kernel unpacks, one after the other if there are several.
+def newc(files: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """A cpio archive in the form that the kernel unpacks, one after the other if there are several: the last one stays.
 
     Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
     """

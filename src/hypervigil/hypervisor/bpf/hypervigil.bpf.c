@@ -412,7 +412,7 @@ __noinline int bound(struct scratch *s, const struct hv_port *port, const struct
 	if (!port->addresses && !(port->flags & HV_LEASED))
 		return 1;
 	return among(port->address, port->addresses, address) || (port->pairs && paired(port, &s->frame, address)) ||
-	       (port->flags & HV_LEASED && leased(s, port, address));
+	       (port->flags & HV_LEASED && leased(port, address));
 }
 
 /* Whether an IPv6 address is the port's to use; a link-local one becomes its own by being used first. */
@@ -487,7 +487,7 @@ static __always_inline int plainly_honest(struct __sk_buff *skb, struct scratch 
 		return 0;
 	return (port->addresses > 0 && same_address(&port->address[0], &f->source)) ||
 	       (port->addresses > 1 && same_address(&port->address[1], &f->source)) ||
-	       ((port->flags & (HV_LEASED | HV_FREE_UNTIL_LEASED)) == HV_LEASED && leased(s, port, &f->source));
+	       ((port->flags & (HV_LEASED | HV_FREE_UNTIL_LEASED)) == HV_LEASED && leased(port, &f->source));
 }
 
 /* Whether the frame is this port's to send; the kind of forgery, or HV_FORGED_KINDS when it is honest. */
@@ -519,7 +519,7 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 		 * Who asks in another's name has the server give it what it did not ask for. What is in pieces or not understood may do
 		 * so, or give back an address of which we would not know.
 		 */
-		if (port->flags & HV_LEASED && of_dhcp(f, HV_OUT) && !heed_request(skb, s, port) && CHECKED(HV_F_MAC))
+		if (port->flags & HV_LEASED && of_dhcp(f, HV_OUT) && !heed_request(skb, port) && CHECKED(HV_F_MAC))
 			return HV_F_MAC;
 		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
 			return HV_F_ROUTER_ADVERTISEMENT;
@@ -980,7 +980,7 @@ static __always_inline int handle(struct __sk_buff *skb, __u32 direction)
 	if (stranger && verdict != DROP)
 		admit(slot, f);
 	if (direction == HV_IN && of_dhcp(f, HV_IN) && port->flags & HV_LEASED && readable && verdict != DROP)
-		heed_answer(skb, s, port);
+		heed_answer(skb, port);
 	if (s->proof != HV_FREE && verdict != DROP)
 		return withhold(skb, s, counters, enforce);
 	return verdict;

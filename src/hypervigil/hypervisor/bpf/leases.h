@@ -15,6 +15,17 @@
 
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_leases); } hv_leases SEC(".maps");
 
+/*
+ * This CPU's scratch, once more: kernels before 6.6 take no key of a map from where a function's own argument points. What
+ * is not static is verified by itself, and knows of its arguments no more than that they may be read and written.
+ */
+static __always_inline struct scratch *own_scratch(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&hv_scratch, &zero);
+}
+
 /* Whether another port's lease of the address in s->local runs still. */
 static __always_inline int runs_elsewhere(struct scratch *s, __u32 slot)
 {
@@ -29,8 +40,9 @@ static __always_inline int runs_elsewhere(struct scratch *s, __u32 slot)
 }
 
 /* Whether a lease of the port gives it this address now, and the address is still its own. */
-__noinline int leased(struct scratch *s, const struct hv_port *port, const struct hv_address *address)
+__noinline int leased(const struct hv_port *port, const struct hv_address *address)
 {
+	struct scratch *s = own_scratch();
 	struct hv_leases *leases;
 	struct hv_holder *holder;
 	__u32 slot, held = 0, any = 0;
@@ -202,8 +214,9 @@ static __always_inline int trusted(const struct hv_port *port, const __u8 *mac)
 }
 
 /* An answer that passed: a trusted server gives the port an address. */
-__noinline int heed_answer(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+__noinline int heed_answer(struct __sk_buff *skb, const struct hv_port *port)
 {
+	struct scratch *s = own_scratch();
 	struct hv_leases *leases;
 	__u32 slot;
 
@@ -224,8 +237,9 @@ __noinline int heed_answer(struct __sk_buff *skb, struct scratch *s, const struc
 }
 
 /* Whether a request is understood, and in the port's own name. An address that it gives back is its own no more. */
-__noinline int heed_request(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+__noinline int heed_request(struct __sk_buff *skb, const struct hv_port *port)
 {
+	struct scratch *s = own_scratch();
 	struct hv_leases *leases;
 	__u32 slot;
 

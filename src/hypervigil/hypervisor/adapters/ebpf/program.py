@@ -83,7 +83,7 @@ def _load(libbpf: ctypes.CDLL, handle: int, pin_dir: Path, max_ports: int) -> No
     # PRIVILEGED: the kernel takes programs from root only.
     status = libbpf.bpf_object__load(handle)
     if status:
-        raise DataPlaneError(f"the kernel refused the data plane ({os.strerror(-status)}): it needs 6.6 or newer")
+        raise DataPlaneError(f"the kernel refused the data plane ({os.strerror(-status)}): it needs 6.1 or newer")
     secret = libbpf.bpf_map__fd(libbpf.bpf_object__find_map_by_name(handle, b"hv_secret"))
     kernel.update(secret, ctypes.c_uint32(0), layout.Secret.from_buffer_copy(os.urandom(ctypes.sizeof(layout.Secret))))
     made: list[Path] = []
