@@ -38,7 +38,10 @@ class Files:
             told=record.told_lately(now),
             ever=recent.ever,
         )
-        dossier.count(recent.counts[:_PACKETS], recent.seconds, fresh=recent.fresh[:_PACKETS])
+        counts = list(recent.counts[:_PACKETS])
+        for metric, worded in zip((Metric.OUT_UDP, Metric.IN_UDP), recent.worded, strict=True):
+            counts[metric] = max(counts[metric], float(worded))  # the word by which a stream was agreed upon is one yet
+        dossier.count(tuple(counts), recent.seconds, fresh=recent.fresh[:_PACKETS])
         usual = [recent.minute_s * self._history.middle(vm, metric) for metric in (Metric.OUT_SYN, Metric.IN_SYN)]
         dossier.ask_before(recent.asked, usual)
         dossier.new_destinations = recent.counts[_NEW]

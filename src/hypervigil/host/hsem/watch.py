@@ -21,6 +21,10 @@ ASKED_S = 60.0
 """SYNs are remembered for longer: a TCP repeats its SYN-ACK for a minute (RFC 9293, RFC 6298)."""
 REFUSED_S = 2.0
 """Messages that a port or host cannot be reached likewise: a kernel tells the first six at once, then one a second."""
+WORD_S = 5.0
+"""A datagram likewise: who agrees to a stream says a word, and on a busy host the stream begins a second later."""
+WORD = 0.25
+"""What is left of one after seven seconds."""
 SLACK = 15.0
 """Packets above the allowance that nobody asks about."""
 SLACK_S = 0.25
@@ -63,6 +67,8 @@ class Recent:
     """The time that these stand for: less than a minute where it was not watched for so long."""
     refused: float
     """Messages of about the last ``REFUSED_S`` that a port or host cannot be reached."""
+    worded: tuple[bool, bool]
+    """Whether a datagram went out, and one came in, in about the last ``WORD_S``."""
     ever: tuple[bool, bool]
     """Whether anything at all was ever seen of a direction, out and in, since the VM is watched."""
 
@@ -74,7 +80,15 @@ class Watch:
         self.factor = factor
         self.floor_pps = floor_pps
         self._table = Table(
-            score=(_N,), counts=(_N,), fresh=(_N,), seconds=(1,), asked=(2,), minute=(1,), refused=(1,), ever=(2,)
+            score=(_N,),
+            counts=(_N,),
+            fresh=(_N,),
+            seconds=(1,),
+            asked=(2,),
+            minute=(1,),
+            refused=(1,),
+            worded=(2,),
+            ever=(2,),
         )
 
     def keep(self, vms: Sequence[VmId]) -> None:
@@ -106,6 +120,8 @@ class Watch:
         refused = np.nan_to_num(values[:, [Metric.FAILURES]] - values[:, [Metric.IN_RST]]).clip(min=0.0) * interval_s
         forgotten = np.float32(np.exp(-interval_s / REFUSED_S))
         self._table["refused"][rows] = self._table["refused"][rows] * forgotten + refused
+        words = np.float32(np.exp(-interval_s / WORD_S)) * self._table["worded"][rows]
+        self._table["worded"][rows] = np.minimum(words + fresh[:, [Metric.OUT_UDP, Metric.IN_UDP]], 1.0)
         for direction, packets in enumerate(_DIRECTIONS):
             self._table["ever"][rows, direction] += fresh[:, packets].any(axis=1)
         # The sum outlasts what it tells of.
@@ -132,6 +148,7 @@ class Watch:
             (float(self._table["asked"][row, 0]), float(self._table["asked"][row, 1])),
             float(self._table["minute"][row, 0]),
             float(self._table["refused"][row, 0]),
+            (bool(self._table["worded"][row, 0] >= WORD), bool(self._table["worded"][row, 1] >= WORD)),
             (bool(self._table["ever"][row, 0]), bool(self._table["ever"][row, 1])),
         )
 

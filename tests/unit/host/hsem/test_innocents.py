@@ -174,11 +174,16 @@ def test_a_stream_to_a_high_port_that_nobody_answers_keeps_half_until_it_is_clea
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
 
 
-def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Scene) -> None:
-    """iperf3 agrees by one datagram each, and then 10 Mbit/s go one way."""
+@pytest.mark.parametrize("later_s", [0.0, 1.0, 3.0])
+def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Scene, later_s: float) -> None:
+    """iperf3 agrees by one datagram each, says by TCP that it begins, and then 10 Mbit/s go one way."""
     scene.begin(pings("web", ["bob"], 2)).learn(20)
     scene.send("web", "alice", UDP, 1, octets=46, asks=True)
     scene.send("alice", "web", UDP, 1, octets=46, asks=False)
+    if later_s:
+        scene.run(later_s)
+        scene.send("alice", "web", TCP, 2, octets=67)
+        scene.send("web", "alice", TCP, 2, octets=66)
     scene.begin(for_(10, floods("web", "alice", 860, UDP, octets=1490))).run(15)
     assert scene.blamed() == set()
     assert scene.limits("web") == []
