@@ -140,7 +140,7 @@ class Agent:
     def _report(self, before: Snapshot, after: Snapshot, second: Second, values: list[int], interval_ms: int) -> None:
         usual = self._levels.usual
         fields: list[object] = [after.at_ms, self._levels.level, usual.breached, usual.history, interval_ms, values]
-        fields += [list(zip(second.weights, second.read)), second.talkers()]
+        fields += [list(zip(second.weights, second.read, second.passed, second.one_in)), second.talkers()]
         details: list[object] | None = None
         if self._levels.level == LEVEL2:
             transmitters = self._eyes.transmitters.busiest(TRANSMITTERS)

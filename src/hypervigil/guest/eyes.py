@@ -54,6 +54,7 @@ class Eyes:
         total = sample.total(None if now is None or before is None or now < before else now - before)
         second = self.recorder.second
         second.read[way] = len(sample.frames)
+        second.passed[way], second.one_in[way] = sample.seen, sample.weight
         second.weights[way] = max(1, total // max(1, len(sample.frames)))
         for data, weight in zip(sample.frames, sample.weights(total)):
             frame = frames.read(way, data)

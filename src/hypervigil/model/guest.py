@@ -156,6 +156,19 @@ class Zone(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Sampled:
+    """How an agent came to its counts by class, which it estimates from the headers of some frames."""
+
+    weight: int
+    """For so many frames each header that it read stands, rounded down."""
+    read: int
+    passed: int
+    """Headers that its kernel picked; those beyond ``read`` were the last of the interval, and are lost."""
+    one_in: int
+    """Of so many frames its kernel picked one; 1 is all of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuestReport:
     """One interval as an agent told it. Whose word it is, the channel says."""
 
@@ -170,6 +183,8 @@ class GuestReport:
     interval_s: float
     values: tuple[int, ...]
     """Indexed by ``GuestMetric``; below zero is unseen."""
+    sent: Sampled | None = None
+    """Of the frames that it sent; ``None``: it does not say."""
 
 
 class Hearing(StrEnum):

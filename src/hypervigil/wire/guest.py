@@ -82,6 +82,10 @@ class Sampling(_Item, frozen=True):
 
     weight: Annotated[int, Meta(ge=1, le=2**32)]
     read: Number
+    passed: Number = 0
+    """So many the kernel picked; what is beyond ``read`` was not read."""
+    one_in: Annotated[int, Meta(ge=0, le=2**32)] = 0
+    """Of so many frames it picked one; 0: an agent that does not say."""
 
 
 class _Report(_FromGuest, frozen=True):

@@ -20,7 +20,7 @@ _BEGAN, _FIRST, _LAST, _PACKETS, _OCTETS, _OPENINGS = 0, 1, 2, 3, 5, 7
 class Second:
     """Estimates of one interval, by class in both directions, and who was at the other end."""
 
-    __slots__ = ("classes", "odd_ports", "odd_read", "peers", "ports", "read", "read_of", "weights")
+    __slots__ = ("classes", "odd_ports", "odd_read", "one_in", "passed", "peers", "ports", "read", "read_of", "weights")
 
     def __init__(self) -> None:
         self.classes = ([0] * CLASSES, [0] * CLASSES)
@@ -32,6 +32,9 @@ class Second:
         self.read_of = ([0] * CLASSES, [0] * CLASSES)
         self.odd_read = 0
         self.weights = [1, 1]
+        self.passed = [0, 0]
+        """Headers that the kernel picked, read or not."""
+        self.one_in = [1, 1]
 
     def talkers(self) -> list[tuple[int, str, int]]:
         """The busiest addresses."""

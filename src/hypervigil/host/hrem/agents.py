@@ -123,9 +123,9 @@ class Agents:
                 agent.listening_since = None
         self._check.keep(set(self._agents))
 
-    def saw(self, report: HostReport) -> None:
-        """What the host itself counted."""
-        self._check.saw(report)
+    def saw(self, report: HostReport, begun: Instant) -> None:
+        """What the host itself counted; ``begun`` is when it began to read."""
+        self._check.saw(report, begun)
         if report.whole:
             self._second = report
 

@@ -1,93 +1,134 @@
 """A guest's word against the host's own counts. Pure.
 
-Only that a guest tells of less than the host saw is a contradiction: it may well count more than reaches its NIC. When
-the interval ended that a report tells of is known no better than to ``DELAY_S``, so it is held against the least that
-the host saw in any interval of that length which ended so shortly before. So an honest report is never contradicted,
-whatever the traffic does, as long as it is not later than that; and two in a row must be wrong.
+What left a VM's NICs after its last report was heard, and before its new one can have been made, must be in the new
+one; and likewise of several reports that follow each other. So an honest report is never contradicted, whatever the
+traffic does. When a report was made is known by the guest's own clock: it is as late as that clock says, and at most
+``LEAST_S`` more, because of all reports of the last minute one surely came so soon.
+
+Only that a guest tells of less than the host saw is a contradiction: it may well count more than reaches its NICs. What
+it only estimates, from headers that it sampled, must be less than chance could make it.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import log, log1p
 
 import numpy as np
 
-from hypervigil.model.guest import GuestMetric, GuestReport
+from hypervigil.host.hrem.seen import Counts, Seen
+from hypervigil.model.guest import GuestMetric, GuestReport, Sampled
 from hypervigil.model.ids import Instant, VmId
-from hypervigil.model.metric import Metric
+from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
+from hypervigil.model.traffic import TrafficClass
 
 DELAY_S = 1.25
-"""A report is at most so much older than it should be; a later one is of no use here."""
-SHARE = 0.6
-"""Who tells of less than this share of what the host saw contradicts it; headers and rounding are a few percent."""
-IN_A_ROW = 2
+"""A report is at most so late; a later one is of no use here."""
+LEAST_S = 0.25
+"""The least late report of ``MINUTE_S`` was at most so late."""
+MINUTE_S = 60.0
+ENOUGH = 8
+"""So many reports tell how late the least late one is."""
+SHARE = 0.85
+"""Who tells of less than this share contradicts the host: repeated headers are at most 11 % of what it sent."""
+SMALL_SEGMENTS, SMALL_SHARE = (100.0, 450.0), 0.3
+"""Where most packets are of TCP and of so many octets on average, their repeated headers may be most of them."""
+CHAINS = (2, 8)
+"""So many reports together are compared: two tell at once, and more of them what chance hides in two."""
+SURE = log(1e9)
+"""Six sigma: so unlikely is what is no chance."""
 SHORTEST_S, LONGEST_S = 0.5, 5.0
 """Intervals that can be compared."""
-KEPT_S = LONGEST_S + DELAY_S + 1.0
-MOST_LOOKS = 256
-"""Looks at a VM that are kept; a tripwire may ask for many."""
+GAP_S = 0.25
+"""A report that was lost leaves more untold than this; who leaves out less does so himself."""
 TOLD_EVERY_S = 30.0
+
+SINGLE = (
+    TrafficClass.SYN,
+    TrafficClass.SYNACK,
+    TrafficClass.RST,
+    TrafficClass.DNS,
+    TrafficClass.ICMP,
+    TrafficClass.ARP,
+)
+"""Classes whose frames are packets: no guest sends several of them as one large frame, to be cut on the way."""
+
+_OCTETS, _PACKETS, _TCP, _SINGLES, _CLASSES = 0, 1, 2, 3, 4
+_COLUMNS = _CLASSES + len(SINGLE)
+_OUT = [metric for metric in PACKET_METRICS if metric < Metric.IN_SYN]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One column that both ends count."""
+    """One thing that both ends count."""
 
-    host: Metric
-    guest: GuestMetric
+    seen: int
+    """The column of what the host saw."""
+    told: GuestMetric
+    sampled: bool
+    """The guest estimates it from headers."""
     floor: float
     """Below so much a second nothing is compared."""
+    unit: str
     text: str
 
 
 CHECKS = (
-    Check(
-        host=Metric.OUT_BYTES,
-        guest=GuestMetric.OUT_BYTES,
-        floor=4_000.0,
-        text="sent {told:,.0f} bytes a second, and its NICs sent {seen:,.0f}",
+    Check(_OCTETS, GuestMetric.OUT_BYTES, sampled=False, floor=4_000.0, unit="bytes", text="bytes"),
+    Check(_SINGLES, GuestMetric.OUT_PACKETS, sampled=False, floor=50.0, unit="packets", text="packets"),
+    *(
+        Check(
+            _CLASSES + place,
+            GuestMetric(GuestMetric.OUT_SYN + one),
+            sampled=True,
+            floor=20.0,
+            unit="packets",
+            text=f"{one.name} packets",
+        )
+        for place, one in enumerate(SINGLE)
     ),
 )
-"""Counts of one and the same thing. What others send to a VM may be lost on the way, and a vCPU that waits in a loop is
-busy to the host alone: such columns are no one's lie."""
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What the host counted of one VM: sums since the beginning, by when they were reached."""
-
-    at: deque[float] = field(default_factory=deque)
-    sums: deque[tuple[float, ...]] = field(default_factory=deque)
-
-    def add(self, at: float, counts: Sequence[float], interval_s: float) -> None:
-        """One interval more. What was not seen is missing in the sums, which only makes the host say less."""
-        if not self.at:
-            self.at.append(at - interval_s)
-            self.sums.append((0.0,) * len(CHECKS))
-        self.sums.append(tuple(old + new for old, new in zip(self.sums[-1], counts, strict=True)))
-        self.at.append(max(at, self.at[-1]))
-        while self.at[-1] - self.at[0] > KEPT_S or len(self.at) > MOST_LOOKS:
-            self.at.popleft()
-            self.sums.popleft()
-
-    def least(self, column: int, until: float, length_s: float) -> float | None:
-        """The least of any interval of this length that ended later than ``DELAY_S`` before; ``None`` if unknown."""
-        if not self.at or until - DELAY_S - length_s < self.at[0] or self.at[-1] < until - DELAY_S:
-            return None
-        at = np.array(self.at)
-        sums = np.array([one[column] for one in self.sums])
-        # Between two looks the sum grows evenly, as far as is known: the least is where either end is at a look.
-        ends = np.concatenate(([until - DELAY_S], at, at + length_s))
-        ends = ends[(ends >= until - DELAY_S) & (ends <= at[-1])]
-        return float((np.interp(ends, at, sums) - np.interp(ends - length_s, at, sums)).min())
+"""Counts of one and the same thing. THREAT_MODEL.md says why nothing else is compared."""
 
 
 @dataclass(slots=True)
 class _Told:
-    wrong: int = 0
-    said_at: Instant = field(default=Instant(float("-inf")))
+    """What the agent of one VM told lately."""
+
+    chain: deque[GuestReport] = field(default_factory=lambda: deque(maxlen=max(CHAINS) + 1))
+    """Reports of one agent, each beginning where the one before ended."""
+    ahead: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=2 * int(MINUTE_S)))
+    """By how much the host's clock was ahead of the guest's, and when: the least first, then the least since then."""
+    heard: int = 0
+    wrong: frozenset[int] = frozenset()
+    """The checks that its newest reports fail."""
+    said_at: dict[int, Instant] = field(default_factory=dict)
+
+    def made(self, report: GuestReport) -> float:
+        """The earliest that a report can have been made, by the host's clock."""
+        ahead = report.at - report.guest_at_s
+        while self.ahead and self.ahead[-1][0] >= ahead:
+            self.ahead.pop()
+        self.ahead.append((ahead, report.at))
+        while report.at - self.ahead[0][1] > MINUTE_S:
+            self.ahead.popleft()
+        self.heard += 1
+        late_s = ahead - self.ahead[0][0] + LEAST_S if self.heard > ENOUGH else DELAY_S
+        return report.at - min(DELAY_S, late_s)
+
+    def follows(self, report: GuestReport) -> None:
+        """Take it into the chain, or begin another with it."""
+        last = self.chain[-1] if self.chain else None
+        if (
+            last is None
+            or last.agent != report.agent
+            or report.guest_at_s <= last.guest_at_s
+            or report.guest_at_s - report.interval_s - last.guest_at_s > GAP_S
+        ):
+            self.chain.clear()
+        self.chain.append(report)
 
 
 def comparable(report: GuestReport) -> bool:
@@ -99,8 +140,8 @@ class CrossCheck:
     """Of one host; keeps counts only of VMs whose agents report."""
 
     def __init__(self) -> None:
-        self._seen: dict[VmId, _Seen] = {}
-        self._told: dict[tuple[VmId, int], _Told] = {}
+        self._seen: dict[VmId, Seen] = {}
+        self._told: dict[VmId, _Told] = {}
 
     def keep(self, vms: set[VmId]) -> None:
         """Forget all others."""
@@ -110,57 +151,129 @@ class CrossCheck:
     def forget(self, vm: VmId) -> None:
         """Begin anew with a VM."""
         self._seen.pop(vm, None)
-        for column in range(len(CHECKS)):
-            self._told.pop((vm, column), None)
+        self._told.pop(vm, None)
 
-    def saw(self, report: HostReport) -> None:
-        """What the host counted, of sweeps and of single looks alike."""
+    def saw(self, report: HostReport, begun: Instant) -> None:
+        """What the host counted, of sweeps and of single looks alike; ``begun`` is when it began to read."""
         if report.whole or not self._seen:
             return
-        columns = [check.host for check in CHECKS]
-        rates = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))[:, columns]
+        rates = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))
         for row, vm in enumerate(report.vms):
             seen = self._seen.get(vm)
             if seen is not None:
-                counts = np.nan_to_num(rates[row].astype(float) * report.interval_s)
-                seen.add(report.at, counts.tolist(), report.interval_s)
+                counts = np.nan_to_num(rates[row].astype(np.float64) * report.interval_s)
+                seen.add(begun, report.at, _columns(counts), report.interval_s)
 
     def heard(self, report: GuestReport) -> list[Evidence]:
         """A report that came in time: where it contradicts the host, told once in ``TOLD_EVERY_S``."""
-        seen = self._seen.setdefault(report.vm, _Seen())
-        found: list[Evidence] = []
-        for column, check in enumerate(CHECKS):
-            told = self._told.setdefault((report.vm, column), _Told())
-            value = report.values[check.guest]
-            if value < 0 or not comparable(report):
-                continue
-            least = seen.least(column, report.at, report.interval_s)
-            if least is None:
-                continue
-            wrong = least >= check.floor * report.interval_s and value < SHARE * least
-            told.wrong = told.wrong + 1 if wrong else 0
-            if told.wrong >= IN_A_ROW and report.at - told.said_at >= TOLD_EVERY_S:
-                told.said_at = report.at
-                found.append(_mismatch(report, check, value / report.interval_s, least / report.interval_s))
-        return found
+        seen = self._seen.setdefault(report.vm, Seen(_COLUMNS, _PACKETS))
+        told = self._told.setdefault(report.vm, _Told())
+        made = told.made(report)
+        if not comparable(report):
+            return []
+        told.follows(report)
+        found: dict[int, Evidence] = {}
+        chain = list(told.chain)
+        for length in CHAINS:
+            if len(chain) <= length:
+                break
+            sure = seen.surely(chain[-length - 1].at, made)
+            if sure is not None:
+                found |= dict(_contradictions(chain[-length:], *sure))
+        told.wrong = frozenset(found)
+        news = [n for n in found if report.at - told.said_at.get(n, float("-inf")) >= TOLD_EVERY_S]
+        told.said_at |= dict.fromkeys(news, report.at)
+        return [found[n] for n in news]
 
     def contradicted(self, vm: VmId) -> bool:
         """Whether the newest reports of a VM's agent contradict the host."""
-        return any(
-            told.wrong >= IN_A_ROW
-            for column in range(len(CHECKS))
-            if (told := self._told.get((vm, column))) is not None
-        )
+        return vm in self._told and bool(self._told[vm].wrong)
 
 
-def _mismatch(report: GuestReport, check: Check, told: float, seen: float) -> Evidence:
+def _columns(counts: Counts) -> Counts:
+    found = np.empty(_COLUMNS)
+    singles = counts[[_OUT[one] for one in SINGLE]]
+    found[_OCTETS], found[_PACKETS] = counts[Metric.OUT_BYTES], counts[_OUT].sum()
+    found[_TCP], found[_SINGLES] = counts[Metric.OUT_TCP], singles.sum()
+    found[_CLASSES:] = singles
+    return found
+
+
+def _contradictions(chain: list[GuestReport], seen: Counts, seconds: float) -> Iterator[tuple[int, Evidence]]:
+    """Checks that these reports together fail against the least that the host saw in ``seconds`` of theirs."""
+    span = max(1.0, seconds)
+    for number, check in enumerate(CHECKS):
+        least = float(seen[check.seen])
+        if least < check.floor * span:
+            continue
+        told = _told(chain, check)
+        if told is None or told >= _share(check, seen) * least:
+            continue
+        if not check.sampled or not _by_chance(told, least, _weight(chain)):
+            yield number, _mismatch(chain, check, told, least, seconds)
+
+
+def _share(check: Check, seen: Counts) -> float:
+    if check.seen == _OCTETS and 2 * seen[_TCP] > seen[_PACKETS]:
+        low, high = SMALL_SEGMENTS
+        if low <= seen[_OCTETS] / seen[_PACKETS] <= high:
+            return SMALL_SHARE
+    return SHARE
+
+
+def _told(chain: list[GuestReport], check: Check) -> float | None:
+    """The most that these reports tell of it; ``None`` where one tells nothing that can be compared."""
+    total = 0.0
+    for report in chain:
+        value = report.values[check.told]
+        unheard = _unheard(report) if check.sampled else 0.0
+        if value < 0 or unheard is None:
+            return None
+        total += value + unheard
+    return total
+
+
+def _unheard(report: GuestReport) -> float | None:
+    """Frames that its NICs counted and nobody could sample, and may have been of any class; ``None``: unknown."""
+    sent, frames, faults = report.sent, report.values[GuestMetric.OUT_PACKETS], report.values[GuestMetric.OUT_FAULTS]
+    if sent is None or sent.passed > sent.read or frames < 0:
+        return None  # the first headers of an interval are no fair sample of it
+    return max(0.0, frames + max(0, faults) - sent.passed * sent.one_in)
+
+
+def _weight(chain: list[GuestReport]) -> int:
+    """For how many frames a header stands at most; 0 where all were read."""
+    return max(_stands_for(report.sent) for report in chain if report.sent is not None)
+
+
+def _stands_for(sent: Sampled) -> int:
+    return max(sent.weight, sent.one_in) + 1 if sent.one_in > 1 else 0
+
+
+def _by_chance(told: float, least: float, weight: int) -> bool:
+    """Whether an honest sample, each header of which stands for ``weight``, may show so little of ``least``.
+
+    Chernoff's bound for sums of independent parts of at most ``weight``; it holds for draws without replacement too
+    (Hoeffding, 1963).
+    """
+    if not weight:
+        return False
+    missed = 1.0 - told / least
+    exponent = missed + (1.0 - missed) * log1p(-missed) if missed < 1.0 else 1.0
+    return least / weight * exponent < SURE
+
+
+def _mismatch(chain: list[GuestReport], check: Check, told: float, least: float, seconds: float) -> Evidence:
+    last = chain[-1]
+    told, seen = told / sum(report.interval_s for report in chain), least / seconds
+    sent = f"{told:,.0f} {check.text} a second, and its NICs {seen:,.0f} at least"
     return Evidence(
-        vm=report.vm,
+        vm=last.vm,
         kind="agent-mismatch",
         origin=Origin.GUEST_REPORTED,
-        at=report.at,
+        at=last.at,
         value=told,
         baseline=None,
-        unit="bytes/s",
-        text=f"{report.vm}'s agent says that it {check.text.format(told=told, seen=seen)} at least",
+        unit=f"{check.unit}/s",
+        text=f"{last.vm}'s agent says that it sent {sent}",
     )

@@ -144,7 +144,7 @@ class Conductor:
         self.told(self.grants.observe(sweep, now), now)
         for report in self.hrem.observe(sweep, now):
             self.act(self.hsem.hear(report, now), now)
-            self.agents.saw(report)
+            self.agents.saw(report, sweep.at)
             self.drops.saw(report)
 
     def blind(self, message: wire.Blind, now: Instant) -> None:

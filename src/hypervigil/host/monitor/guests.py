@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.monitor.inquiries import Inquiries
-from hypervigil.model.guest import GuestReport, Need
+from hypervigil.model.guest import GuestReport, Need, Sampled
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import Evidence, Origin
+from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Vm
 from hypervigil.wire import gateway as wire
 from hypervigil.wire import guest
@@ -59,7 +60,9 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
     match told:
         case guest.Report1() | guest.Report2():
             times = told.at_ms / 1000, told.interval_ms / 1000
-            report = GuestReport(vm, at, told.agent, told.level, *times, told.values)
+            report = GuestReport(
+                vm, at, told.agent, told.level, *times, told.values, _sampled(told.sampling[Direction.OUT])
+            )
             evidence = agents.reported(report)
             if agents.newest(vm) is not report:
                 return Response(evidence)
@@ -78,6 +81,12 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
             if answer is None:
                 agents.unasked(vm)
             return Response(answer or [])
+
+
+def _sampled(sampling: guest.Sampling) -> Sampled | None:
+    if not sampling.one_in:
+        return None
+    return Sampled(sampling.weight, sampling.read, sampling.passed, sampling.one_in)
 
 
 _Notice = guest.LevelChanged | guest.Special | guest.Lost | guest.Wanted

@@ -48,11 +48,11 @@ def counted(share: float, *, whole: bool = True) -> HostReport:
 @pytest.mark.req("A246")
 def test_the_hosts_own_count_of_cpu_is_known_of_the_last_whole_second(agents: Agents) -> None:
     assert agents.cpu(A) is None
-    agents.saw(counted(0.5, whole=False))
+    agents.saw(counted(0.5, whole=False), Instant(1.0))
     assert agents.cpu(A) is None
-    agents.saw(counted(0.75))
+    agents.saw(counted(0.75), Instant(1.0))
     assert (agents.cpu(A), agents.cpu(VmId("gone"))) == (0.75, None)
-    agents.saw(counted(float("nan")))
+    agents.saw(counted(float("nan")), Instant(1.0))
     assert agents.cpu(A) is None, "unseen"
 
 
