@@ -6,7 +6,7 @@ from hypervigil.wire import guest
 
 HEAD = (1, 77_000_000_001, 5, 123_456)
 VALUES = tuple(range(len(GuestMetric)))
-SAMPLING = (guest.Sampling(1, 12), guest.Sampling(64, 50))
+SAMPLING = (guest.Sampling(160, 50, 90, 64), guest.Sampling(1, 12))
 TALKERS = (guest.Talker(Direction.OUT, "10.60.0.2", 12), guest.Talker(Direction.IN, "fd00::2", 3))
 FLOW = guest.Flow(Direction.OUT, 6, "10.60.0.1", 40000, "10.60.0.2", 80, Zone.INSIDE, 10, 8, 5000, 400, 1)
 TRANSMITTER = guest.Transmitter(412, "nginx", 5000, 3, 0)

@@ -179,6 +179,9 @@ def test_a_flood_is_found_in_the_first_second_and_its_report_stays_small(inside)
         assert packets > 1000
         assert report.values[GuestMetric.OUT_SYN] == pytest.approx(packets, rel=0.1)
         assert report.sampling[0].read <= 50
+        assert report.sampling[0].read <= report.sampling[0].passed
+    stood_for = sum(report.sampling[0].passed * report.sampling[0].one_in for report in reports)
+    assert stood_for == pytest.approx(sum(report.values[GuestMetric.OUT_PACKETS] for report in reports), rel=0.6)
 
 
 @pytest.mark.req("A239")

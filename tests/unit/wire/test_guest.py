@@ -47,6 +47,7 @@ def test_no_message_can_name_a_vm(message):
         guest.Report1(*HEAD, 1, 0, 0, 1000, (-2, *VALUES[1:]), SAMPLING, TALKERS),
         guest.Report1(*HEAD, 1, 0, 0, 1000, (2**53, *VALUES[1:]), SAMPLING, TALKERS),
         guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, (guest.Sampling(0, 1),) * 2, TALKERS),
+        guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, (guest.Sampling(1, 1, -1, 1),) * 2, TALKERS),
         guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS * 9),
         guest.Report1(*HEAD, 1, 0, 0, 1000, VALUES, SAMPLING, (guest.Talker(Direction.OUT, "10.60.0.2; rm", 1),)),
         guest.Report1(1, 7, 0, 1, 1, 0, 0, 1000, VALUES, SAMPLING, TALKERS),

@@ -19,14 +19,14 @@ import numpy as np
 from hypervigil.host.hrem.seen import Counts, Seen
 from hypervigil.model.guest import GuestMetric, GuestReport, Sampled
 from hypervigil.model.ids import Instant, VmId
-from hypervigil.model.metric import PACKET_METRICS, Metric
+from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
-from hypervigil.model.traffic import TrafficClass
+from hypervigil.model.traffic import Direction, TrafficClass
 
 DELAY_S = 1.25
 """A report is at most so late; a later one is of no use here."""
-LEAST_S = 0.25
+LEAST_S = 0.35
 """The least late report of ``MINUTE_S`` was at most so late."""
 MINUTE_S = 60.0
 ENOUGH = 8
@@ -35,8 +35,8 @@ SHARE = 0.85
 """Who tells of less than this share contradicts the host: repeated headers are at most 11 % of what it sent."""
 SMALL_SEGMENTS, SMALL_SHARE = (100.0, 450.0), 0.3
 """Where most packets are of TCP and of so many octets on average, their repeated headers may be most of them."""
-CHAINS = (2, 8)
-"""So many reports together are compared: two tell at once, and more of them what chance hides in two."""
+CHAINS = (1, 2, 8)
+"""So many reports together are compared: one shows that nothing is told, two that half is, many what chance hides."""
 SURE = log(1e9)
 """Six sigma: so unlikely is what is no chance."""
 SHORTEST_S, LONGEST_S = 0.5, 5.0
@@ -57,7 +57,13 @@ SINGLE = (
 
 _OCTETS, _PACKETS, _TCP, _SINGLES, _CLASSES = 0, 1, 2, 3, 4
 _COLUMNS = _CLASSES + len(SINGLE)
-_OUT = [metric for metric in PACKET_METRICS if metric < Metric.IN_SYN]
+_OUT = [packet_metric(Direction.OUT, one) for one in TrafficClass]
+_COLUMN_OF = np.zeros((len(Metric), _COLUMNS))
+"""Which metrics make up which column."""
+_COLUMN_OF[Metric.OUT_BYTES, _OCTETS] = _COLUMN_OF[Metric.OUT_TCP, _TCP] = 1.0
+_COLUMN_OF[_OUT, _PACKETS] = 1.0
+for _place, _one in enumerate(SINGLE):
+    _COLUMN_OF[_OUT[_one], [_SINGLES, _CLASSES + _place]] = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,8 @@ CHECKS = (
     ),
 )
 """Counts of one and the same thing. THREAT_MODEL.md says why nothing else is compared."""
+_SEEN = [check.seen for check in CHECKS]
+_FLOORS = np.array([check.floor for check in CHECKS])
 
 
 @dataclass(slots=True)
@@ -157,12 +165,11 @@ class CrossCheck:
         """What the host counted, of sweeps and of single looks alike; ``begun`` is when it began to read."""
         if report.whole or not self._seen:
             return
-        rates = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))
-        for row, vm in enumerate(report.vms):
-            seen = self._seen.get(vm)
-            if seen is not None:
-                counts = np.nan_to_num(rates[row].astype(np.float64) * report.interval_s)
-                seen.add(begun, report.at, _columns(counts), report.interval_s)
+        rows = [row for row, vm in enumerate(report.vms) if vm in self._seen]
+        rates = np.asarray(report.values, np.float32).reshape(len(report.vms), len(Metric))[rows]
+        counts = np.nan_to_num(rates.astype(np.float64) * report.interval_s) @ _COLUMN_OF
+        for row, found in zip(rows, counts, strict=True):
+            self._seen[report.vms[row]].add(begun, report.at, found, report.interval_s)
 
     def heard(self, report: GuestReport) -> list[Evidence]:
         """A report that came in time: where it contradicts the host, told once in ``TOLD_EVERY_S``."""
@@ -190,22 +197,12 @@ class CrossCheck:
         return vm in self._told and bool(self._told[vm].wrong)
 
 
-def _columns(counts: Counts) -> Counts:
-    found = np.empty(_COLUMNS)
-    singles = counts[[_OUT[one] for one in SINGLE]]
-    found[_OCTETS], found[_PACKETS] = counts[Metric.OUT_BYTES], counts[_OUT].sum()
-    found[_TCP], found[_SINGLES] = counts[Metric.OUT_TCP], singles.sum()
-    found[_CLASSES:] = singles
-    return found
-
-
 def _contradictions(chain: list[GuestReport], seen: Counts, seconds: float) -> Iterator[tuple[int, Evidence]]:
     """Checks that these reports together fail against the least that the host saw in ``seconds`` of theirs."""
     span = max(1.0, seconds)
-    for number, check in enumerate(CHECKS):
+    for number in np.flatnonzero(seen[_SEEN] >= _FLOORS * span).tolist():
+        check = CHECKS[number]
         least = float(seen[check.seen])
-        if least < check.floor * span:
-            continue
         told = _told(chain, check)
         if told is None or told >= _share(check, seen) * least:
             continue

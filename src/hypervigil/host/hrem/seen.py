@@ -31,6 +31,9 @@ class Seen:
         """By then they had been read."""
         self._sums: list[Counts] = [np.zeros(columns)]
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def add(self, begun: Instant, known: Instant, counts: Counts, interval_s: float) -> None:
         """One look more. What was not seen is missing in the sums, which only makes the host say less."""
         if not self._known:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.monitor.guests import channels, respond
 from hypervigil.host.monitor.inquiries import Inquiries
-from hypervigil.model.guest import GuestMetric, GuestReport, Hearing, Need, Question, SpecialRequest, Suspect
+from hypervigil.model.guest import GuestMetric, GuestReport, Hearing, Need, Question, Sampled, SpecialRequest, Suspect
 from hypervigil.model.ids import CaseId, Instant, VmId
 from hypervigil.model.status import Origin
 from hypervigil.model.vm import Vm
@@ -45,9 +45,17 @@ def test_a_report_is_a_fact_of_the_guests_under_the_channels_name() -> None:
     assert response.report is not None
     assert (response.report.vm, response.report.level, response.report.interval_s) == (A, 2, 1.5)
     assert response.report.guest_at_s == 5.0
+    assert response.report.sent == Sampled(weight=160, read=50, passed=90, one_in=64)
     assert [one.origin for one in response.evidence] == [Origin.GUEST_REPORTED]
     assert response.say == []
     assert known.state(A).hearing is Hearing.HEARD
+
+
+def test_an_agent_that_says_less_of_its_sample_is_heard_too() -> None:
+    line = b'["r1",1,7,1,5000,1,0,0,1000,%s,[[1,12],[64,50]],[]]' % str(list(VALUES)).replace(" ", "").encode()
+    report = respond(agents(), Inquiries(), heard(guest.parse_from_guest(line)), AT).report
+    assert report is not None
+    assert (report.values, report.sent) == (VALUES, None)
 
 
 @pytest.mark.parametrize(
