@@ -110,9 +110,9 @@ class _Told:
     ahead: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=2 * int(MINUTE_S)))
     """By how much the host's clock was ahead of the guest's, and when: the least first, then the least since then."""
     heard: int = 0
-    wrong: frozenset[int] = frozenset()
-    """The checks that its newest reports fail."""
-    said_at: dict[int, Instant] = field(default_factory=dict)
+    wrong: bool = False
+    """Its newest reports contradict the host."""
+    said_at: Instant = field(default=Instant(float("-inf")))
 
     def made(self, report: GuestReport) -> float:
         """The earliest that a report can have been made, by the host's clock."""
@@ -172,29 +172,30 @@ class CrossCheck:
             self._seen[report.vms[row]].add(begun, report.at, found, report.interval_s)
 
     def heard(self, report: GuestReport) -> list[Evidence]:
-        """A report that came in time: where it contradicts the host, told once in ``TOLD_EVERY_S``."""
+        """A report that came in time: that it contradicts the host, and in what first, once in ``TOLD_EVERY_S``."""
         seen = self._seen.setdefault(report.vm, Seen(_COLUMNS, _PACKETS))
         told = self._told.setdefault(report.vm, _Told())
         made = told.made(report)
         if not comparable(report):
             return []
         told.follows(report)
-        found: dict[int, Evidence] = {}
+        found: list[tuple[int, Evidence]] = []
         chain = list(told.chain)
         for length in CHAINS:
             if len(chain) <= length:
                 break
             sure = seen.surely(chain[-length - 1].at, made)
             if sure is not None:
-                found |= dict(_contradictions(chain[-length:], *sure))
-        told.wrong = frozenset(found)
-        news = [n for n in found if report.at - told.said_at.get(n, float("-inf")) >= TOLD_EVERY_S]
-        told.said_at |= dict.fromkeys(news, report.at)
-        return [found[n] for n in news]
+                found += _contradictions(chain[-length:], *sure)
+        told.wrong = bool(found)
+        if not found or report.at - told.said_at < TOLD_EVERY_S:
+            return []
+        told.said_at = report.at
+        return [min(found, key=lambda one: one[0])[1]]
 
     def contradicted(self, vm: VmId) -> bool:
         """Whether the newest reports of a VM's agent contradict the host."""
-        return vm in self._told and bool(self._told[vm].wrong)
+        return vm in self._told and self._told[vm].wrong
 
 
 def _contradictions(chain: list[GuestReport], seen: Counts, seconds: float) -> Iterator[tuple[int, Evidence]]:

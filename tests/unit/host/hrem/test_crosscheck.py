@@ -309,3 +309,9 @@ def test_what_is_compared_and_how_much_it_may_differ(
 ) -> None:
     texts = compared(seen, said, sent)
     assert [text.split(" a second")[0].split(" ", 7)[-1] for text in texts] == lies
+
+
+def test_one_fact_tells_of_a_lie_about_everything() -> None:
+    seen = {"OUT_BYTES": 1e6, "OUT_SYN": 500.0, "OUT_DNS": 500.0, "OUT_ICMP": 500.0, "OUT_ARP": 500.0}
+    (text,) = compared(seen, {}, Sampled(weight=1, read=0, passed=0, one_in=1))
+    assert "it sent 0 bytes a second" in text
