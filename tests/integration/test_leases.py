@@ -21,7 +21,7 @@ from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import difference
 from tests.integration.dhcp import ACK, DECLINE, DISCOVER, NAK, OFFER, RELEASE, REQUEST, answer, held_leases, message
 from tests.integration.dhcp import request as asks
-from tests.integration.wirelab import Segment, Tap, arp, ethernet, ipv4, namespace, udp
+from tests.integration.wirelab import Segment, Tap, arp, ethernet, ipv4, ipv6, namespace, udp
 
 pytestmark = pytest.mark.root
 
@@ -124,6 +124,39 @@ def rig() -> Iterator[Rig]:
             remove_all(pin_dir)
             for tap in (*made.taps.values(), made.server, made.rogue):
                 tap.close()
+
+
+HIS, HIS6, NOBODYS, NOBODYS6, HOST6 = "10.78.0.60", "fd78::60", "10.78.0.61", "fd78::61", "fd78::1"
+
+
+@pytest.mark.req("T-NET-1")
+def test_who_has_no_known_address_and_no_server_may_use_what_is_nobody_elses(rig: Rig) -> None:
+    rig.bind()
+    rig.attach("one", leasing=Leasing((), free=True))
+    rig.attach("two", leasing=None, addresses=(HIS, HIS6))
+    guest = rig.taps["one"]
+
+    def by_ipv6(address: str) -> bool:
+        return crosses(guest, rig.server, ethernet(guest.mac, SERVER, 0x86DD, ipv6(address, HOST6, 17, udp(5, 6))))
+
+    assert rig.speaks("one", NOBODYS)
+    assert rig.announces("one", NOBODYS)
+    assert by_ipv6(NOBODYS6)
+    assert not rig.speaks("one", HIS)
+    assert not rig.announces("one", HIS)
+    assert not rig.speaks("one", GATEWAY)
+    assert not rig.announces("one", GATEWAY)
+    assert not by_ipv6(HIS6)
+    forged = rig.forged("one")
+    assert (forged[ForgedKind.IPV4], forged[ForgedKind.ARP], forged[ForgedKind.IPV6]) == (2, 2, 1)
+    assert rig.speaks("two", HIS)
+    # It relays for others, which is no forgery where nobody is trusted to give addresses.
+    assert crosses(guest, rig.server, asks(guest.mac, message(DISCOVER, MACS["three"])))
+    rig.attach("one", leasing=None)
+    assert rig.speaks("one", HIS), "the control: before, it could be anybody"
+    rig.attach("one", leasing=Leasing((), free=True))
+    rig.attach("two", leasing=None, addresses=())
+    assert rig.speaks("one", HIS), "what nobody has any more is free"
 
 
 @pytest.mark.req("T-NET-1", "A109")

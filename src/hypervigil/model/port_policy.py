@@ -77,14 +77,14 @@ class Leasing:
     """A port may use what these DHCP servers give it, and but for its ``addresses`` nothing else."""
 
     servers: tuple[str, ...]
-    """MACs, in lower case with colons."""
+    """MACs, in lower case with colons; without any it is ``free`` for good."""
     within: str | None = None
     """The IPv4 range of what they may give; ``None``: any address."""
     free: bool = False
     """Until they give it one, where it has none, it may use what is nobody else's."""
 
     def __post_init__(self) -> None:
-        if not 0 < len(self.servers) <= MAX_DHCP_SERVERS:
+        if not (self.servers or self.free) or len(self.servers) > MAX_DHCP_SERVERS:
             raise ValueError(f"{len(self.servers)} trusted DHCP servers: name one to {MAX_DHCP_SERVERS} of a network")
         if self.within is not None and ip_network(self.within).version != 4:
             raise ValueError(f"{self.within} is no range of IPv4, in which DHCP gives addresses")
@@ -94,7 +94,8 @@ class Leasing:
 class PortPolicy:
     """What one NIC may send and whether we act on it.
 
-    With ``addresses`` empty only the MAC is bound (and ARP's sender MAC); that is reported, because it is weaker.
+    With ``addresses`` empty and no ``leasing`` only the MAC is bound (and ARP's sender MAC); that is reported, as it is
+    weaker.
     """
 
     port: PortId
@@ -129,3 +130,13 @@ class PortPolicy:
             ip_address(address)
         if self.ifindex <= 0:
             raise ValueError(f"port {self.port}: interface {self.interface} has no index; is it there?")
+
+    @property
+    def bound(self) -> str:
+        """What of it is bound, in some words."""
+        leases = self.leasing is not None and bool(self.leasing.servers)
+        if self.addresses:
+            return "MAC, addresses and leases" if leases else "MAC and addresses"
+        if leases:
+            return "MAC and leases"
+        return "MAC, and what is another's" if self.leasing is not None else "MAC only"

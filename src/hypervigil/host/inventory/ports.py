@@ -56,7 +56,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
                 gateways=network.gateways if network is not None else (),
                 leases=claims.leased.get(nic.port, ()),
-                leasing=None if member.serves_dhcp else _leasing(network),
+                leasing=None if member.serves_dhcp else _leasing(network, addresses),
             )
         )
         notes += _weaknesses(vm, nic, network, ports[-1])
@@ -86,10 +86,12 @@ def _shared(entry: VmPolicy, addresses: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(pair.address for pair in plain if pair.address not in addresses) if addresses else ()
 
 
-def _leasing(network: NetworkPolicy | None) -> Leasing | None:
-    """Whose word about addresses is taken on a network."""
-    if network is None or not network.trusted_dhcp_macs:
+def _leasing(network: NetworkPolicy | None, addresses: tuple[str, ...]) -> Leasing | None:
+    """Whose word about addresses is taken on a network. Without any, who has none may use what is nobody else's."""
+    if network is None or (addresses and not network.trusted_dhcp_macs):
         return None
+    if not network.trusted_dhcp_macs:
+        return Leasing((), free=True)
     cidr = ip_network(network.cidr, strict=False) if network.cidr is not None else None
     servers = tuple(mac.lower() for mac in network.trusted_dhcp_macs)
     return Leasing(servers, str(cidr) if cidr is not None and cidr.version == 4 else None, network.free_until_leased)
@@ -97,12 +99,14 @@ def _leasing(network: NetworkPolicy | None) -> Leasing | None:
 
 def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolicy) -> list[str]:
     found = []
-    if not port.addresses and port.leasing is None:
+    taught = port.leasing is not None and bool(port.leasing.servers)
+    if not port.addresses and not taught:
+        free = "only its MAC is bound" if port.leasing is None else "it may use any that is nobody else's"
         found.append(
-            f"{vm.name}: no address is known for {nic.interface}, so only its MAC is bound; name its addresses in "
+            f"{vm.name}: no address is known for {nic.interface}, so {free}; name its addresses in "
             "the policy or in libvirt's XML"
         )
-    if not port.addresses and port.leasing is not None and not port.leases:
+    if not port.addresses and port.leasing is not None and taught and not port.leases:
         may_use = "any address that is nobody's" if port.leasing.free else "no address"
         found.append(
             f"{vm.name}: {nic.interface} may use {may_use} until {port.network}'s DHCP server gives it one; a guest "

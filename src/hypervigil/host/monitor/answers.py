@@ -15,7 +15,6 @@ from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.port_policy import PortPolicy
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
@@ -374,7 +373,7 @@ class Answers:
                     "port": port.port,
                     "addresses": [*port.addresses, *port.leases],
                     "mode": str(port.mode),
-                    "binding": _binding(port),
+                    "binding": port.bound,
                 }
             )
         units = [
@@ -394,13 +393,6 @@ class Answers:
 def _named_fields(item: Struct) -> Body:
     """A part of a guest's message as plain values."""
     return {name: value.name.lower() if isinstance(value, Enum) else value for name, value in asdict(item).items()}
-
-
-def _binding(port: PortPolicy) -> str:
-    """What says which addresses a port may use."""
-    if port.leasing is not None:
-        return "MAC, addresses and leases" if port.addresses else "MAC and leases"
-    return "MAC and addresses" if port.addresses else "MAC only"
 
 
 def _said(*sentences: str) -> control.Answer:

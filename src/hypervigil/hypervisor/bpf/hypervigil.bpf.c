@@ -519,7 +519,7 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 		 * Who asks in another's name has the server give it what it did not ask for. What is in pieces or not understood may do
 		 * so, or give back an address of which we would not know.
 		 */
-		if (port->flags & HV_LEASED && of_dhcp(f, HV_OUT) && !heed_request(skb, port) && CHECKED(HV_F_MAC))
+		if (port->servers && of_dhcp(f, HV_OUT) && !heed_request(skb, port) && CHECKED(HV_F_MAC))
 			return HV_F_MAC;
 		if (f->protocol == 1 && f->l4 && f->icmp_type == 5 && !(port->flags & HV_MAY_ADVERTISE_ROUTES))
 			return HV_F_ROUTER_ADVERTISEMENT;

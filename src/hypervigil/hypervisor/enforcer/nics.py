@@ -77,9 +77,7 @@ class Nics:
         """Bind one port; what is in force then. ``DataPlaneError`` leaves its earlier binding."""
         self._plane.attach(policy)
         self.settle(state, policy.vm)
-        if not policy.addresses:
-            return f"{policy.mode}, {'MAC and leases' if policy.leasing is not None else 'MAC only'}"
-        return f"{policy.mode}, {len(policy.addresses)} addresses"
+        return f"{policy.mode}, {f'{len(policy.addresses)} addresses' if policy.addresses else policy.bound}"
 
     def change_fabric(self, state: State, change: FabricChange) -> None:
         """Put who may reach whom in force for all that is bound. ``DataPlaneError`` leaves what was."""

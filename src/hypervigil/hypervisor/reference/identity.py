@@ -134,7 +134,7 @@ class Identity:
             return ForgedKind.IPV4
         if datagram and _serves(frame, _DHCP) and not self.may_serve_dhcp:
             return ForgedKind.DHCP_SERVER
-        request = self.leasing is not None and of_dhcp(frame, Direction.OUT)
+        request = self.leasing is not None and self.leasing.servers and of_dhcp(frame, Direction.OUT)
         if request and not asks(frame) and ForgedKind.MAC not in self.unchecked:
             return ForgedKind.MAC
         if frame.protocol == ICMP and frame.l4 and frame.icmp_type == 5 and not self.may_advertise_routes:

@@ -37,9 +37,17 @@ def test_link_local_is_rfc_4291s() -> None:
     assert link_local("34:56:78:9a:bc:de") == "fe80::3656:78ff:fe9a:bcde"
 
 
-def test_without_any_address_only_the_mac_is_bound_and_that_is_said() -> None:
+def test_without_any_address_what_is_nobody_elses_may_be_used_and_that_is_said() -> None:
     compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5),)), Policy(networks=(NET,)))
     assert compiled.ports[0].addresses == ()
+    assert compiled.ports[0].leasing == Leasing((), free=True)
+    assert "it may use any that is nobody else's" in compiled.notes[0]
+
+
+def test_on_a_bridge_that_no_policy_names_only_the_mac_is_bound() -> None:
+    """Which other bridges' addresses mean the same there is not known."""
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5),)), Policy())
+    assert compiled.ports[0].leasing is None
     assert "only its MAC is bound" in compiled.notes[0]
 
 
@@ -268,7 +276,7 @@ def test_a_server_that_is_a_vm_is_not_asked_to_lease_its_own_address() -> None:
 def test_without_trusted_servers_nothing_is_learnt() -> None:
     inventory = Inventory((leased(vm(A, "a", MAC_A, 5), "10.60.0.9"),))
     [port] = compile_ports(inventory, Policy(networks=(NET,))).ports
-    assert (port.leasing, port.leases) == (None, ())
+    assert (port.leasing, port.leases) == (Leasing((), free=True), ())
     book = AddressBook()
     book.update(inventory, Policy(networks=(NET,)))
     assert book.owner("10.60.0.9") == OUTSIDE

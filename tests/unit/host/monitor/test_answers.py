@@ -188,7 +188,7 @@ def test_the_topology_shows_gateway_and_agents(conductor: Conductor) -> None:
         ((), ("10.0.0.5",), ("52:54:00:00:00:ff",), "MAC and leases"),
         (("10.0.0.4",), ("10.0.0.5",), ("52:54:00:00:00:ff",), "MAC, addresses and leases"),
         (("10.0.0.4",), (), (), "MAC and addresses"),
-        ((), (), (), "MAC only"),
+        ((), (), (), "MAC, and what is another's"),
     ],
 )
 def test_the_topology_shows_what_binds_a_nic_and_its_leases(

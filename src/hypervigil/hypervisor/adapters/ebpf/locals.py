@@ -8,7 +8,6 @@ are nobody's to claim. The programs add claims of link-local addresses (``bpf/lo
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from ipaddress import ip_address
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
@@ -27,16 +26,10 @@ def segment_of(policy: PortPolicy) -> int:
 
 
 def given(policy: PortPolicy) -> Iterator[tuple[bytes, bool]]:
-    """Addresses of IPv4 and link-local ones that the policy gives, as 16 bytes, and whether to this port alone."""
+    """Addresses that the policy gives, as 16 bytes, and whether to this port alone."""
     shared = (*policy.gateways, *(pair.address for pair in policy.pairs))
-    yield from ((layout.pack_address(one), False) for one in shared if _claimable(one))
-    own = (*policy.addresses, link_local(policy.port))
-    yield from ((layout.pack_address(one), True) for one in own if _claimable(one))
-
-
-def _claimable(address: str) -> bool:
-    one = ip_address(address)
-    return one.version == 4 or one.is_link_local
+    yield from ((layout.pack_address(one), False) for one in shared)
+    yield from ((layout.pack_address(one), True) for one in (*policy.addresses, link_local(policy.port)))
 
 
 class LocalMaps:
