@@ -225,3 +225,5 @@ class AgentState:
     """The last of these."""
     octets_per_s: float | None = None
     """What its channel lately carried to the host; ``None`` before it has said anything twice."""
+    blind: tuple[str, ...] = ()
+    """What it says that it cannot see in its guest, as it greeted last."""

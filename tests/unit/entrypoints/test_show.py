@@ -27,6 +27,7 @@ STATUS: dict[str, Any] = {
     "journal": {"records": 1, "signed_through": 1},
     "notices": 0,
     "noticing": 0,
+    "half_blind": 0,
     "agents": dict.fromkeys(map(str, Hearing), 0) | {"no-port": 3},
 }
 
@@ -57,10 +58,20 @@ def test_the_list_of_vms_says_what_is_heard(hearing: Hearing, says: str) -> None
         "role": None,
         "case": None,
         "limits": 0,
-        "agent": {"hearing": str(hearing), "level": 2, "reported_at": 1000.0, "bytes_per_s": 412.3, "notice": None},
+        "agent": {
+            "hearing": str(hearing),
+            "level": 2,
+            "reported_at": 1000.0,
+            "bytes_per_s": 412.3,
+            "notice": None,
+            "blind": [],
+        },
         "nics": [],
     }
     assert says in printed(show.vms, {"vms": [vm]})
+    assert "cannot see" not in printed(show.vms, {"vms": [vm]})
+    blind = {**vm, "agent": {**vm["agent"], "blind": ["headers", "sockets"]}}
+    assert "web-1: its agent says that it cannot see: headers, sockets" in printed(show.vms, {"vms": [blind]})
     notice = {"at": 1000.0, "text": "web-1's agent tells of a special request: promiscuous eth0"}
     noticed = {**vm, "agent": {**vm["agent"], "notices": 3, "notice": notice}}
     assert "web-1: 3 notices" in printed(show.vms, {"vms": [noticed]})
@@ -72,6 +83,8 @@ def test_the_status_tells_of_agents_where_there_may_be_some() -> None:
     some = {**STATUS, "agents": STATUS["agents"] | {"no-port": 1, "heard": 1, "silent": 1}}
     assert "noticed" not in printed(show.status, some)
     assert "noticed something 5 times in 2 VMs" in printed(show.status, {**some, "notices": 5, "noticing": 2})
+    assert "blind" not in printed(show.status, some)
+    assert "4 agents say that they cannot see all of their guests" in printed(show.status, {**some, "half_blind": 4})
     assert "2 VMs have a port for an agent: 1 heard, 0 contradicted, 1 silent" in printed(show.status, some)
 
 

@@ -77,6 +77,11 @@ def status(console: Console, body: dict[str, Any]) -> None:
             f"{ports} VMs have a port for an agent: {agents['heard']} heard, {agents['contradicted']} contradicted, "
             f"{agents['silent']} silent, {agents['unknown']} never heard, {agents['closed']} closed."
         )
+    if body["half_blind"]:
+        console.print(
+            f"[yellow]half blind:[/] {body['half_blind']:,} agents say that they cannot see all of their guests: "
+            "'hypervigil vms' shows what."
+        )
     if body["notices"]:
         console.print(
             f"Agents noticed something {body['notices']:,} times in {body['noticing']:,} VMs, in their own word: "
@@ -111,6 +116,8 @@ def vms(console: Console, body: dict[str, Any]) -> None:
         )
     console.print(table)
     for vm in body["vms"]:
+        if blind := vm["agent"]["blind"]:
+            console.print(f"{vm['name']}: its agent says that it cannot see: {', '.join(blind)}", markup=False)
         if (notice := vm["agent"]["notice"]) is not None:
             count = f"{vm['agent']['notices']:,} notices, the last at {clock(notice['at'])}"
             console.print(f"{vm['name']}: {count}: {notice['text']}", markup=False)

@@ -7,7 +7,7 @@ Nothing here is an accusation: an agent ends when its VM reboots, when its tenan
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -34,6 +34,8 @@ SPOKEN = 256
 NOTES = 6.0
 NOTES_PER_S = 0.1
 """Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
+BLIND = 16
+"""Sources that an agent can say it does not see, as its protocol bounds them."""
 MISTRUSTED = frozenset({"agent-silent", "agent-mismatch", "agent-replaced", "agent-alarm", "special-request"})
 """Facts that belong to a case of their VM, should there be one."""
 _NOTICES = frozenset({"agent-alarm", "special-request"})
@@ -64,6 +66,7 @@ class _Agent:
     """Since then whatever it says is heard, if it can speak at all."""
     report: GuestReport | None = None
     release: str | None = None
+    blind: tuple[str, ...] = ()
     silent: bool = False
     untaken: int = 0
     late: int = 0
@@ -173,10 +176,11 @@ class Agents:
             while at - spoken[0][0] > SPOKEN_S:
                 spoken.popleft()
 
-    def greeted(self, vm: VmId, release: str) -> None:
-        """Its agent said hello."""
+    def greeted(self, vm: VmId, release: str, blind: Sequence[str] = ()) -> None:
+        """Its agent said hello, and what it cannot see."""
         if vm in self._agents:
             self._agents[vm].release = release
+            self._agents[vm].blind = tuple(dict.fromkeys(word for word in blind if word))[:BLIND]
 
     def reported(self, report: GuestReport) -> list[Evidence]:
         """One interval of an agent's."""
@@ -270,7 +274,7 @@ class Agents:
         at, level = (report.at, report.level) if report is not None else (None, None)
         rate = agent.octets_per_s()
         counts = agent.untaken, agent.late, agent.unnoted, agent.unasked, agent.notices
-        return AgentState(hearing, at, level, agent.release, *counts, agent.notice, rate)
+        return AgentState(hearing, at, level, agent.release, *counts, agent.notice, rate, agent.blind)
 
 
 def _told(report: GuestReport, kind: str, value: float, unit: str, text: str) -> Evidence:

@@ -221,6 +221,7 @@ class Answers:
             "limits_in_force": len(conductor.ledger.standing()),
             "withheld": conductor.ledger.withheld,
             "agents": {str(hearing): hearings[hearing] for hearing in Hearing},
+            "half_blind": sum(bool(agent.blind) for agent in agents),
             "noticing": sum(agent.notices > 0 for agent in agents),
             "notices": sum(agent.notices for agent in agents),
             "blind": blind,
@@ -278,6 +279,7 @@ class Answers:
             "unasked": state.unasked,
             "notices": state.notices,
             "notice": None if state.notice is None else self._evidence(state.notice, self._conductor.wall),
+            "blind": list(state.blind),
             "bytes_per_s": None if state.octets_per_s is None else round(state.octets_per_s, 1),
         }
 
@@ -384,9 +386,10 @@ class Answers:
             {"unit": "gateway", "up": conductor.gateway.connected, "text": "reads guests' agents"},
         ]
         for vm in self._sorted_vms():
-            hearing = conductor.agents.state(vm.vm).hearing
-            up = hearing in {Hearing.HEARD, Hearing.CONTRADICTED}
-            units.append({"unit": f"VSEM+VREM {vm.name}", "up": up, "text": _HEARINGS[hearing]})
+            state = conductor.agents.state(vm.vm)
+            up = state.hearing in {Hearing.HEARD, Hearing.CONTRADICTED}
+            text = _HEARINGS[state.hearing] + (f"; cannot see: {', '.join(state.blind)}" if state.blind else "")
+            units.append({"unit": f"VSEM+VREM {vm.name}", "up": up, "text": text})
         return {"units": units, "ports": ports, "notes": list(conductor.compiled.notes)}
 
 

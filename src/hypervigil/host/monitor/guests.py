@@ -70,8 +70,8 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
             if isinstance(told, guest.Report2):
                 evidence += inquiries.detailed(vm, told, at)
             return Response(evidence, report)
-        case guest.Hello(release=release):
-            agents.greeted(vm, release)
+        case guest.Hello(release=release, blind=blind):
+            agents.greeted(vm, release, blind)
             return Response()
         case guest.LevelChanged() | guest.Special() | guest.Lost() | guest.Wanted():
             heard_it = wire.Tell(vm=vm, message=guest.Acknowledge(told.number))

@@ -130,6 +130,7 @@ def test_each_vm_tells_what_is_heard_of_its_agent(conductor: Conductor) -> None:
         "unasked": 0,
         "notices": 0,
         "notice": None,
+        "blind": [],
         "bytes_per_s": None,
     }
     conductor.tick(Instant(1005.0))
@@ -151,6 +152,24 @@ def test_what_an_agent_notices_is_counted_and_the_last_of_it_told(conductor: Con
     status = answers_of(conductor).status(Instant(1002.0))
     assert (status["notices"], status["noticing"]) == (30, 1)
     assert (status["cases_open"], status["level2"]) == (0, 0), "ground for none"
+
+
+def test_what_an_agent_cannot_see_is_told_as_it_greeted_last(conductor: Conductor) -> None:
+    def greets(*blind: str) -> None:
+        hello = guest.Hello(1, 7, 1, 5_000, "0.1.0", "", 1, 0, 1, 1024, blind)
+        conductor.heard(gateway.Heard(vm=VmId("p"), at=Instant(1001.0), message=hello), Instant(1001.0))
+
+    conductor.heard(gateway.ChannelOpen(vm=VmId("p"), at=Instant(1000.0)), Instant(1000.0))
+    assert answers_of(conductor).status(Instant(1000.0))["half_blind"] == 0
+    greets("headers", "", "headers", "net-snmp")
+    assert agent_of(conductor, "web-1")["blind"] == ["headers", "net-snmp"]
+    assert agent_of(conductor, "db-1")["blind"] == []
+    assert answers_of(conductor).status(Instant(1002.0))["half_blind"] == 1
+    answer = answers_of(conductor).answer(control.ShowTopology(), Instant(1002.0))
+    assert isinstance(answer, control.Answer)
+    assert "cannot see: headers, net-snmp" in str(answer.body["units"])
+    greets()
+    assert agent_of(conductor, "web-1")["blind"] == []
 
 
 def test_the_status_counts_agents_and_says_when_nobody_can_be_heard(conductor: Conductor) -> None:
