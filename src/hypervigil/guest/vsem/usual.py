@@ -40,6 +40,7 @@ JUDGED = {
     words.RESETS_SENT: (10, 40, VICTIM),
     words.PENDING: (10, 40, ATTACKER),
     words.HALF_OPEN: (20, 100, VICTIM),
+    words.CONNECTIONS: (100, 5000, UNKNOWN),
     words.FAN_OUT: (10, 40, ATTACKER),
     words.FAN_IN: (20, 100, VICTIM),
     words.PORTS_TRIED: (8, 16, ATTACKER),

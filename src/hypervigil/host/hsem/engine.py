@@ -8,30 +8,30 @@ import numpy as np
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, LastFacts, Resource
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, Resource
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, Remembered
 from hypervigil.host.hsem.judge import HELD_S, accused_by, judge
+from hypervigil.host.hsem.known import Known
 from hypervigil.host.hsem.lately import Lately
-from hypervigil.host.hsem.levels import CALMING, GRAVE, ROLES, TRANSITIONS, VERDICTS, Event, State, level, step
+from hypervigil.host.hsem.levels import CALMING, GRAVE, TRANSITIONS, VERDICTS, Event, State, step
 from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.table import Matrix
-from hypervigil.host.hsem.turns import MAX_LOOKS, Turns
-from hypervigil.host.hsem.usual import Usual
+from hypervigil.host.hsem.turns import MAX_LOOKS
 from hypervigil.host.hsem.watch import Watch
 from hypervigil.host.hsem.watched import Watched
-from hypervigil.model.guest import GuestReport, Question
+from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, HostReport, LeaveLevel2
-from hypervigil.model.status import AttackClass, Evidence, Level, Role, Verdict
+from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Vm
 
@@ -43,7 +43,7 @@ FORGIVEN_S = 24 * 3600.0
 """After so long without a verdict an attack is a first one again."""
 
 
-class Hsem:
+class Hsem(Known):
     """One host's judge. Every method that takes ``now`` gives the decisions that follow, in their order."""
 
     def __init__(
@@ -54,23 +54,19 @@ class Hsem:
         next_limit: Callable[[], LimitId],
         ladder: Sequence[str] = ("limit",),
     ) -> None:
+        super().__init__()
         self._next_case = next_case
         self._next_limit = next_limit
-        self._usual = Usual()
-        self._history = self._usual.history
         self._watch = Watch(factor=bounds.factor, floor_pps=bounds.floor_pps)
         self._lookback = Lookback(self._watch)
         self._lately = Lately()
         self._grabs = Grabs()
         self._files = Files(self._history, self._watch)
         self._full = Full()
-        self._vms: dict[VmId, Watched] = {}
-        self._facts = LastFacts()
         self._accused: deque[Watched] = deque()
         """Whom a verdict of this moment names as a target, and who is still to be judged for it."""
         self._judged = 0
         """How many were judged in this report because somebody accused them."""
-        self._turns = Turns()
         self.set_policy(bounds, ladder)
 
     def set_policy(self, bounds: Bounds, ladder: Sequence[str]) -> None:
@@ -79,48 +75,7 @@ class Hsem:
         self._ladder = tuple(ladder) or ("limit",)
         self._watch.factor, self._watch.floor_pps = bounds.factor, bounds.floor_pps
 
-    # --- what is asked of it ----
-    def level(self, vm: VmId) -> Level:
-        """The VM's level."""
-        return level(self._vms[vm].state) if vm in self._vms else Level.LEVEL1
-
-    def state(self, vm: VmId) -> State:
-        """Where the VM stands in the transition table."""
-        return self._vms[vm].state if vm in self._vms else State.LEVEL1
-
-    def role(self, vm: VmId) -> Role | None:
-        """What the VM is taken for: ``CLEARED`` at Level 1, ``None`` while that is not known."""
-        return ROLES[self.state(vm)]
-
-    @property
-    def postponed(self) -> tuple[int, int]:
-        """How many VMs wait to be looked at, and how many looks had to wait so far: what was shed for lack of time."""
-        return self._turns.waiting, self._turns.postponed
-
-    def questions(self, vm: VmId) -> tuple[Question, ...]:
-        """What it wants to know of the VM's agent, while its case is open."""
-        return self._vms[vm].questions() if vm in self._vms else ()
-
-    def facts(self, case: CaseId) -> Facts:
-        """What was known at the last verdict of a case (or at its opening)."""
-        return self._facts[case]
-
-    def samples(self, vm: VmId) -> int:
-        """Seconds of history that the VM has."""
-        return self._history.samples(vm)
-
-    def tail(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own 95th percentile of a metric (a prior while there is little history)."""
-        return self._history.tail(vm, metric)
-
-    def middle(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own median of a metric."""
-        return self._history.middle(vm, metric)
-
-    def remember(self) -> Remembered:
-        """The history of every VM, and its habits. Open cases are the journal's to tell."""
-        return self._usual.remember()
-
+    # --- what it remembers ----
     def recall(self, known: Remembered) -> None:
         """Replace the history; ``ValueError`` changes nothing. What was seen over hours belonged to the other one."""
         self._usual.recall(known)
@@ -207,13 +162,16 @@ class Hsem:
         self._grabs.bounded(bounds)
 
     def heard(self, report: GuestReport) -> None:
-        """What an agent tells of now: at most something against its own VM, where the host sees the harm."""
+        """What an agent tells of now: at most something against its own VM."""
         self._grabs.heard(report)
+        if report.vm in self._vms:
+            self._usual.told.hear(report)
 
     def told(self, fact: Evidence) -> None:
         """A fact about a VM or its agent: told with its case, and ground for none."""
         if fact.vm in self._vms:
             self._vms[fact.vm].hear(fact)
+            self._usual.hear(fact)
 
     def tick(self, now: Instant) -> list[Decision]:
         """Time has passed: ends of limits, holds, calm."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypervigil.host.hsem.table import Copies, Matrix, Rows, Table
+from hypervigil.host.hsem.table import Copies, Kept, Matrix, Rows, Table
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
@@ -65,7 +65,7 @@ _RAISED = {
 
 _FIRST_BINS = np.arange(_N) * BINS
 """Where each metric's histogram begins in a VM's."""
-_EDGES = 0.5 * 2.0 ** (np.arange(BINS) / PER_OCTAVE)
+EDGES = 0.5 * 2.0 ** (np.arange(BINS) / PER_OCTAVE)
 """Upper edges of the bins; the first holds everything below 0.5."""
 
 
@@ -78,6 +78,10 @@ class Remembered:
     samples: Matrix
     habits: Copies | None = None
     """A row per VM in each, as ``Habits`` names them; ``None``: written before there were any."""
+    told: Kept | None = None
+    """What agents told (``ToldHistory``), of those VMs that have one; likewise."""
+    ports: Kept | None = None
+    """What they told of ports (``UsualPorts``)."""
 
 
 class History:
@@ -132,11 +136,7 @@ class History:
         rows = self._table.rows(vms)
         values = self.ungranted(vms, values)
         seen = np.isfinite(values) & (values >= 0)
-        scaled = np.where(seen, np.minimum(values, MOST), 0.0) * _SCALE
-        bins = np.zeros(values.shape, np.intp)
-        above = scaled >= _EDGES[0]
-        bins[above] = 1 + np.floor(PER_OCTAVE * np.log2(scaled[above] / _EDGES[0])).astype(np.intp)
-        np.minimum(bins, BINS - 1, out=bins)
+        bins = binned(np.where(seen, np.minimum(values, MOST), 0.0) * _SCALE)
         # What is unseen adds nothing to the first bin: cheaper than to pick out what is seen.
         bins += _FIRST_BINS + (rows * (_N * BINS))[:, None]
         self._table.counts("histogram").reshape(-1)[bins] += seen
@@ -157,8 +157,8 @@ class History:
             full, metrics = np.nonzero(total >= MOST_SAMPLES)
             self._table.counts("histogram")[some[full], metrics] >>= 1
             enough = self._table["samples"][some] >= LEAST_SAMPLES
-            self._table["middle"][some] = _quantile(cumulated, total, 0.5) / _SCALE
-            self._table["tail"][some] = np.where(enough, _quantile(cumulated, total, 0.95) / _SCALE, PRIORS)
+            self._table["middle"][some] = quantile(cumulated, total, 0.5) / _SCALE
+            self._table["tail"][some] = np.where(enough, quantile(cumulated, total, 0.95) / _SCALE, PRIORS)
 
     def tails(self, vms: Sequence[VmId]) -> Matrix:
         """95th percentiles, shape ``(len(vms), len(Metric))``; the prior below 30 samples."""
@@ -242,14 +242,26 @@ def _without(grant: Limit, second: Matrix) -> None:
                 second[_TRAFFIC] *= own / sent
 
 
-def _quantile(cumulated: Matrix, total: Matrix, q: float) -> Matrix:
-    """The quantile in scaled units: within its bin, by the share of the bin that it takes."""
+def binned(scaled: Matrix) -> Rows:
+    """The bin of each value, finite and not below zero; the same shape."""
+    bins = np.zeros(scaled.shape, np.intp)
+    above = scaled >= EDGES[0]
+    bins[above] = 1 + np.floor(PER_OCTAVE * np.log2(scaled[above] / EDGES[0])).astype(np.intp)
+    np.minimum(bins, BINS - 1, out=bins)
+    return bins
+
+
+def quantile(cumulated: Matrix, total: Matrix, q: float) -> Matrix:
+    """The quantile in scaled units: within its bin, by the share of the bin that it takes.
+
+    ``cumulated``: counts of whole bins, summed along the last axis, whose last ones are ``total``.
+    """
     wanted = (q * total)[:, :, None]
     at = (cumulated >= wanted).argmax(axis=2)
     upper = np.take_along_axis(cumulated, at[:, :, None], axis=2)[:, :, 0]
     below = np.where(at > 0, np.take_along_axis(cumulated, np.maximum(at - 1, 0)[:, :, None], axis=2)[:, :, 0], 0.0)
     share = (wanted[:, :, 0] - below) / np.maximum(upper - below, 1e-9)
-    low = np.where(at > 0, _EDGES[np.maximum(at - 1, 0)], 0.0)
-    high = _EDGES[at]
+    low = np.where(at > 0, EDGES[np.maximum(at - 1, 0)], 0.0)
+    high = EDGES[at]
     found: Matrix = np.where(at > 0, low + share * (high - low), 0.0).astype(np.float32)
     return found

@@ -1,6 +1,7 @@
 """Arrays that have one row per VM, grow together and close their gaps together. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ Counts = npt.NDArray[np.uint16]
 Rows = npt.NDArray[np.intp]
 Copies = dict[str, npt.NDArray[Any]]
 """Arrays by name, each with a row per VM."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """All rows of a table as values."""
+
+    vms: tuple[VmId, ...]
+    arrays: Copies
+    """A row per VM in each."""
+
+
 MOST_COUNTED = int(np.iinfo(np.uint16).max)
 _LEAST_ROWS = 16
 _SPARE = 8
@@ -125,6 +137,26 @@ class Table:
         rows = self.rows(vms)
         for name, array in self._arrays.items():
             array[rows] = known[name]
+
+    def remember(self) -> Kept:
+        """All rows."""
+        return Kept(self.vms, self.copies(self.vms))
+
+    def check(self, known: Kept, *, most: float) -> None:
+        """``ValueError`` if this is not what ``remember`` gives, or holds a value below zero or above ``most``."""
+        if {name: array.shape for name, array in known.arrays.items()} != {
+            name: (len(known.vms), *shape) for name, shape in self.shapes.items()
+        }:
+            raise ValueError("it is of another version")
+        if len(set(known.vms)) != len(known.vms):
+            raise ValueError("it knows a VM twice")
+        for name, array in known.arrays.items():
+            if not ((array >= 0) & (array <= self.most(name, most))).all():  # nor is NaN
+                raise ValueError("it has impossible values")
+
+    def recall(self, known: Kept) -> None:
+        """Replace all rows by what ``check`` found to be right."""
+        self.replace(known.vms, known.arrays)
 
     def keep(self, vms: Iterable[VmId]) -> None:
         """Drop the rows of all others."""

@@ -17,7 +17,7 @@ from hypervigil.host.journal.records import Blindness, Enforcement, Gap, Operato
 from hypervigil.host.monitor import guests
 from hypervigil.host.monitor.drops import Drops
 from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
-from hypervigil.host.monitor.guidance import LEAST_SAMPLES, TAUGHT, Guidance, brief_history, provider_networks
+from hypervigil.host.monitor.guidance import Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.health import Health
 from hypervigil.host.monitor.inquiries import Inquiries
 from hypervigil.host.monitor.ledger import Ledger
@@ -102,6 +102,7 @@ class Conductor:
             self.act(self.hsem.inventory(inventory.vms, now), now)
             self.agents.inventory(inventory.vms, now)
             self.guidance.keep(known)
+            self.inquiries.surveys.keep(known)
             self.drops.keep(known)
             self.grants.inventory(inventory.vms)
             self.gateway.send(guests.channels(inventory.vms))
@@ -222,6 +223,8 @@ class Conductor:
         if (asked := wish(message, now)) is not None:
             self.grants.ask(asked)
         self.told(response.evidence, now)
+        if response.visits is not None:
+            self.hsem.visited(*response.visits)
         for answer in response.say:
             self.gateway.send(answer)
         report = response.report
@@ -245,9 +248,9 @@ class Conductor:
         lesson: list[ToGuest] = []
         if cidrs := [network.cidr for network in self.policy.networks if network.cidr is not None]:
             lesson.append(provider_networks(cidrs))
-        if self.hsem.samples(vm) >= LEAST_SAMPLES:
-            usual = [(theirs, self.hsem.middle(vm, ours), self.hsem.tail(vm, ours)) for ours, theirs in TAUGHT]
-            lesson.append(brief_history(int(now), usual))
+        known = self.hsem.brief(vm)
+        if known.usual:
+            lesson.append(brief_history(int(now), known.usual, known.ports))
         return lesson
 
     def told(self, evidence: Iterable[Evidence], now: Instant) -> None:

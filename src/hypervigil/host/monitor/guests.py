@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.monitor.inquiries import Inquiries
+from hypervigil.host.monitor.surveys import Visits, visits
 from hypervigil.model.guest import GuestReport, Need, Sampled
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import Evidence, Origin
@@ -26,6 +27,8 @@ class Response:
     evidence: list[Evidence] = field(default_factory=list)
     report: GuestReport | None = None
     """What an agent tells of now."""
+    visits: Visits | None = None
+    """Where it says that its VM began something."""
     say: list[wire.Tell] = field(default_factory=list)
 
 
@@ -77,6 +80,8 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
             heard_it = wire.Tell(vm=vm, message=guest.Acknowledge(told.number))
             return Response(_noticed(agents, vm, told, at), say=[heard_it])
         case guest.Flows() | guest.Top() | guest.Load() | guest.Declined():
+            if inquiries.surveys.take(vm, told.agent, told.number):
+                return Response(visits=visits(vm, told) if isinstance(told, guest.Flows) else None)
             answer = inquiries.answered(vm, told, at, cpu=agents.cpu(vm))
             if answer is None:
                 agents.unasked(vm)

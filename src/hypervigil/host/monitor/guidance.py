@@ -4,31 +4,24 @@ An agent goes up by itself and down by the host's word alone. So whoever stays a
 must be told, or it would record in detail for ever; what is said may be lost, so it is said again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from hypervigil.host.hsem.told import MOST_USUAL
 from hypervigil.model.guest import GuestMetric, GuestReport
 from hypervigil.model.ids import NEVER, Instant, VmId
-from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.wire.guest import WORD, BriefHistory, ProviderNetworks, SetLevel, ToGuest, Usual
 
 CALM_S = 30.0
 """An agent at Level 2 of its own finding is lowered after so long without a case."""
 AGAIN_S = 3.0
 TEACH_S = 60.0
-LEAST_SAMPLES = 30
-"""Seconds of history before it is told."""
-MOST = 1e9
+MOST = 1e7 - 1
+MOST_BYTES = 1e11 - 1
+"""More is told as this, a second: so every history fits its line, with ``ports.TOLD`` ports."""
 NETWORKS = 48
 _AT_LEVEL2 = 2
-_CLASSES = tuple(GuestMetric(number) for number in range(GuestMetric.OUT_SYN, GuestMetric.OPENED))
-TAUGHT = (
-    *zip(PACKET_METRICS, _CLASSES, strict=True),
-    (Metric.FAN_OUT, GuestMetric.FAN_OUT),
-    (Metric.FAN_IN, GuestMetric.FAN_IN),
-)
-"""What both ends count in the same unit."""
 
 Lesson = Callable[[], list[ToGuest]]
 
@@ -80,14 +73,24 @@ def _wanted(pupil: _Pupil, report: GuestReport, *, case: bool) -> int | None:
     return 1 if report.at - pupil.alone_since >= CALM_S else None
 
 
-def brief_history(number: int, usual: Iterable[tuple[GuestMetric, float, float]]) -> BriefHistory:
-    """Of each metric its middle and its 95th percentile, which is one spread above it: an agent's line is three."""
+def brief_history(
+    number: int, usual: Iterable[tuple[GuestMetric, float, float]], ports: Sequence[int] = ()
+) -> BriefHistory:
+    """Of each metric its middle and its 95th percentile, which is one spread above it: an agent's line is three.
+
+    ``ports``: where its VM usually begins something; none where it is to go by what it has seen itself.
+    """
     told = [
-        Usual(metric, round(10 * min(middle, MOST)), round(10 * min(max(tail - middle, 0.0), MOST)))
+        Usual(metric, _tenths(metric, middle), _tenths(metric, max(tail - middle, 0.0)))
         for metric, middle, tail in usual
         if isfinite(middle) and isfinite(tail)
     ]
-    return BriefHistory(max(1, number), tuple(told))
+    return BriefHistory(max(1, number), tuple(told), tuple(ports))
+
+
+def _tenths(metric: GuestMetric, value: float) -> int:
+    most = MOST_BYTES if metric is GuestMetric.BLOCK_BYTES else MOST_USUAL.get(metric, MOST)
+    return round(10 * min(value, most))
 
 
 def provider_networks(cidrs: Iterable[str]) -> ProviderNetworks:

@@ -2,14 +2,19 @@
 
 import io
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hypervigil.host.hsem.history import Remembered
+from hypervigil.host.hsem.table import Copies, Kept
 from hypervigil.model.ids import VmId
 
 COMPRESSION = 3
 """A third of NumPy's own choice in time, for a tenth more bytes: it is written every few seconds."""
+VMS = "vms"
 HABITS = "habits."
 """The names of what is known of habits begin so; a history of an earlier version has none."""
 
@@ -17,10 +22,12 @@ HABITS = "habits."
 def encode(known: Remembered) -> bytes:
     """NumPy's npz."""
     arrays = {
-        "vms": np.array(known.vms, dtype="U64"),
+        VMS: np.array(known.vms, dtype="U64"),
         "histogram": known.histogram,
         "samples": known.samples,
         **{HABITS + name: array for name, array in (known.habits or {}).items()},
+        **_named("told", known.told),
+        **_named("ports", known.ports),
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:
@@ -30,18 +37,34 @@ def encode(known: Remembered) -> bytes:
     return buffer.getvalue()
 
 
+def _named(part: str, known: Kept | None) -> Copies:
+    if known is None:
+        return {}
+    arrays = {f"{part}.{name}": array for name, array in known.arrays.items()}
+    return {f"{part}.{VMS}": np.array(known.vms, dtype="U64"), **arrays}
+
+
+def _part(part: str, stored: Mapping[str, npt.NDArray[Any]]) -> Kept | None:
+    """What ``_named`` gave, if it is there."""
+    names = [name for name in stored if name.startswith(f"{part}.") and name != f"{part}.{VMS}"]
+    if not names:
+        return None
+    arrays = {name.removeprefix(f"{part}."): stored[name].astype(np.float32) for name in names}
+    return Kept(tuple(VmId(str(vm)) for vm in stored[f"{part}.{VMS}"]), arrays)
+
+
 def decode(untrusted_bytes: bytes) -> Remembered:
     """What ``encode`` gave; ``ValueError`` otherwise."""
     try:
         with np.load(io.BytesIO(untrusted_bytes), allow_pickle=False) as stored:
-            vms = tuple(VmId(str(vm)) for vm in stored["vms"])
+            vms = tuple(VmId(str(vm)) for vm in stored[VMS])
             habits = {
                 name.removeprefix(HABITS): stored[name].astype(np.float32)
                 for name in stored.files
                 if name.startswith(HABITS)
             }
             history = stored["histogram"].astype(np.float32), stored["samples"].astype(np.float32)
-            return Remembered(vms, *history, habits or None)
+            return Remembered(vms, *history, habits or None, _part("told", stored), _part("ports", stored))
     except (
         OSError,
         EOFError,

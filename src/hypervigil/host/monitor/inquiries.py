@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypervigil.host.monitor.accounts import QUESTIONS, Answer, answered, detailed, fact
+from hypervigil.host.monitor.surveys import Surveys, guests_ms
 from hypervigil.model.guest import UNANSWERED, GuestReport, Question
 from hypervigil.model.ids import NEVER, CaseId, Instant, VmId
 from hypervigil.model.status import Evidence, Origin
@@ -21,7 +22,6 @@ AGAIN_S, SELDOM_S = 15.0, 600.0
 """So long after the first time it is the second, and twice as long from time to time, up to the latter."""
 _AFTER_S = {Question.FLOWS: 3.0}
 """So long after its opening there may be something to tell of a case."""
-_MOST_MS = 2**53 - 1
 
 
 @dataclass(slots=True)
@@ -73,6 +73,7 @@ class Inquiries:
     def __init__(self) -> None:
         self._cases: dict[VmId, _Case] = {}
         self._last = 0
+        self.surveys = Surveys()
 
     # --- what the judge does ----
     def opened(self, vm: VmId, case: CaseId, at: Instant) -> None:
@@ -92,17 +93,22 @@ class Inquiries:
         """What the agent that gave this report, its newest, is to be asked now."""
         known = self._cases.get(report.vm)
         if known is None:
-            return []
+            due = self.surveys.due(report, now)
+            return [self.surveys.ask(report, self._number(now), now)] if due else []
         asks: list[guest.Ask] = []
         for question in wanted:
             turn = known.turns.setdefault(question, Turn(Instant(known.opened + _AFTER_S.get(question, 0.0))))
             if turn.take(now):
-                # Never the number of another question, whoever asked it before: time goes on when we are restarted.
-                self._last = max(self._last + 1, int(now * 1000))
-                known.waiting[question] = _Waiting(self._last, report.agent, now)
-                since = _guests(known.opened, report) if question is Question.FLOWS else 0
-                asks.append(guest.Ask(self._last, question, since))
+                number = self._number(now)
+                known.waiting[question] = _Waiting(number, report.agent, now)
+                since = guests_ms(known.opened, report) if question is Question.FLOWS else 0
+                asks.append(guest.Ask(number, question, since))
         return asks
+
+    def _number(self, now: Instant) -> int:
+        """Never the number of another question, whoever asked it before: time goes on when we are restarted."""
+        self._last = max(self._last + 1, int(now * 1000))
+        return self._last
 
     def lost(self, vm: VmId) -> None:
         """What it said may not have come to us, or what we said not to it: it owes no answer."""
@@ -159,12 +165,6 @@ class Inquiries:
 
     def _waiting(self, vm: VmId) -> dict[Question, _Waiting]:
         return self._cases[vm].waiting if vm in self._cases else {}
-
-
-def _guests(at: Instant, report: GuestReport) -> int:
-    """An instant in milliseconds of the guest's clock, as far as its agent tells of that."""
-    guest_s = report.guest_at_s - max(0.0, report.at - at)
-    return min(_MOST_MS, max(0, int(guest_s * 1000)))
 
 
 def _unanswered(vm: VmId, question: Question, waited_s: float, at: Instant) -> Evidence:

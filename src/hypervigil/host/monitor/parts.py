@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+from hypervigil.host.hsem.brief import Brief
 from hypervigil.host.hsem.facts import Resource
 from hypervigil.host.journal import Entry
 from hypervigil.model.guest import GuestReport, Question
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
-from hypervigil.model.metric import Metric
 from hypervigil.model.observation import Sweep
 from hypervigil.model.policy import Bounds
 from hypervigil.model.report import Decision, HostReport
@@ -59,20 +59,17 @@ class Judge(Protocol):
     def heard(self, report: GuestReport) -> None:
         """What an agent tells of now: at most something against its own VM."""
 
+    def visited(self, vm: VmId, opened: Mapping[int, float], elsewhere: float) -> None:
+        """What an agent says that its VM began at which ports, and elsewhere."""
+
+    def brief(self, vm: VmId) -> Brief:
+        """What the VM's agent is to be told as usual."""
+
     def questions(self, vm: VmId) -> tuple[Question, ...]:
         """What it wants to know of the VM's agent, while its case is open."""
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""
-
-    def samples(self, vm: VmId) -> int:
-        """Seconds of history that the VM has."""
-
-    def middle(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own median of a metric."""
-
-    def tail(self, vm: VmId, metric: Metric) -> float:
-        """The VM's own 95th percentile of a metric."""
 
     def facts(self, case: CaseId) -> object:
         """Everything that the judge knew of a case when it was opened or last judged: enough to judge it again."""

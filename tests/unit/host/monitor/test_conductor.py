@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from hypervigil.host.hsem.brief import Brief
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.monitor.conductor import Conductor
@@ -88,7 +89,8 @@ class FakeEngines:
         self.reports: list = []
         self.closely = Level.LEVEL1
         self.wanted: tuple[Question, ...] = ()
-        self.learned = 0
+        self.known = Brief()
+        self.visits: list = []
         self.taken_for: Role | None = Role.CLEARED
         self.explained: list[Limit] = []
         self.bounds: dict = {}
@@ -120,14 +122,11 @@ class FakeEngines:
     def clock(self, ahead_s):
         self.ahead_s = ahead_s
 
-    def samples(self, _vm):
-        return self.learned
+    def brief(self, _vm):
+        return self.known
 
-    def middle(self, _vm, _metric):
-        return 2.0
-
-    def tail(self, _vm, _metric):
-        return 5.0
+    def visited(self, vm, opened, elsewhere) -> None:
+        self.visits.append((vm, opened, elsewhere))
 
     def facts(self, case):
         return {"case": case}
@@ -302,14 +301,15 @@ def test_without_the_gateway_nobody_is_silent(conductor: Conductor, host: FakeHo
 def test_an_agent_is_told_what_is_usual_and_which_level(conductor: Conductor) -> None:
     fake = with_channel(conductor)
     judge = cast("FakeEngines", conductor.hsem)
-    judge.learned, judge.closely = 100, Level.LEVEL2
+    judge.known, judge.closely = Brief([(GuestMetric.OUT_SYN, 2.0, 5.0)], (80, 443)), Level.LEVEL2
     conductor.policy = Policy(networks=(NetworkPolicy("t", "br0", "10.60.0.0/24"),))
     fake.sent.clear()
     conductor.heard(said(T0 + 1, 1), Instant(T0 + 1))
     networks, history, level = (one.message for one in fake.sent if isinstance(one, gateway.Tell))
     assert networks == guest.ProviderNetworks(("10.60.0.0/24",))
     assert isinstance(history, guest.BriefHistory)
-    assert history.usual[0] == guest.Usual(GuestMetric.OUT_SYN, 20, 30)
+    assert history.usual == (guest.Usual(GuestMetric.OUT_SYN, 20, 30),)
+    assert history.ports == (80, 443)
     assert level == guest.SetLevel(2)
 
 

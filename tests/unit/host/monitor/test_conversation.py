@@ -47,7 +47,7 @@ class Overheard:
         self._hsem, self._scene = hsem, scene
         self.level, self.facts, self.set_policy, self.told = hsem.level, hsem.facts, hsem.set_policy, hsem.told
         self.questions, self.heard = hsem.questions, hsem.heard
-        self.samples, self.middle, self.tail = hsem.samples, hsem.middle, hsem.tail
+        self.brief, self.visited = hsem.brief, hsem.visited
         self.role, self.given, self.bounded, self.clock = hsem.role, hsem.given, hsem.bounded, hsem.clock
 
     def hear(self, report: HostReport, now: Instant):

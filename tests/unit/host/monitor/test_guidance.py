@@ -1,15 +1,22 @@
 """What agents are told: down where nobody finds anything, up when a case is open, and again when it was lost."""
 
+from math import isfinite
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypervigil.guest import lines, words
+from hypervigil.guest.vsem import usual
 from hypervigil.guest.vsem.levels import LEVEL1, LEVEL2, Levels
+from hypervigil.guest.vsem.usual import JUDGED
+from hypervigil.host.hsem.brief import COUNTED
+from hypervigil.host.hsem.ports import TOLD
+from hypervigil.host.hsem.told import METRICS, MOST_USUAL, SPREADS, STATES
 from hypervigil.host.monitor.guidance import (
     AGAIN_S,
     CALM_S,
     NETWORKS,
-    TAUGHT,
     TEACH_S,
     Guidance,
     brief_history,
@@ -17,7 +24,7 @@ from hypervigil.host.monitor.guidance import (
 )
 from hypervigil.model.guest import GuestMetric, GuestReport
 from hypervigil.model.ids import Instant, VmId
-from hypervigil.wire.guest import HISTORY_LINE, SetLevel, ToGuest, encode_to_guest, parse_to_guest
+from hypervigil.wire.guest import HISTORY_LINE, BriefHistory, SetLevel, ToGuest, Usual, encode_to_guest, parse_to_guest
 
 A = VmId("a")
 
@@ -104,10 +111,20 @@ def test_agent_and_judge_agree_in_the_end(events: list[tuple[bool, bool, bool]])
 
 
 # --- what is usual ---
-def test_classes_are_told_by_their_names() -> None:
-    assert len(TAUGHT) == len({theirs for _, theirs in TAUGHT}) == 24
-    for ours, theirs in TAUGHT:
+def test_every_metric_that_an_agent_judges_can_be_told_and_no_other() -> None:
+    told = [theirs for _, theirs in COUNTED] + list(METRICS)
+    assert len(told) == len(set(told))
+    assert set(told) == {GuestMetric(metric) for metric in JUDGED}
+    for ours, theirs in COUNTED:
         assert ours.name == theirs.name
+
+
+def test_the_host_goes_by_the_agents_own_rules() -> None:
+    assert SPREADS == usual.SPREADS
+    assert {GuestMetric(metric) for metric in words.STATES} & set(METRICS) == STATES
+    for metric, most in MOST_USUAL.items():
+        _, presumed, _ = JUDGED[metric]
+        assert most == 10 * presumed or metric is GuestMetric.FAIL_SHARE
 
 
 @pytest.mark.req("A230")
@@ -122,11 +139,43 @@ def test_a_line_is_three_times_as_far_as_the_95th_percentile() -> None:
 _NUMBERS = st.floats(0, 1e30) | st.just(float("inf")) | st.just(float("nan"))
 
 
-@given(st.lists(st.tuples(_NUMBERS, _NUMBERS), min_size=len(TAUGHT), max_size=len(TAUGHT)), st.integers(0, 10**9))
-def test_any_history_fits_its_line(numbers: list[tuple[float, float]], number: int) -> None:
-    usual = [(theirs, *known) for (_, theirs), known in zip(TAUGHT, numbers, strict=True)]
-    line = encode_to_guest(brief_history(number, usual))
+_TOLD = (*(theirs for _, theirs in COUNTED), *METRICS)
+
+
+@pytest.mark.req("A230")
+@given(
+    st.lists(st.tuples(_NUMBERS, _NUMBERS), min_size=len(_TOLD), max_size=len(_TOLD)),
+    st.lists(st.integers(0, 65535), max_size=TOLD),
+    st.integers(0, 2**53 - 1),
+)
+def test_any_history_fits_its_line_whole(numbers: list[tuple[float, float]], ports: list[int], number: int) -> None:
+    known = [(theirs, *one) for theirs, one in zip(_TOLD, numbers, strict=True)]
+    history = brief_history(number, known, ports)
+    line = encode_to_guest(history)
     assert len(line) <= HISTORY_LINE
+    assert parse_to_guest(line[:-1]) == history
+    assert history.ports == tuple(ports)
+    assert len(history.usual) == sum(isfinite(middle) and isfinite(tail) for middle, tail in numbers)
+
+
+def test_the_longest_history_of_all_fits_its_line() -> None:
+    longest = brief_history(2**53 - 1, [(metric, 1e30, 2e31) for metric in _TOLD], [65535] * TOLD)
+    assert {one.middle for one in longest.usual[: len(COUNTED)]} == {99_999_990, 999_999_999_990}
+    assert [one.middle for one in longest.usual[len(COUNTED) :]] == [10 * most for most in MOST_USUAL.values()]
+    assert len(encode_to_guest(longest)) <= HISTORY_LINE
+    spread = brief_history(2**53 - 1, [(metric, 0.0, 1e30) for metric in _TOLD], [65535] * TOLD)
+    worst = [Usual(a.metric, a.middle, b.spread) for a, b in zip(longest.usual, spread.usual, strict=True)]
+    assert len(encode_to_guest(BriefHistory(2**53 - 1, tuple(worst), longest.ports))) <= HISTORY_LINE
+
+
+@given(st.lists(st.tuples(_NUMBERS, _NUMBERS), min_size=len(_TOLD), max_size=len(_TOLD)), st.integers(1, 10**9))
+def test_an_agent_makes_the_same_of_it(numbers: list[tuple[float, float]], number: int) -> None:
+    """By its own parser, and by the one of an agent that was installed before the host told so much."""
+    known = [(theirs, *one) for theirs, one in zip(_TOLD, numbers, strict=True)]
+    history = brief_history(number, known, [80, 443])
+    kind, told_number, told, ports = lines.parse(encode_to_guest(history)[:-1])
+    assert (kind, told_number, ports) == ("history", number, [80, 443])
+    assert [tuple(one) for one in told] == [(one.metric, one.middle, one.spread) for one in history.usual]
 
 
 def test_any_number_of_networks_fits_its_line() -> None:
