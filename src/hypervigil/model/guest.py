@@ -185,6 +185,8 @@ class GuestReport:
     """Indexed by ``GuestMetric``; below zero is unseen."""
     sent: Sampled | None = None
     """Of the frames that it sent; ``None``: it does not say."""
+    breaches: int = 0
+    """Metrics that its agent finds above their lines."""
 
 
 class Hearing(StrEnum):

@@ -39,7 +39,7 @@ BLIND = 16
 MISTRUSTED = frozenset({"agent-silent", "agent-mismatch", "agent-replaced", "agent-alarm", "special-request"})
 """Facts that belong to a case of their VM, should there be one."""
 _NOTICES = frozenset({"agent-alarm", "special-request"})
-"""Why an agent goes to Level 2, or would have its VM looked at: no ground for anything, but people may want to know."""
+"""Why an agent goes to Level 2, or would have its VM looked at: people may want to know. What follows, HSEM decides."""
 _FINDINGS = frozenset({"agent-silent", "agent-mismatch"})
 
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -89,6 +90,8 @@ class Hsem(Known):
             take_up(self._record(one.vm), one, self._file(one.vm, one.since))
             if one.facts is not None:
                 self._facts.add(one.facts)
+                if one.facts.drawn:
+                    self._alarms.drew(one.vm, one.since)
 
     def clock(self, ahead_s: float) -> None:
         """By how much UTC is ahead of ``Instant``, for what depends on the hour; ``ValueError`` if it is no number."""
@@ -108,6 +111,7 @@ class Hsem(Known):
                 decisions.append(LeaveLevel2(vm, record.dossier.case, now, record.role, "the VM is gone"))
         self._watch.keep(tuple(running))
         self._turns.keep(running)
+        self._alarms.keep(running)
         self._lookback.keep(running)
         self._full.keep(running)
         self._usual.keep(running)
@@ -143,6 +147,9 @@ class Hsem(Known):
                 decisions += self._ask(record, look, now)
             else:
                 self._files.grow(record.dossier, look, now)
+                if record.dossier.by_word:
+                    facts = record.dossier.facts(now, record.repetition)
+                    record.dossier.drawn = not suspicious(record, facts, look, now)
             if record.dossier is not None:
                 decisions += self._consider(record, now)
         if not report.partial:
@@ -166,11 +173,13 @@ class Hsem(Known):
         self._grabs.heard(report)
         if report.vm in self._vms:
             self._usual.told.hear(report)
+            self._alarms.reported(report)
 
     def told(self, fact: Evidence) -> None:
-        """A fact about a VM or its agent: told with its case, and ground for none."""
+        """A fact about a VM or its agent: told with its case, and ground for none but its agent's own alarm."""
         if fact.vm in self._vms:
             self._vms[fact.vm].hear(fact)
+            self._alarms.hear(fact)
             self._usual.hear(fact)
 
     def tick(self, now: Instant) -> list[Decision]:
@@ -185,6 +194,9 @@ class Hsem(Known):
                 self._look_again(record, now)
             elif record.state in CALMING and now - record.stirred_at >= self._bounds.calm_s:
                 decisions += self._leave(record, now, Event.CALM, f"calm for {self._bounds.calm_s:g} s")
+        seconded = partial(self._seconded, now=now)
+        for alarm in self._alarms.due(now, cased=self._cased, seconded=seconded, settled=self._usual.told.settled):
+            decisions += self._draw(self._record(alarm.vm), alarm, now)
         return decisions
 
     def release(self, vm: VmId, now: Instant) -> list[Decision]:
@@ -284,6 +296,20 @@ class Hsem(Known):
         draft.opened_at = now
         return self._open(record, draft, tuple(grounds(facts)), now)
 
+    def _cased(self, vm: VmId) -> bool:
+        return self._record(vm).dossier is not None
+
+    def _seconded(self, vm: VmId, now: Instant) -> bool:
+        """Whether the host itself sees something unusual of a VM, though no reason for a case."""
+        draft = self._record(vm).draft
+        return draft is not None and now - draft.opened_at <= DRAFT_S
+
+    def _draw(self, record: Watched, alarm: Evidence, now: Instant) -> list[Decision]:
+        """A VM's own agent finds it unusual: look closely, which is all that this is reason for."""
+        dossier = record.draft or self._file(record.vm, now)
+        dossier.opened_at, dossier.drawn = now, True
+        return self._open(record, dossier, (alarm, *explain.surges(dossier.facts(now, record.repetition))), now)
+
     def _found(self, finding: Finding, now: Instant) -> list[Decision]:
         """What was done over some time opens a case; some of it adds to one that is open."""
         record = self._record(finding.vm)
@@ -355,6 +381,8 @@ class Hsem(Known):
 
     def _restrain(self, record: Watched, facts: Facts, now: Instant) -> list[Decision]:
         """Provisional limits: what is hostile or unclear is held, what turned out well is let go."""
+        if facts.drawn:
+            return []
         wanted = provisional(facts, self._bounds)
         decisions = record.put(wanted, now, self._bounds.provisional_s)
         if now - facts.opened_at >= SECOND_LOOK_S:
@@ -383,8 +411,9 @@ class Hsem(Known):
             case Role.OVERLOADED:
                 decisions += record.swap(shared(facts, self._bounds), now, self._bounds.hold_s)
             case Role.CLEARED:
-                record.quiet = cleared(facts, now)
-                record.forged.clear(facts.forged, now)
+                if not facts.drawn:
+                    record.quiet = cleared(facts, now)
+                    record.forged.clear(facts.forged, now)
                 decisions += self._close(record, now, "cleared")
         return decisions
 
@@ -436,8 +465,10 @@ class Hsem(Known):
         if dossier is None:
             return []
         record.targets = frozenset()
-        self._watch.calm(record.vm)
-        self._lookback.forget(record.vm)
+        self._alarms.closed(record.vm, in_vain=record.role is Role.CLEARED)
+        if not dossier.by_word:  # else a guest could have forgotten what it does by saying something
+            self._watch.calm(record.vm)
+            self._lookback.forget(record.vm)
         return [*record.lift(now, reason), LeaveLevel2(record.vm, dossier.case, now, record.role, reason)]
 
     # --- memory ----

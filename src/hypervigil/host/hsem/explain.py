@@ -439,6 +439,8 @@ def overloaded_cause(facts: Facts) -> str:
 
 def cleared_cause(facts: Facts) -> str:
     """One sentence."""
+    if facts.drawn:
+        return f"{facts.vm}'s agent finds it unusual, and the host sees nothing of it that is reason for suspicion"
     if not facts.surges:
         return f"{facts.vm} did nothing more that its history does not explain"
     busiest = max(facts.surges, key=lambda s: s.rate)

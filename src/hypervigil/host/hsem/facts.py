@@ -237,6 +237,8 @@ class Facts:
     held: float = 0.0
     """Connections on which it asks nothing, accepted of it beyond what its history allows; few are not told."""
     found: Findings = NOTHING_FOUND
+    drawn: bool = False
+    """Its agent's word drew the case, and the host itself sees no reason for one so far."""
 
     def of(self, direction: Direction, traffic: TrafficClass) -> float:
         """Packets of a class in a direction."""
@@ -319,6 +321,7 @@ class Dossier:
     grabs: dict[Resource, Grab] = field(default_factory=dict)
     held: float = 0.0
     ever: tuple[bool, bool] = (False, False)
+    drawn: bool = False
 
     def count(self, packets: tuple[float, ...], seconds: float, *, fresh: tuple[float, ...]) -> None:
         """Add packets of all classes, out and then in."""
@@ -406,7 +409,16 @@ class Dossier:
             held=self.held,
             ever=self.ever,
             found=self.found,
+            drawn=self.by_word,
         )
+
+    @property
+    def by_word(self) -> bool:
+        """Whether its agent's word drew the case, and nothing that the host found is reason for it."""
+        if not self.drawn:
+            return False
+        found = (self.grabs, self.near_capacity, self.accusations, any(self.forged), self.found != NOTHING_FOUND)
+        return not any(found) and self.vain == Vain() and self.guessed == Guessed()
 
     def _tries(self) -> Tries:
         arp = packet_metric(Direction.OUT, TrafficClass.ARP)
@@ -480,4 +492,5 @@ def reopened(facts: Facts) -> Dossier:
         grabs={grab.resource: grab for grab in facts.grabs},
         held=facts.held,
         ever=facts.ever,
+        drawn=facts.drawn,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from hypervigil.host.hsem.alarms import Alarms
 from hypervigil.host.hsem.brief import Brief
 from hypervigil.host.hsem.facts import Facts, LastFacts
 from hypervigil.host.hsem.history import Remembered
@@ -24,6 +25,7 @@ class Known:
         self._history = self._usual.history
         self._facts = LastFacts()
         self._turns = Turns()
+        self._alarms = Alarms()
 
     def level(self, vm: VmId) -> Level:
         """The VM's level."""
@@ -40,7 +42,7 @@ class Known:
     @property
     def postponed(self) -> tuple[int, int]:
         """How many VMs wait to be looked at, and how many looks had to wait so far: what was shed for lack of time."""
-        return self._turns.waiting, self._turns.postponed
+        return self._turns.waiting, self._turns.postponed + self._alarms.waited
 
     def questions(self, vm: VmId) -> tuple[Question, ...]:
         """What it wants to know of the VM's agent, while its case is open."""

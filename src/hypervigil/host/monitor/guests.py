@@ -63,9 +63,8 @@ def _heard(agents: Agents, inquiries: Inquiries, vm: VmId, told: guest.FromGuest
     match told:
         case guest.Report1() | guest.Report2():
             times = told.at_ms / 1000, told.interval_ms / 1000
-            report = GuestReport(
-                vm, at, told.agent, told.level, *times, told.values, _sampled(told.sampling[Direction.OUT])
-            )
+            sent = _sampled(told.sampling[Direction.OUT])
+            report = GuestReport(vm, at, told.agent, told.level, *times, told.values, sent, told.breaches)
             evidence = agents.reported(report)
             if agents.newest(vm) is not report:
                 return Response(evidence)

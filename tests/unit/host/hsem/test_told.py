@@ -1,4 +1,7 @@
-"""What an agent tells, or is silent about, is shown with a case and decides nothing: no verdict, no case, no limit."""
+"""What an agent tells, or is silent about, is shown with a case and decides nothing: no verdict, no case, no limit.
+
+An alarm that lasts draws a case, and no more: ``test_alarms``.
+"""
 
 import pytest
 
