@@ -71,6 +71,45 @@ def test_a_flood_is_blamed_on_the_sender_and_its_target_is_the_victim(run) -> No
     assert found[A]["cause"]
 
 
+REQUEST = b"GET /login?user=alice HTTP/1.1\r\nHost: shop\r\n\r\n"
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + b"<p>welcome</p>" * 64
+TCP_PAYLOAD = 54
+
+
+def pages(seconds: float) -> list[Timed]:
+    """Ordinary conversations, each with a request and a page."""
+    said = (b"", b"", REQUEST, PAGE, b"")
+    return [(at, between_with(frame, said[number % len(said)])) for number, (at, frame) in enumerate(ordinary(seconds))]
+
+
+def between_with(frame: bytes, payload: bytes) -> bytes:
+    """The same TCP packet with something in it."""
+    whole = (len(frame) - 14 + len(payload)).to_bytes(2)
+    return frame[:16] + whole + frame[18:] + payload
+
+
+def enciphered(frames: list[Timed]) -> list[Timed]:
+    """The same frames, and behind the headers nothing that anybody could read."""
+    dice = random.Random(2)
+    return [(at, frame[:TCP_PAYLOAD] + dice.randbytes(len(frame) - TCP_PAYLOAD)) for at, frame in frames]
+
+
+FLOODED = pages(20) + [(at, between_with(one, REQUEST)) for at, one in flood(10, 1000, 3)]
+REFUSED = pages(20) + [
+    one for at, asked in flood(10, 300, 3) for one in ((at, asked), (at + 0.001, between(B, A, 6, tcp(80, 4000, 0x14))))
+]
+
+
+@pytest.mark.req("T-NET-6", "A201")
+@pytest.mark.parametrize("frames", [FLOODED, REFUSED], ids=["in vain", "refused"])
+def test_ciphertext_is_judged_as_plaintext_is(run, frames: list[Timed]) -> None:
+    secret = enciphered(frames)
+    assert sum(one != other for one, other in zip(frames, secret, strict=True)) > 100
+    plain = run(frames)
+    assert plain["vms"][A]["verdict"] == "attacker"
+    assert run(secret)["vms"] == plain["vms"]
+
+
 def test_limits_are_simulated(run) -> None:
     found = run(ordinary(20) + flood(10, 1000, 3))["vms"]
     assert found[A]["frames"]["sent"] == 3000
