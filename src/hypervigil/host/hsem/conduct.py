@@ -117,22 +117,24 @@ class Asked:
     octets: float = 0.0
     """Sent there, in so many packets."""
     packets: float = 0.0
-    resets: float = 0.0
-    """Of these, what refused what came from there."""
     heard: float = 0.0
     """Of all octets that it gets, the share that comes from there."""
     back: float = 0.0
     """Octets that come from there, in so many packets."""
     replies: float = 0.0
+    resets: float = 0.0
+    """Of what is sent there, what refused what came from there."""
+    accepted: float = 1.0
+    """The share of its tries to connect that were accepted, wherever they went."""
 
 
-def asked_of(peers: Iterable[Peer]) -> dict[VmId, Asked]:
+def asked_of(peers: Iterable[Peer], accepted: float = 1.0) -> dict[VmId, Asked]:
     """Of whom one asks something that has these peers."""
     known = list(peers)
     found: dict[VmId, Asked] = {}
     for peer in known:
         if peer.direction is Direction.OUT and peer.openings:
-            asked = found.setdefault(peer.other, Asked())
+            asked = found.setdefault(peer.other, Asked(accepted=accepted))
             asked.begun += peer.openings
             asked.octets += peer.octets
             asked.packets += peer.packets

@@ -385,10 +385,15 @@ def _hoard(asked: Mapping[VmId, Asked], serving: Serving) -> _Hoard | None:
     says = most.octets > min(EMPTY * most.begun, EMPTY_PACKET * most.packets)
     if says:
         little = most.octets <= max(ACKNOWLEDGEMENT * most.packets, LITTLE * most.begun)
-        if not little or not serving.mute_to(server, begun=most.begun, octets=most.back, packets=most.replies):
+        begun = max(1.0, most.accepted * most.begun)  # on a try that was not accepted nothing is said
+        if not little or not serving.mute_to(server, begun=begun, octets=most.back, packets=most.replies):
             return None
-    # A try, what takes up the answer, and no more. A reset takes up nothing; of a flood's answers many never reach a
-    # stack that is busy sending, so that resets alone do not tell what was taken up.
-    each = max(0.0, most.packets - most.resets) / most.begun
-    silent = max(0.0, min(each - 1.0, 3.0 - each, 1.0))
+    # A reset takes up nothing. Of a flood's answers many never reach a stack that is busy sending: how many come does
+    # not tell what was taken up.
+    silent = min(_silent(most.packets / most.begun), _silent(max(0.0, most.packets - most.resets) / most.begun))
     return _Hoard(server, share, most.heard, silent, says=says)
+
+
+def _silent(each: float) -> float:
+    """At least which share of connections was a try, what takes up the answer, and no more, by packets for each."""
+    return max(0.0, min(each - 1.0, 3.0 - each, 1.0))

@@ -12,6 +12,7 @@ from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.guest import ACCOUNTS, Question
 from hypervigil.model.ids import NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
+from hypervigil.model.metric import Metric
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import AttackClass, Evidence, Role
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -97,7 +98,10 @@ class Watched:
     def asks(self) -> dict[VmId, Asked]:
         """Of whom it asks something, if it is conspicuous."""
         dossier = self.dossier or self.draft
-        return asked_of(dossier.peers.values()) if dossier is not None else {}
+        if dossier is None:
+            return {}
+        tried, accepted = dossier.counts[Metric.OUT_SYN], dossier.counts[Metric.IN_SYNACK]
+        return asked_of(dossier.peers.values(), min(1.0, accepted / tried) if tried else 1.0)
 
     def awaits(self, now: Instant) -> bool:
         """Whether its next interval is of interest even if nothing happens in it: of tries nobody has answered yet."""
