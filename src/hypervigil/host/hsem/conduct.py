@@ -70,6 +70,9 @@ SAID = 3.0
 GONE = 24.0
 """Resets per connection that a client began in the time, once it is gone: frames of each were still to come, and it may
 have held more than it began lately."""
+GONE_S, GONE_UNSAID = 2.0, 4.0
+"""After so long nothing is under way to who is gone but what is said anew: so many packets that carry next to nothing,
+of data as many as before, for downloads may be broken off one after the other."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 _NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
@@ -194,13 +197,15 @@ def conduct(
     refusals: float = 0.0,
     listens: bool = False,
     began: Mapping[str, float] = MappingProxyType({}),
+    lasted_s: float = 0.0,
     blind: bool = False,
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
     port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
-    ``began``: by address, how many connections the other end began meanwhile. ``blind``: nothing at all was ever seen
+    ``began``: by address, how many connections the other end began meanwhile. ``lasted_s``: from the surge's beginning
+    to when it was last seen. ``blind``: nothing at all was ever seen
     of the other direction, as behind a mirror of one direction or where answers take another way. There, that a little
     is not answered proves nothing; what could harm is judged as everywhere, since anybody can make up one side of it.
     """
@@ -214,7 +219,8 @@ def conduct(
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
             return _in_reply(mine.tried[traffic], 1.5 * asked)
         case TrafficClass.TCP:
-            return _streaming(mine, theirs, peers, began, slow=peak_pps <= STREAM_PPS, blind=blind)
+            gone = {peer.address: _gone(peer, lasted_s) * began.get(peer.address, 0.0) for peer in peers}
+            return _streaming(mine, theirs, peers, gone, slow=peak_pps <= STREAM_PPS, blind=blind)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
@@ -295,14 +301,19 @@ def _little(mine: Side, peers: tuple[Peer, ...]) -> bool:
     return rate <= ACKNOWLEDGEMENT * STREAM_PPS
 
 
+def _gone(peer: Peer, lasted_s: float) -> float:
+    """How often a client that is gone may reset what its server still says, for each connection that it began."""
+    return GONE if lasted_s < GONE_S or peer.octets > ACKNOWLEDGEMENT * peer.packets else GONE_UNSAID
+
+
 def _streaming(
-    mine: Side, theirs: Side, peers: tuple[Peer, ...], began: Mapping[str, float], *, slow: bool, blind: bool
+    mine: Side, theirs: Side, peers: tuple[Peer, ...], may_reset: Mapping[str, float], *, slow: bool, blind: bool
 ) -> Conduct:
     """TCP beyond the handshake: acknowledged, not reset, by those to whom most of it goes.
 
-    Clients that are gone reset what their server still says: that is no more than they had begun.
+    Clients that are gone reset what their server still says, each so often by its address: ``may_reset``.
     """
-    gone = {peer.address: min(peer.resets, GONE * began.get(peer.address, 0.0)) for peer in peers}
+    gone = {peer.address: min(peer.resets, may_reset[peer.address]) for peer in peers}
     share = mine.share_passed(TrafficClass.TCP)
     sent = mine.unusual(TrafficClass.TCP) * share
     # What refuses a handshake says nothing of those who converse.

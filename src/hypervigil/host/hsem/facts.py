@@ -260,15 +260,31 @@ class Facts:
         """How the excess of a class in a direction is meant by whoever sends it."""
         surges = [surge for surge in self.surges if (surge.direction, surge.traffic) == (direction, traffic)]
         peak = max((surge.rate for surge in surges), default=0.0)
+        lasted_s = max((surge.last_at - surge.first_at for surge in surges), default=0.0)
         began = {peer.address: peer.openings for peer in self.peers if peer.direction is not direction}
         blind = not self.ever[1 - direction]
         if direction is Direction.IN:
-            return conduct(traffic, *self._ends(direction), peak, sources=self.fan_in, began=began, blind=blind)
+            return conduct(
+                traffic,
+                *self._ends(direction),
+                peak,
+                sources=self.fan_in,
+                began=began,
+                lasted_s=lasted_s,
+                blind=blind,
+            )
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
         last = max((surge.last_at for surge in surges), default=self.at)
         listens = self.refused_at is not None and last - self.refused_at > REFUSED_S
         return conduct(
-            traffic, *self._ends(direction), peak, refusals=refusals, listens=listens, began=began, blind=blind
+            traffic,
+            *self._ends(direction),
+            peak,
+            refusals=refusals,
+            listens=listens,
+            began=began,
+            lasted_s=lasted_s,
+            blind=blind,
         )
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:

@@ -20,6 +20,7 @@ from tests.unit.host.hsem.behaviour import (
     SYNACK,
     TCP,
     UDP,
+    Pace,
     browses,
     casts,
     floods,
@@ -141,6 +142,32 @@ def test_whom_a_flood_of_data_leaves_alone_is_no_victim_of_it() -> None:
     scene.learn().begin(floods_by_data("mallory", "web", 150)).run(6)
     assert (scene.roles("mallory"), scene.roles("web")) == ([Role.ATTACKER], [Role.VICTIM])
     assert scene.roles("alice") == []
+
+
+@pytest.mark.parametrize("per_s", [200, 400])
+def test_acknowledgements_of_nothing_to_one_that_asks_the_flooder_too(per_s: float) -> None:
+    """On real guests: seven connections a second of the victim's own were held to explain its resets, 24 each."""
+    honest = browses("web", "mallory", 7), browses("mallory", "web", 4)
+    scene = Scene("mallory", "web").begin(*honest).learn().begin(floods_by_data("mallory", "web", per_s)).run(8)
+    assert scene.roles("mallory")[-1] is Role.ATTACKER
+    assert scene.roles("web")[-1] is Role.VICTIM
+
+
+def test_a_client_that_breaks_off_one_download_after_the_other_makes_no_attacker_of_its_server() -> None:
+    """Its kernel resets a window's worth of full frames each time."""
+    scene = Scene("alice", "web").begin(browses("alice", "web", 7)).learn()
+    pace = Pace(10)
+
+    def breaks_off(of: Scene, s: float) -> None:
+        for _ in range(pace(s)):
+            of.send("alice", "web", SYN, 1, octets=74)
+            of.send("web", "alice", SYNACK, 1, octets=74)
+            of.send("alice", "web", TCP, 2, octets=100)
+            of.send("web", "alice", TCP, 20, octets=1500)
+            of.send("alice", "web", TrafficClass.RST, 18, octets=54)
+
+    scene.begin(breaks_off).run(20)
+    assert "web" not in scene.blamed()
 
 
 @pytest.mark.parametrize("per_s", [1000, 2000])
