@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import partial
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
 from hypervigil.host.hsem.findings import NOTHING_FOUND, Findings
@@ -263,29 +264,12 @@ class Facts:
         lasted_s = max((surge.last_at - surge.first_at for surge in surges), default=0.0)
         began = {peer.address: peer.openings for peer in self.peers if peer.direction is not direction}
         blind = not self.ever[1 - direction]
+        known = partial(conduct, traffic, *self._ends(direction), peak, began=began, lasted_s=lasted_s, blind=blind)
         if direction is Direction.IN:
-            return conduct(
-                traffic,
-                *self._ends(direction),
-                peak,
-                sources=self.fan_in,
-                began=began,
-                lasted_s=lasted_s,
-                blind=blind,
-            )
+            return known(sources=self.fan_in)
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
         last = max((surge.last_at for surge in surges), default=self.at)
-        listens = self.refused_at is not None and last - self.refused_at > REFUSED_S
-        return conduct(
-            traffic,
-            *self._ends(direction),
-            peak,
-            refusals=refusals,
-            listens=listens,
-            began=began,
-            lasted_s=lasted_s,
-            blind=blind,
-        )
+        return known(refusals=refusals, listens=self.refused_at is not None and last - self.refused_at > REFUSED_S)
 
     def unheard(self, direction: Direction, traffic: TrafficClass) -> bool:
         """Whether those to whom most datagrams of a class go never said anything by it."""
