@@ -17,6 +17,8 @@ MAX_PEERS = 256
 """Of a case, while not too many are open at once."""
 MAX_FACTS = 1000
 """Cases whose last facts are kept to be told; the journal keeps all."""
+A_PACKET = 0.5
+"""What is left of one that is remembered never fades to nothing."""
 MAX_TOLD = 16
 FEW_PACKETS = 20.0
 """Whoever was sent fewer was tried; more is work."""
@@ -421,11 +423,11 @@ class Dossier:
         return not any(found) and self.vain == Vain() and self.guessed == Guessed()
 
     def _tries(self) -> Tries:
-        arp = packet_metric(Direction.OUT, TrafficClass.ARP)
+        asks_by_arp = self.counts[packet_metric(Direction.OUT, TrafficClass.ARP)] >= A_PACKET
         tried = [
             peer
             for (direction, _), peer in self.peers.items()
-            if direction is Direction.OUT and peer.packets < FEW_PACKETS and (peer.openings or self.counts[arp])
+            if direction is Direction.OUT and peer.packets < FEW_PACKETS and (peer.openings or asks_by_arp)
         ]
         reset = [peer for peer in tried if 0 < peer.answers <= peer.resets]
         answered = [

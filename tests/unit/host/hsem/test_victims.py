@@ -2,8 +2,11 @@
 
 import pytest
 
-from hypervigil.model.ids import VmId
+from hypervigil.host.hsem.conduct import Peer
+from hypervigil.host.hsem.facts import Dossier
+from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
+from hypervigil.model.metric import PACKET_METRICS, Metric
 from hypervigil.model.status import AttackClass, Level, Role
 from hypervigil.model.traffic import Direction
 from tests.unit.host.hsem.behaviour import (
@@ -264,3 +267,13 @@ def test_a_victim_that_answers_many_ports_and_asks_on_is_no_scanner(scene: Scene
     scene.begin(browses("web", "mallory", 8)).learn()
     scene.begin(floods_open_port("mallory", "web", 2000)).run(40)
     assert scene.blamed() == {"mallory"}
+
+
+@pytest.mark.parametrize(("asked", "tried"), [(1e-45, 0), (0.0, 0), (1.0, 1)])
+def test_who_once_asked_for_a_mac_tries_nobody_whom_it_answers(asked: float, tried: int) -> None:
+    """On a real guest a question of minutes ago had not quite faded: the victim of invented senders was a scanner."""
+    dossier = Dossier(CaseId("c1"), VmId("web"), Instant(0.0), (0.0,) * len(PACKET_METRICS), 0.1, 100)
+    counts = tuple(asked if metric is Metric.OUT_ARP else 0.0 for metric in PACKET_METRICS)
+    dossier.count(counts, 1.0, fresh=counts)
+    dossier.add_peer(Peer(Direction.OUT, OUTSIDE, "198.51.100.9", 1.0, 60.0, 0.0, 0.0, 0.0, 0))
+    assert dossier.facts(Instant(1.0), 0).tries.hosts == tried
