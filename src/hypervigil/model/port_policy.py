@@ -132,11 +132,15 @@ class PortPolicy:
             raise ValueError(f"port {self.port}: interface {self.interface} has no index; is it there?")
 
     @property
+    def taught(self) -> bool:
+        """Whether what DHCP servers say teaches its addresses."""
+        return self.leasing is not None and bool(self.leasing.servers)
+
+    @property
     def bound(self) -> str:
         """What of it is bound, in some words."""
-        leases = self.leasing is not None and bool(self.leasing.servers)
         if self.addresses:
-            return "MAC, addresses and leases" if leases else "MAC and addresses"
-        if leases:
+            return "MAC, addresses and leases" if self.taught else "MAC and addresses"
+        if self.taught:
             return "MAC and leases"
         return "MAC, and what is another's" if self.leasing is not None else "MAC only"

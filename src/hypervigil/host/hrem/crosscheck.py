@@ -18,7 +18,7 @@ import numpy as np
 
 from hypervigil.host.hrem.seen import Counts, Seen
 from hypervigil.model.guest import GuestMetric, GuestReport, Sampled
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import NEVER, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.report import HostReport
 from hypervigil.model.status import Evidence, Origin
@@ -112,7 +112,7 @@ class _Told:
     heard: int = 0
     wrong: bool = False
     """Its newest reports contradict the host."""
-    said_at: Instant = field(default=Instant(float("-inf")))
+    said_at: Instant = NEVER
 
     def made(self, report: GuestReport) -> float:
         """The earliest that a report can have been made, by the host's clock."""

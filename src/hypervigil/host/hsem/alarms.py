@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from hypervigil.model.guest import GuestReport
-from hypervigil.model.ids import Instant, VmId
+from hypervigil.model.ids import NEVER, Instant, VmId
 from hypervigil.model.status import Evidence
 
 ALARM = "agent-alarm"
@@ -85,7 +85,7 @@ class Alarms:
         for vm, alarm in list(self._alarms.items()):
             if now - alarm.at > PAUSE_S:
                 del self._alarms[vm]
-            elif alarm.again and not cased(vm) and now - self._spent.get(vm, Instant(-AGAIN_S)) >= AGAIN_S:
+            elif alarm.again and not cased(vm) and now - self._spent.get(vm, NEVER) >= AGAIN_S:
                 lasts = alarm.at - alarm.since >= PERSISTS_S and settled(vm)
                 if not lasts and not seconded(vm):
                     continue

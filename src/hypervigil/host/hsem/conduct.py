@@ -205,9 +205,9 @@ def conduct(
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
     port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
     ``began``: by address, how many connections the other end began meanwhile. ``lasted_s``: from the surge's beginning
-    to when it was last seen. ``blind``: nothing at all was ever seen
-    of the other direction, as behind a mirror of one direction or where answers take another way. There, that a little
-    is not answered proves nothing; what could harm is judged as everywhere, since anybody can make up one side of it.
+    to when it was last seen. ``blind``: nothing at all was ever seen of the other direction, as behind a mirror of one
+    direction or where answers take another way. There, that a little is not answered proves nothing; what could harm
+    is judged as everywhere, since anybody can make up one side of it.
     """
     match traffic:
         case TrafficClass.SYN:

@@ -99,14 +99,13 @@ def _leasing(network: NetworkPolicy | None, addresses: tuple[str, ...]) -> Leasi
 
 def _weaknesses(vm: Vm, nic: Nic, network: NetworkPolicy | None, port: PortPolicy) -> list[str]:
     found = []
-    taught = port.leasing is not None and bool(port.leasing.servers)
-    if not port.addresses and not taught:
+    if not port.addresses and not port.taught:
         free = "only its MAC is bound" if port.leasing is None else "it may use any that is nobody else's"
         found.append(
             f"{vm.name}: no address is known for {nic.interface}, so {free}; name its addresses in "
             "the policy or in libvirt's XML"
         )
-    if not port.addresses and port.leasing is not None and taught and not port.leases:
+    if not port.addresses and port.leasing is not None and port.taught and not port.leases:
         may_use = "any address that is nobody's" if port.leasing.free else "no address"
         found.append(
             f"{vm.name}: {nic.interface} may use {may_use} until {port.network}'s DHCP server gives it one; a guest "

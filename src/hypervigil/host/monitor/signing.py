@@ -4,7 +4,7 @@ from typing import Protocol
 
 from hypervigil.host.journal import Kind, Record
 from hypervigil.host.monitor.parts import Enforcer
-from hypervigil.model.ids import Instant
+from hypervigil.model.ids import NEVER, Instant
 from hypervigil.wire.messages import Refused, Signed, SignHead
 
 SIGN_S = 60.0
@@ -36,8 +36,8 @@ class Signing:
         self._enforcer = enforcer
         self._asked: tuple[int, int, bytes] | None = None
         """Number of the request, sequence and digest of the head."""
-        self._asked_at = Instant(float("-inf"))
-        self._due_at = Instant(float("-inf"))
+        self._asked_at = NEVER
+        self._due_at = NEVER
         self._refused = False
         self.through = 0
         """Up to which record the journal is signed."""
@@ -45,7 +45,7 @@ class Signing:
     def joined(self) -> None:
         """The enforcer is there (again): whatever was asked of the one before is not answered any more."""
         self._asked, self._refused = None, False
-        self._due_at = Instant(float("-inf"))
+        self._due_at = NEVER
 
     def tick(self, now: Instant) -> None:
         """Once a second: ask for what is due."""
