@@ -39,6 +39,8 @@ FULL_OCTETS, FULL_PPS = 1000.0, 2500.0
 by it: a film of 25 Mbit/s, or a measurement of speed, which agrees by one word each and then goes one way."""
 TRICKLE_PPS = 60.0
 """Up to here datagrams to one address harm nobody, answered or not: measurements, telemetry, logs."""
+PINGS_PPS = 35.0
+"""The same of pings, if they are answered: to measure a path takes a few a second, and who sends more wants more."""
 MEETING_PPS = 250.0
 """The same of what goes to many at ports of their own, of whom others must have told: a sharer of files that begins."""
 CALL_PPS = 100.0
@@ -73,6 +75,8 @@ have held more than it began lately."""
 GONE_S, GONE_UNSAID = 2.0, 4.0
 """After so long nothing is under way to who is gone but what is said anew: so many packets that carry next to nothing,
 of data as many as before, for downloads may be broken off one after the other."""
+ENDED = 2.0
+"""Resets per connection begun, by which one of both ends breaks it off, or both do."""
 SLACK = 20.0
 """Packets by which answers may exceed what was asked, for retransmission."""
 _NO_TCP = frozenset(TrafficClass) - {TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.RST, TrafficClass.TCP}
@@ -196,7 +200,7 @@ def conduct(
     sources: float = 1.0,
     refusals: float = 0.0,
     listens: bool = False,
-    began: Mapping[str, float] = MappingProxyType({}),
+    back: Mapping[str, Peer] = MappingProxyType({}),
     lasted_s: float = 0.0,
     blind: bool = False,
 ) -> Conduct:
@@ -204,22 +208,24 @@ def conduct(
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
     port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
-    ``began``: by address, how many connections the other end began meanwhile. ``lasted_s``: from the surge's beginning
+    ``back``: by address, what the other end sent meanwhile. ``lasted_s``: from the surge's beginning
     to when it was last seen. ``blind``: nothing at all was ever seen of the other direction, as behind a mirror of one
     direction or where answers take another way. There, that a little is not answered proves nothing; what could harm
     is judged as everywhere, since anybody can make up one side of it.
     """
     match traffic:
         case TrafficClass.SYN:
-            found = _connecting(mine, theirs, peers)
+            found = _connecting(mine, theirs, peers, back)
             return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
         case TrafficClass.RST:
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
-            return _in_reply(mine.tried[traffic], 1.5 * asked)
+            found = _in_reply(mine.tried[traffic], 1.5 * asked)
+            stray = _stray(peers, back) if lasted_s >= GONE_S else 0.0
+            return Conduct.HOSTILE if stray >= max(SLACK, IGNORED * mine.excess(traffic)) else found
         case TrafficClass.TCP:
-            gone = {peer.address: _gone(peer, lasted_s) * began.get(peer.address, 0.0) for peer in peers}
+            gone = {p.address: _gone(p, lasted_s) * back[p.address].openings for p in peers if p.address in back}
             return _streaming(mine, theirs, peers, gone, slow=peak_pps <= STREAM_PPS, blind=blind)
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
@@ -237,19 +243,20 @@ def conduct(
             return max(Conduct.UNCLEAR, _by_answers(traffic, mine, theirs, asking, share_ripe=1.0))
 
 
-def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...]) -> Conduct:
+def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> Conduct:
     """Of SYNs: whether they are answered, and whether the one who asked takes the answer up."""
     passed = mine.passed[TrafficClass.SYN]
     ripe = passed - mine.fresh[TrafficClass.SYN]
     answered = theirs.passed[TrafficClass.SYNACK]
     unanswered = max(0.0, ripe - answered)
-    taken_up = _taken_up(mine, peers)
+    taken_up = _taken_up(mine, peers, {address: peer.resets for address, peer in back.items()})
     broken = min(answered, mine.excess(TrafficClass.RST))
     refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - taken_up)
     excess = passed - min(mine.usual[TrafficClass.SYN], passed / 2)
     # Of what is new nothing is known: it counts as what is ripe does.
     judged = max(1.0, min(excess, ripe))
-    found = _by_share((unanswered + max(refused, broken)) / judged)
+    ended = broken * mine.share_ripe(TrafficClass.SYN)
+    found = _by_share((unanswered + max(refused, ended)) / judged)
     if unanswered >= LED_TO_NOTHING * judged and _silence(mine, theirs):
         return min(found, Conduct.UNCLEAR)
     went_well = min(answered, taken_up) - broken - mine.usual[TrafficClass.SYN]
@@ -265,11 +272,11 @@ def _silence(mine: Side, theirs: Side) -> bool:
     return few and mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
 
 
-def _taken_up(mine: Side, peers: tuple[Peer, ...]) -> float:
+def _taken_up(mine: Side, peers: tuple[Peer, ...], resets: Mapping[str, float]) -> float:
     """How many connections can have gone on after the handshake, by peer, so that no long one speaks for others."""
     share = mine.share_passed(TrafficClass.SYN)
     opened = share * sum(peer.openings for peer in peers)
-    told = sum(min(share * peer.openings, peer.packets - peer.openings) for peer in peers)
+    told = sum(min(share * p.openings, max(0.0, p.packets - p.openings - resets.get(p.address, 0.0))) for p in peers)
     # Of those that are not told by name only the sum is known: TCP that is not the told ones'.
     others = sum(mine.tried[c] for c in TrafficClass if c not in {TrafficClass.SYN, TrafficClass.TCP})
     theirs = max(0.0, sum(peer.packets - peer.openings for peer in peers) - others)
@@ -285,6 +292,16 @@ def _by_share(led_to_nothing: float) -> Conduct:
 
 def _in_reply(sent: float, asked: float) -> Conduct:
     return Conduct.ANSWERING if sent <= asked + SLACK else Conduct.HOSTILE
+
+
+def _stray(peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> float:
+    """How many resets refuse nothing: no try, no packet that was left without another answer, no connection of late."""
+    begun = {peer.address: peer.openings for peer in peers}
+    return sum(
+        max(0.0, p.resets - 1.5 * max(0.0, p.packets - p.answers + p.resets) - ENDED * (p.openings + begun[p.address]))
+        for p in back.values()
+        if p.address in begun
+    )
 
 
 def _go_on(mine: Side, peers: tuple[Peer, ...]) -> bool:
@@ -313,7 +330,7 @@ def _streaming(
 
     Clients that are gone reset what their server still says, each so often by its address: ``may_reset``.
     """
-    gone = {peer.address: min(peer.resets, may_reset[peer.address]) for peer in peers}
+    gone = {peer.address: min(peer.resets, may_reset.get(peer.address, 0.0)) for peer in peers}
     share = mine.share_passed(TrafficClass.TCP)
     sent = mine.unusual(TrafficClass.TCP) * share
     # What refuses a handshake says nothing of those who converse.
@@ -351,7 +368,7 @@ def _pinging(mine: Side, theirs: Side, peers: tuple[Peer, ...], peak_pps: float)
     asking = tuple(p for p in peers if p.asks)
     if not asking and peers:
         return Conduct.ANSWERING
-    if peak_pps <= TRICKLE_PPS and theirs.passed[TrafficClass.ICMP] >= ANSWERED * mine.passed[TrafficClass.ICMP]:
+    if peak_pps <= PINGS_PPS and theirs.passed[TrafficClass.ICMP] >= ANSWERED * mine.passed[TrafficClass.ICMP]:
         return Conduct.HONEST
     if not asking or max(p.packets for p in asking) >= AIMED * mine.unusual(TrafficClass.ICMP):
         return Conduct.HOSTILE

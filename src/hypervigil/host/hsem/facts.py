@@ -264,9 +264,9 @@ class Facts:
         surges = [surge for surge in self.surges if (surge.direction, surge.traffic) == (direction, traffic)]
         peak = max((surge.rate for surge in surges), default=0.0)
         lasted_s = max((surge.last_at - surge.first_at for surge in surges), default=0.0)
-        began = {peer.address: peer.openings for peer in self.peers if peer.direction is not direction}
+        back = {peer.address: peer for peer in self.peers if peer.direction is not direction}
         blind = not self.ever[1 - direction]
-        known = partial(conduct, traffic, *self._ends(direction), peak, began=began, lasted_s=lasted_s, blind=blind)
+        known = partial(conduct, traffic, *self._ends(direction), peak, back=back, lasted_s=lasted_s, blind=blind)
         if direction is Direction.IN:
             return known(sources=self.fan_in)
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)

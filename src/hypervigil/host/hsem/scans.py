@@ -12,6 +12,8 @@ SCAN_HOSTS = 20.0
 LEAST_TRIED = 4
 """Hosts on file that were tried: new ones may all be clients, and the one that is silent an old friend."""
 FEW_COMPLETED = 0.5
+NEARLY_ALL = 0.9
+"""For so many of the ports a try came to nothing: what went well beside them was for a port or two."""
 TRIES_PER_PORT = 4.0
 """Tries per port by which a scan shows beside datagrams to the same host."""
 MANY_TRIES = 60.0
@@ -42,7 +44,10 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
     accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
     # Resets may also refuse what it answered: that says nothing of its own tries.
     resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
-    return min(peer.answers - resets, peer.openings - resets, accepted) / ripe < FEW_COMPLETED
+    completed = max(0.0, min(peer.answers - resets, peer.openings - resets, accepted))
+    return completed < FEW_COMPLETED * ripe or min(peer.resets, ripe - completed) >= max(
+        NEARLY_ALL * peer.ports, SCAN_PORTS
+    )
 
 
 def _knocked(facts: Facts, peer: Peer) -> bool:

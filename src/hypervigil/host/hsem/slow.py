@@ -6,7 +6,7 @@ for it: a network that is down for everybody, and a client of many hosts of whic
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypervigil.host.hsem.conduct import mixed
@@ -18,11 +18,15 @@ from hypervigil.model.traffic import Direction
 
 REMEMBERED_S = 6 * 3600.0
 MAX_HOSTS = 24
-"""Remembered of each VM: about half a kilobyte. Beyond it, the one whose last try is longest ago is forgotten."""
+"""Remembered of each VM: about 0.7 kilobytes. Beyond it, the one whose last try is longest ago is forgotten."""
 KEPT_S = 60.0
 """None is forgotten sooner: who tries many a second must not push all out before they could have answered."""
 RIPE_S = 3.0
 """Who has not answered for so long does not: the first try and two repetitions (RFC 6298) led to nothing."""
+ANSWER_S = 1.0
+"""And so long ago was the last of these tries: whoever is to be reached at all answers sooner."""
+AGAIN_S = 0.5
+"""Whose newest tries are not ripe yet is looked at again after so long."""
 QUESTION = (42.0, 60.0)
 """Octets of a question by ARP, and with what fills up a frame. Acknowledgements take 54, 58, 62 …"""
 LONGEST_SYN4, LONGEST_SYN6 = 78.0, 98.0
@@ -49,6 +53,8 @@ class _Tried:
 
     hosts: "array[int]" = field(default_factory=lambda: array("I"))
     """Hashes of addresses: who finds addresses that collide only hides its own from itself."""
+    since: "array[float]" = field(default_factory=lambda: array("d"))
+    """The first try."""
     at: "array[float]" = field(default_factory=lambda: array("d"))
     """The last try."""
     services: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -70,6 +76,7 @@ class _Tried:
                     return
                 self.drop(self.at.index(min(self.at)))
             self.hosts.append(host)
+            self.since.append(now)
             self.at.append(now)
             self.services.append(0)
             self.strange.append(pair.new)
@@ -97,8 +104,12 @@ class _Tried:
 
     def drop(self, row: int) -> None:
         """Forget a host."""
-        for column in (self.hosts, self.at, self.services, self.strange):
+        for column in (self.hosts, self.since, self.at, self.services, self.strange):
             del column[row]
+
+    def times(self) -> Iterator[tuple[float, float]]:
+        """First and last try of each host."""
+        return zip(self.since, self.at, strict=True)
 
     def faded(self, now: Instant) -> float:
         """How many hosts answered, of late."""
@@ -111,7 +122,7 @@ class Slow(Records[_Tried]):
     def __init__(self) -> None:
         super().__init__()
         self._ripening: dict[VmId, Instant] = {}
-        """Who tried something since it was looked at, and when first; who has waited longest comes first."""
+        """Who tried something since it was looked at, and when that is to be; who has waited longest comes first."""
 
     def forget(self, vm: VmId) -> None:
         """Begin anew with a VM."""
@@ -155,7 +166,7 @@ class Slow(Records[_Tried]):
     def _add(self, vm: VmId, tries: Sequence[PairRate], now: Instant) -> None:
         for pair in tries:
             self._record(vm).add(pair, now)
-            self._ripening.setdefault(vm, now)
+            self._ripening.setdefault(vm, Instant(now + RIPE_S))
 
     def _record(self, vm: VmId) -> _Tried:
         found = self._of.get(vm)
@@ -170,13 +181,14 @@ class Slow(Records[_Tried]):
         """
         due: list[VmId] = []
         for vm, at in self._ripening.items():
-            if now - at < RIPE_S or len(due) == most:
+            if len(due) == most:
                 break
-            due.append(vm)
+            if at <= now:
+                due.append(vm)
         for vm in due:
             del self._ripening[vm]
-            if now - max(self._of[vm].at, default=now) < RIPE_S:
-                self._ripening[vm] = now
+            if any(now - since < RIPE_S or now - at < ANSWER_S for since, at in self._of[vm].times()):
+                self._ripening[vm] = Instant(now + AGAIN_S)
         return due
 
     def of(self, vm: VmId, now: Instant) -> Vain:
@@ -184,18 +196,22 @@ class Slow(Records[_Tried]):
         tried = self._of.get(vm)
         if tried is None:
             return Vain()
-        rows = [row for row, at in enumerate(tried.at) if RIPE_S <= now - at <= REMEMBERED_S]
+        rows = [row for row, times in enumerate(tried.times()) if _ripe(*times, now)]
         strange = [row for row in rows if tried.strange[row]]
         address, other = tried.most_at
         return Vain(
             hosts=len(strange),
             spared=len(rows) - len(strange) + tried.faded(now),
-            seconds=now - min((tried.at[row] for row in rows), default=now),
-            ports=max((tried.services[row].bit_count() for row in rows), default=0),
+            seconds=now - min((tried.since[row] for row in rows), default=now),
+            ports=max((tried.services[row].bit_count() for row in rows if now - tried.at[row] >= RIPE_S), default=0),
             mixed=mixed([tried.services[row] for row in strange]),
             address=address,
             other=other,
         )
+
+
+def _ripe(since: float, at: float, now: Instant) -> bool:
+    return now - since >= RIPE_S and ANSWER_S <= now - at <= REMEMBERED_S
 
 
 def _asks_for_mac(pair: PairRate) -> bool:

@@ -39,6 +39,18 @@ def browses(client: str, server: str, per_s: float, *, wobble: float = 0.3, capa
     return behave
 
 
+def breaks_off(client: str, server: str, per_s: float) -> Behaviour:
+    """So many requests a second, of which it breaks off every third."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        accepted = scene.send(server, client, SYNACK, scene.send(client, server, SYN, pace(s)))
+        scene.send(server, client, TCP, scene.send(client, server, TCP, 2 * accepted, octets=150), octets=1500)
+        scene.send(client, server, RST, accepted // 3)
+
+    return behave
+
+
 def welcomes(server: str, per_s: float) -> Behaviour:
     """So many clients a second that were never there before, one request each."""
     pace, number = Pace(per_s), [0]
@@ -251,7 +263,7 @@ def floods(attacker: str, target: str, per_s: float, traffic: TrafficClass = SYN
     pace = Pace(per_s)
 
     def behave(scene: Scene, s: float) -> None:
-        scene.send(attacker, target, traffic, pace(s), octets=octets, asks=traffic is not TCP)
+        scene.send(attacker, target, traffic, pace(s), octets=octets, asks=traffic not in {SYNACK, RST, TCP, ARP})
 
     return behave
 

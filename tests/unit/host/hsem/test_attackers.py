@@ -116,6 +116,26 @@ def test_a_flood_is_held_to_its_senders_own_history(kind: str, per_s: float) -> 
     assert scene.limited() == {"mallory"}, "the victim of another VM needs no limit: its attacker has one"
 
 
+def test_pings_that_go_on_are_a_flood_long_before_they_fill_a_line() -> None:
+    scene = town().begin(floods_by_ping("mallory", "web", 50)).run(8)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.FLOOD, "web")
+    assert verdict.at - scene.begun_at <= 5.0
+    assert scene.roles("web") == [Role.VICTIM]
+
+
+def test_resets_that_end_nothing_are_a_flood_though_both_talk_anyhow() -> None:
+    """By the class alone they might refuse what the other end says."""
+    scene = town().begin(browses("mallory", "web", 20)).run(60)
+    assert scene.suspected() == set()
+    scene.begun_at = scene.now
+    scene.begin(floods("mallory", "web", 100, TrafficClass.RST, octets=54)).run(8)
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.FLOOD, "web")
+    assert verdict.at - scene.begun_at <= 4.0
+    assert scene.roles("web") == [Role.VICTIM]
+
+
 @pytest.mark.parametrize(("said", "per_s"), [(0, 860), (1, 3000)])
 def test_full_datagrams_are_a_flood_without_a_word_or_at_such_a_rate(said: int, per_s: float) -> None:
     scene = town()
@@ -302,10 +322,10 @@ def test_who_plays_anothers_part_every_other_second_is_held_at_once_and_found(sc
     assert scene.suspected() == {"mallory"}
 
 
-@pytest.mark.parametrize("serves", [0, 10])
-def test_a_port_scan_as_fast_as_honest_talk_with_the_same_host(scene: Scene, serves: float) -> None:
-    """``serves``: what mallory itself is asked by it."""
-    scene.begin(browses("web", "mallory", serves)).run(20)
+@pytest.mark.parametrize(("serves", "asks"), [(0, 0), (10, 0), (0, 20), (10, 40)])
+def test_a_port_scan_as_fast_as_honest_talk_with_the_same_host(scene: Scene, serves: float, asks: float) -> None:
+    """``serves``: what mallory itself is asked by it, ``asks``: what it honestly asks of it."""
+    scene.begin(browses("web", "mallory", serves), browses("mallory", "web", asks)).run(60)
     assert scene.suspected() == set()
     scene.begin(scans_ports("mallory", "web", 20)).run(8)
     verdict = scene.verdict("mallory")
@@ -446,6 +466,17 @@ def test_a_handful_of_ports_at_once_in_vain(scene: Scene, *, refused: bool) -> N
     verdict = scene.verdict("bob")
     assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.SCAN, "alice")
     assert scene.blamed() == {"bob"}
+
+
+def test_ports_that_accept_are_no_scan_though_one_that_is_closed_is_tried_as_often(scene: Scene) -> None:
+    """A service that answers at ports of its own, another that restarts: each opens 20 a second, and so for seconds."""
+    for number in range(30):
+        asked = scene.send("bob", "alice", SYN, 4, octets=60, ports=4 * number + 4)
+        scene.send("bob", "alice", TCP, 3 * scene.send("alice", "bob", SYNACK, asked), octets=150)
+        scene.send("alice", "bob", TCP, 3 * asked, octets=700)
+        scene.send("alice", "bob", TrafficClass.RST, scene.send("bob", "alice", SYN, 3, octets=60, ports=1))
+        scene.run(0.2)
+    assert scene.blamed() == set()
 
 
 def test_a_handful_of_ports_of_which_one_accepts_is_no_scan(scene: Scene) -> None:
