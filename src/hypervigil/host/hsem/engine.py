@@ -222,7 +222,10 @@ class Hsem(Known):
             values = values.copy()
             values[:, [Metric.CPU_WAIT, Metric.BLOCK_WAIT]] = np.nan
         suspects: set[int] = set()
+        hoarding = self._grabs.hoarding()
         for row, vm in enumerate(report.vms):
+            if vm in hoarding:
+                suspects.add(row)
             record = self._record(vm)
             if record.dossier is not None:
                 suspects.add(row)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from hypervigil.host.hsem.blocks import Served
 from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
 from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
 from hypervigil.host.hsem.forks import ToldForks
-from hypervigil.host.hsem.serving import Serving, Taken
+from hypervigil.host.hsem.serving import Denied, Serving, Taken
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, Instant, VmId
@@ -26,6 +27,8 @@ from hypervigil.model.vm import Vm
 
 COST_S = 3.0
 """Others bear it for so long before anybody is blamed."""
+HOARD_S = 2.0
+"""So long it is others whom a hoarder's server denies, besides all that it must hoard before that counts."""
 FULL_S = 10.0
 """At its capacity for so long: as HREM has it."""
 EASED = 0.8
@@ -119,17 +122,17 @@ class _Second:
     tails: Matrix
     index: Mapping[VmId, int]
     at: Instant
+    slowed: Matrix
+    """What each bears whose block requests are slow and fewer, against what is bearable, shape ``(len(vms),)``."""
     hoards: Mapping[int, _Hoard] = field(default_factory=dict)
     """By row."""
-    denied: Mapping[VmId, tuple[float, float]] = field(default_factory=dict)
-    """What others are denied at servers where somebody hoards: against what is bearable, and as a share."""
+    denied: Mapping[VmId, Denied] = field(default_factory=dict)
+    """At servers where somebody hoards."""
 
-    def worst(self, metric: Metric, bearable: Matrix, but: Iterable[int], among: Flags | None = None) -> Cost:
-        """Who bears most of a metric against what is bearable, shape ``(len(vms),)``, leaving out some rows."""
-        borne = np.nan_to_num(self.values[:, metric]) / bearable
+    def worst(self, borne: Matrix, but: Iterable[int]) -> Cost:
+        """Who bears most against what is bearable, shape ``(len(vms),)``, leaving out some rows."""
+        borne = borne.copy()
         borne[list(but)] = 0.0
-        if among is not None:
-            borne = np.where(among, borne, 0.0)
         if HOST in self.index:
             borne[self.index[HOST]] = 0.0
         row = int(borne.argmax()) if len(borne) else 0
@@ -147,6 +150,7 @@ class Grabs:
         self._bounds: Mapping[VmId, Mapping[Resource, float]] = {}
         self._forks = ToldForks()
         self._serving = Serving()
+        self._served = Served()
         self._stopped: dict[VmId, float] = {}
         """SYNs of each VM that a limit of ours stopped in this second."""
 
@@ -157,6 +161,7 @@ class Grabs:
         self._asked = {vm: times for vm, times in self._asked.items() if vm in self._vcpus}
         self._forks.keep(self._vcpus)
         self._serving.keep(self._vcpus)
+        self._served.keep(self._vcpus)
 
     def heard(self, report: GuestReport) -> None:
         """An agent's report: what it tells while its VM computes more than ever is not usual."""
@@ -179,6 +184,10 @@ class Grabs:
         run = self._runs.get((vm, Resource.CONNECTIONS))
         return run.held if run is not None and run.held >= HELD else 0.0
 
+    def hoarding(self) -> set[VmId]:
+        """Who hoards connections: what it begins meanwhile is not usual."""
+        return {vm for (vm, resource), run in self._runs.items() if resource is Resource.CONNECTIONS and self.held(vm)}
+
     def bounded(self, bounds: Mapping[VmId, Mapping[Resource, float]]) -> None:
         """What VMs were given of what they might take more of."""
         self._bounds = bounds
@@ -187,7 +196,8 @@ class Grabs:
         self, vms: Sequence[VmId], values: Matrix, tails: Matrix, *, factor: float, now: Instant, asks: Asks
     ) -> list[tuple[VmId, Grab]]:
         """Take in one whole second; every grab that is to be judged now."""
-        second = _Second(vms, values, tails, {vm: row for row, vm in enumerate(vms)}, now)
+        slowed = self._served.see(vms, values, tails)
+        second = _Second(vms, values, tails, {vm: row for row, vm in enumerate(vms)}, now, slowed)
         self._see_asked(second, factor, now)
         found: list[tuple[VmId, Grab]] = []
         for resource in Resource:
@@ -276,7 +286,7 @@ class Grabs:
                     run.waits = float(second.values[second.index[sufferer], Metric.CPU_WAIT])
                 if resource is Resource.CONNECTIONS and sufferer is not None:
                     denied = second.denied[sufferer]
-                    run.denied = denied[1] if denied[0] >= cost else 0.0
+                    run.denied = denied.share if denied.cost >= cost else 0.0
         else:
             run.costs_since, run.cost, run.sufferer, run.waits, run.denied = None, 0.0, None, 0.0, 0.0
         run.full_since = (run.full_since or now) if self._full(second, resource, row, value) else None
@@ -295,7 +305,8 @@ class Grabs:
         if not hoard.says:
             run.held, run.lately = run.held + min(more, hoard.silent * accepted), 0.0
             return
-        served = self._serving.known(hoard.server) and second.denied.get(hoard.server, (1.0, 1.0))[0] < SERVED
+        denied = second.denied.get(hoard.server)
+        served = denied is not None and denied.lately < SERVED and self._serving.known(hoard.server)
         run.held += run.lately if served else 0.0
         run.lately = more if served else 0.0
 
@@ -304,7 +315,8 @@ class Grabs:
         match resource:
             case Resource.CPU:
                 waits = np.nan_to_num(second.tails[:, Metric.CPU_WAIT], nan=1.0).clip(0.0, 1.0)
-                return second.worst(Metric.CPU_WAIT, waits + np.float32(WAITS) * (1 - waits), rows)
+                bearable = waits + np.float32(WAITS) * (1 - waits)
+                return second.worst(np.nan_to_num(second.values[:, Metric.CPU_WAIT]) / bearable, rows)
             case Resource.MEMORY:
                 host = second.index.get(HOST)
                 used = 0.0 if host is None else float(np.nan_to_num(second.values[host, Metric.MEMORY]))
@@ -312,7 +324,8 @@ class Grabs:
             case Resource.DISK | Resource.BLOCK:
                 at_work = _taken(Resource.BLOCK, second.values) >= 2.0
                 bearable = np.maximum(TIMES * second.tails[:, Metric.BLOCK_WAIT], SLOW_S)
-                return second.worst(Metric.BLOCK_WAIT, bearable, rows, at_work)
+                borne = np.where(at_work, np.nan_to_num(second.values[:, Metric.BLOCK_WAIT]) / bearable, 0.0)
+                return second.worst(np.maximum(borne, second.slowed), rows)
             case Resource.CONNECTIONS:
                 hoard = second.hoards.get(row)
                 if hoard is None or hoard.server not in second.denied:
@@ -320,7 +333,7 @@ class Grabs:
                 server = second.index[hoard.server]
                 cpu, usual = float(second.values[server, Metric.CPU]), float(second.tails[server, Metric.CPU])
                 full = cpu / NEAR_BOUND if cpu > 1.2 * usual else 0.0
-                denied = second.denied[hoard.server][0] if run.held >= HELD else 0.0
+                denied = second.denied[hoard.server].cost if run.held >= HELD else 0.0
                 return max(0.0 if hoard.says and run.held < HELD else full, denied), hoard.server
 
     def _full(self, second: _Second, resource: Resource, row: int, value: float) -> bool:
@@ -336,7 +349,8 @@ class Grabs:
 
     def _told(self, vm: VmId, resource: Resource, usual: float, now: Instant) -> Grab | None:
         run = self._runs[vm, resource]
-        hurts = run.costs_since is not None and now - run.costs_since >= COST_S - 1.0
+        patience_s = HOARD_S if run.denied else COST_S
+        hurts = run.costs_since is not None and now - run.costs_since >= patience_s - 1.0
         full = run.full_since is not None and now - run.full_since >= FULL_S - 1.0
         if not hurts and not full:
             return None

@@ -31,6 +31,8 @@ LEARNED_S = 30
 MEMORY_S = 300
 TRIES_S = 1.0
 """Others' tries are remembered with this time constant: who asks seldom is denied all the same."""
+ENOUGH_TRIES = 5.0
+"""Of so many in one second it alone tells."""
 
 _COLUMNS = [Metric.IN_SYN, Metric.OUT_SYNACK, Metric.OUT_BYTES, Metric.OUT_RST, Metric.OUT_TCP]
 
@@ -43,6 +45,17 @@ class Taken:
     accepted: float = 0.0
     octets: float = 0.0
     resets: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """What others are denied of what they begin at a server."""
+
+    cost: float = 0.0
+    """Against what is bearable."""
+    share: float = 0.0
+    lately: float = 0.0
+    """As ``cost``, on average of the last seconds."""
 
 
 class Serving:
@@ -96,19 +109,23 @@ class Serving:
         others = self._others.get(server)
         return others is not None and others.tried >= LEAST_TRIES
 
-    def denied(self, server: VmId, second: Matrix, taken: Taken) -> tuple[float, float]:
-        """One second of a server, shape ``(len(Metric),)``, and what hoarders took of it.
-
-        What others are denied, against what is bearable, and as a share of what they tried.
-        """
+    def denied(self, server: VmId, second: Matrix, taken: Taken) -> Denied:
+        """By one second of a server, shape ``(len(Metric),)``, and what hoarders took of it."""
         others = self._others.setdefault(server, Taken())
         kept = float(np.exp(-1 / TRIES_S))
         asked, accepted, said, resets = (float(value) for value in np.nan_to_num(second[_COLUMNS[:4]]))
         tried, accepted = max(0.0, asked - taken.tried), max(0.0, accepted - taken.accepted)
         refused = min(max(0.0, resets - taken.resets), max(0.0, tried - accepted))
-        others.tried = kept * others.tried + tried - refused
-        others.accepted = kept * others.accepted + accepted
-        others.octets = kept * others.octets + max(0.0, said - taken.octets)
+        now = Taken(tried - refused, accepted, max(0.0, said - taken.octets))
+        others.tried = kept * others.tried + now.tried
+        others.accepted = kept * others.accepted + now.accepted
+        others.octets = kept * others.octets + now.octets
+        lately, _ = denied = self._borne(server, others)
+        cost, share = self._borne(server, now) if now.tried >= ENOUGH_TRIES else denied
+        return Denied(cost, share, lately)
+
+    def _borne(self, server: VmId, others: Taken) -> tuple[float, float]:
+        """What others are denied, against what is bearable, and as a share of what they tried."""
         row = self._table.row(server)
         if self._table["seconds"][row, 0] < LEARNED_S or others.tried < LEAST_TRIES:
             return 0.0, 0.0

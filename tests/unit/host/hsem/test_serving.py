@@ -31,9 +31,9 @@ def denied(
     """As a share, after so long that what was before does not matter."""
     for _ in range(20):
         second = seconds(asked, answered, octets, resets)
-        cost, share = serving.denied(WEB, second[0], taken or Taken())
+        found = serving.denied(WEB, second[0], taken or Taken())
         serving.learn(VMS, second, {WEB})
-    return share if cost >= 1.0 else 0.0
+    return found.share if found.cost >= 1.0 else 0.0
 
 
 def test_who_is_served_as_ever_is_denied_nothing() -> None:
@@ -123,3 +123,14 @@ def test_who_is_gone_is_forgotten() -> None:
     assert denied(serving, 20, 0, 0) > 0.0
     serving.keep({OTHER})
     assert denied(serving, 20, 0, 0) == 0.0
+
+
+def test_enough_tries_in_one_second_tell_at_once() -> None:
+    """Few tell on average of the last seconds; whether others were served lately is told so by any number."""
+    for asked, at_once in ((4, False), (10, True)):
+        serving = known()
+        for _ in range(10):
+            serving.denied(WEB, seconds(asked, asked, 1000 * asked)[0], Taken())
+        found = serving.denied(WEB, seconds(asked, asked, 150 * asked)[0], Taken())
+        assert (found.cost >= 1) is at_once
+        assert found.lately < 1
