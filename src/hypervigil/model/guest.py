@@ -138,6 +138,13 @@ class Question(StrEnum):
     """Its workload now, and how often it was near its capacity."""
 
 
+ALARM = "agent-alarm"
+"""The kind of the fact that an agent finds its own VM unusual."""
+MISMATCH = "agent-mismatch"
+"""That it contradicts the host."""
+SILENT = "agent-silent"
+REPLACED = "agent-replaced"
+SPECIAL_REQUEST = "special-request"
 UNANSWERED = "question-unanswered"
 """The kind of the fact that an agent which goes on reporting gives no answer, or declines to."""
 ACCOUNTS = frozenset(

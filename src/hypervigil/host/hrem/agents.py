@@ -14,7 +14,7 @@ from math import isfinite
 import numpy as np
 
 from hypervigil.host.hrem.crosscheck import CrossCheck, comparable
-from hypervigil.model.guest import AgentState, GuestReport, Hearing
+from hypervigil.model.guest import ALARM, MISMATCH, REPLACED, SILENT, SPECIAL_REQUEST, AgentState, GuestReport, Hearing
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import HostReport
@@ -36,11 +36,11 @@ NOTES_PER_S = 0.1
 """Facts of one agent that are recorded, at once and in the long run: no guest can fill the journal."""
 BLIND = 16
 """Sources that an agent can say it does not see, as its protocol bounds them."""
-MISTRUSTED = frozenset({"agent-silent", "agent-mismatch", "agent-replaced", "agent-alarm", "special-request"})
+MISTRUSTED = frozenset({SILENT, MISMATCH, REPLACED, ALARM, SPECIAL_REQUEST})
 """Facts that belong to a case of their VM, should there be one."""
-_NOTICES = frozenset({"agent-alarm", "special-request"})
+_NOTICES = frozenset({ALARM, SPECIAL_REQUEST})
 """Why an agent goes to Level 2, or would have its VM looked at: people may want to know. What follows, HSEM decides."""
-_FINDINGS = frozenset({"agent-silent", "agent-mismatch"})
+_FINDINGS = frozenset({SILENT, MISMATCH})
 
 
 @dataclass(slots=True)
@@ -208,7 +208,7 @@ class Agents:
             )
         if before.agent != report.agent:
             text = "has another agent now, or the same one was started again"
-            return self.noted(_told(report, "agent-replaced", 1.0, "agents", text))
+            return self.noted(_told(report, REPLACED, 1.0, "agents", text))
         return []
 
     def noted(self, fact: Evidence) -> list[Evidence]:
@@ -237,7 +237,7 @@ class Agents:
                 found += self.noted(
                     Evidence(
                         vm=vm,
-                        kind="agent-silent",
+                        kind=SILENT,
                         origin=Origin.HOST_OBSERVED,
                         at=now,
                         value=since,

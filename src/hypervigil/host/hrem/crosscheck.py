@@ -17,7 +17,7 @@ from math import log, log1p
 import numpy as np
 
 from hypervigil.host.hrem.seen import Counts, Seen
-from hypervigil.model.guest import GuestMetric, GuestReport, Sampled
+from hypervigil.model.guest import MISMATCH, GuestMetric, GuestReport, Sampled
 from hypervigil.model.ids import NEVER, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.report import HostReport
@@ -267,7 +267,7 @@ def _mismatch(chain: list[GuestReport], check: Check, told: float, least: float,
     sent = f"{told:,.0f} {check.text} a second, and its NICs {seen:,.0f} at least"
     return Evidence(
         vm=last.vm,
-        kind="agent-mismatch",
+        kind=MISMATCH,
         origin=Origin.GUEST_REPORTED,
         at=last.at,
         value=told,

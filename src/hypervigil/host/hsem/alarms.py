@@ -11,11 +11,10 @@ construction, whatever the guest does. What is said meanwhile is on record, as e
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from hypervigil.model.guest import GuestReport
+from hypervigil.model.guest import ALARM, GuestReport
 from hypervigil.model.ids import NEVER, Instant, VmId
 from hypervigil.model.status import Evidence
 
-ALARM = "agent-alarm"
 PERSISTS_S = 3.0
 PAUSE_S = 3.0
 """An agent that has not reported for so long does not go on saying it."""

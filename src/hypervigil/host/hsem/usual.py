@@ -13,10 +13,10 @@ from hypervigil.host.hsem.ports import UsualPorts
 from hypervigil.host.hsem.seasonal import Seasonal
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.told import ToldHistory
+from hypervigil.model.guest import MISMATCH
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import Evidence
 
-MISMATCH = "agent-mismatch"
 MAX_HISTORIES = 20_000
 """Above this, VMs that do not run are forgotten."""
 

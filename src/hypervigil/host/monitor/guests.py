@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypervigil.host.hrem.agents import Agents
 from hypervigil.host.monitor.inquiries import Inquiries
 from hypervigil.host.monitor.surveys import Visits, visits
-from hypervigil.model.guest import GuestReport, Need, Sampled
+from hypervigil.model.guest import ALARM, SPECIAL_REQUEST, GuestReport, Need, Sampled
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import Evidence, Origin
 from hypervigil.model.traffic import Direction
@@ -100,10 +100,10 @@ def _noticed(agents: Agents, vm: VmId, notice: _Notice, at: Instant) -> list[Evi
     match notice:
         case guest.LevelChanged(cause="breach", level=2):
             breaches = ", ".join(one.metric.name.lower().replace("_", " ") for one in notice.breaches)
-            kind, value, unit = "agent-alarm", len(notice.breaches), "metrics"
+            kind, value, unit = ALARM, len(notice.breaches), "metrics"
             text = f"finds it unusual ({breaches or 'nothing named'}) and takes it for: {notice.suspect}"
         case guest.Special(kind=request, what=what, amount=amount):
-            kind, value, unit = "special-request", amount, ""
+            kind, value, unit = SPECIAL_REQUEST, amount, ""
             text = f"tells of a special request: {request} {what}".rstrip()
         case guest.Wanted(need=need, amount=amount, near_s=near_s) if amount:
             kind, value, unit = "wanted", amount, "KiB" if need is Need.MEMORY else "permille"

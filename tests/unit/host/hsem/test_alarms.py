@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervigil.host.hsem.alarms import AGAIN_S, ALARM, MOST_AT_ONCE, PAUSE_S, PERSISTS_S, Alarms
+from hypervigil.host.hsem.alarms import AGAIN_S, MOST_AT_ONCE, PAUSE_S, PERSISTS_S, Alarms
 from hypervigil.host.hsem.history import SETTLED_SAMPLES
 from hypervigil.host.hsem.judge import CLEAR_AFTER_S
 from hypervigil.host.hsem.scans import SLOW_HOSTS
-from hypervigil.model.guest import GuestMetric, GuestReport
+from hypervigil.model.guest import ALARM, GuestMetric, GuestReport
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.status import AttackClass, Evidence, Level, Origin, Role
 from tests.unit.host.hsem.behaviour import UDP, browses, floods, floods_open_port, for_, streams

@@ -17,10 +17,10 @@ from hypervigil.host.hsem.history import LEAST_SAMPLES, MOST_SAMPLES, SETTLED_SA
 from hypervigil.host.hsem.ports import COVERED, KEPT, LEAST_LOOKS, MOST_LOOKS, TOLD, UsualPorts
 from hypervigil.host.hsem.table import Kept
 from hypervigil.host.hsem.told import DOUBT_S, METRICS, MOST_USUAL, ToldHistory
-from hypervigil.host.hsem.usual import MAX_HISTORIES, MISMATCH, Usual
+from hypervigil.host.hsem.usual import MAX_HISTORIES, Usual
 from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.guidance import brief_history
-from hypervigil.model.guest import GuestMetric, GuestReport
+from hypervigil.model.guest import MISMATCH, GuestMetric, GuestReport
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.status import Evidence, Origin
