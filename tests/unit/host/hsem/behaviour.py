@@ -51,6 +51,18 @@ def breaks_off(client: str, server: str, per_s: float) -> Behaviour:
     return behave
 
 
+def finds_gone(client: str, server: str, per_s: float, *, reopens: float) -> Behaviour:
+    """So many connections a second of a pool turn out to be gone; of these a part is opened anew."""
+    gone, again = Pace(per_s), Pace(reopens * per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(server, client, RST, scene.send(client, server, TCP, gone(s), octets=200))
+        accepted = scene.send(server, client, SYNACK, scene.send(client, server, SYN, again(s)))
+        scene.send(client, server, TCP, accepted)
+
+    return behave
+
+
 def welcomes(server: str, per_s: float) -> Behaviour:
     """So many clients a second that were never there before, one request each."""
     pace, number = Pace(per_s), [0]

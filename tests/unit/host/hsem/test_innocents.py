@@ -16,6 +16,7 @@ from tests.unit.host.hsem.behaviour import (
     casts,
     copies,
     crawls,
+    finds_gone,
     floods,
     floods_by_data,
     floods_open_port,
@@ -306,3 +307,12 @@ def test_a_server_is_not_blamed_for_what_it_still_says_to_a_client_that_is_gone(
 def test_a_server_that_floods_its_client_is_blamed_though_that_has_connections_to_it(scene: Scene) -> None:
     scene.begin(floods_by_data("web", "alice", 2000)).run(6)
     assert scene.verdict("web").role is Role.ATTACKER
+
+
+@pytest.mark.parametrize("reopens", [0.5, 1.0])
+@pytest.mark.parametrize("per_s", [30, 60])
+def test_a_pool_of_connections_that_are_gone_is_no_flood_by_who_resets_them(per_s: float, reopens: float) -> None:
+    """Beside talk in which the server sends more packets than it gets: by the sum of them it answers everything."""
+    scene = town().begin(copies("web", "alice", 300)).run(60)
+    scene.begin(for_(10, finds_gone("alice", "web", per_s, reopens=reopens))).run(20)
+    assert scene.blamed() == set()
