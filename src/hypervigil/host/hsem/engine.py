@@ -314,10 +314,10 @@ class Hsem(Known):
         return self._open(record, dossier, (alarm, *explain.surges(dossier.facts(now, record.repetition))), now)
 
     def _found(self, finding: Finding, now: Instant) -> list[Decision]:
-        """What was done over some time opens a case; some of it adds to one that is open."""
+        """What was done over some time opens a case, or adds to one that is open."""
         record = self._record(finding.vm)
         known = record.dossier
-        if known is not None and (not finding.adds or record.state is State.ATTACKER):
+        if record.state is State.ATTACKER:
             return []
         dossier = known or self._file(record.vm, now)
         finding.note(dossier)

@@ -1,7 +1,7 @@
 """From the facts of a case to a verdict, or to none yet. Pure: the same facts give the same verdict, whenever asked."""
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import EVERYWHERE, STREAM_PPS, Conduct, Peer
+from hypervigil.host.hsem.conduct import EVERYWHERE, MOST, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
 from hypervigil.host.hsem.forged import AGAIN_S, MIN_PARTS, MIN_SENDERS, played, senders
@@ -180,7 +180,11 @@ def _too_early(facts: Facts, surge: Surge) -> bool:
 def hit(facts: Facts, surge: Surge) -> list[Peer]:
     """Whom a surge hits: the peers that it can have gone to, the busiest first."""
     peers = facts.busiest(surge.direction)
-    if surge.traffic is TrafficClass.TCP:  # with whom it converses it has nothing to do
+    if surge.traffic is TrafficClass.RST:  # only what goes back tells by which kind it went
+        resets = {p.address: p.resets for p in facts.peers if p.direction is not surge.direction}
+        most = max((resets.get(peer.address, 0.0) for peer in peers), default=0.0)
+        peers = [peer for peer in peers if resets.get(peer.address, 0.0) >= MOST * most]
+    elif surge.traffic is TrafficClass.TCP:  # with whom it converses it has nothing to do
         peers = [peer for peer in peers if peer.answers - peer.resets < 0.5 * peer.packets] or peers
     else:
         peers = [peer for peer in peers if peer.openings >= 0.4 * peer.packets] or peers

@@ -32,11 +32,6 @@ class Finding:
     vm: VmId
     what: Vain | Guessed | Unasked | Beacon | Upload | Mining
 
-    @property
-    def adds(self) -> bool:
-        """Whether it is of use to a case that is open already."""
-        return not isinstance(self.what, Vain)
-
     def note(self, dossier: Dossier) -> None:
         """Write it down."""
         match self.what:
@@ -100,8 +95,7 @@ class Lookback:
         self, report: HostReport, values: Matrix, tails: Matrix, suspects: Collection[VmId], now: Instant
     ) -> Iterator[Finding]:
         """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
-        # What a limit stops is not answered either.
-        self._slow.see(report, {vm: one for vm, one in _sent(report.vms, values, tails) if vm not in suspects}, now)
+        self._slow.see(report, dict(_sent(report.vms, values, tails)), suspects, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)
             if slow_sweep(vain) or slow_probe(vain):

@@ -6,7 +6,7 @@ for it: a network that is down for everybody, and a client of many hosts of whic
 """
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hypervigil.host.hsem.conduct import mixed
@@ -129,8 +129,8 @@ class Slow(Records[_Tried]):
         super().forget(vm)
         self._ripening.pop(vm, None)
 
-    def see(self, report: HostReport, sent: Mapping[VmId, Sent], now: Instant) -> None:
-        """Take in a report; ``sent``: by the VMs that are not under suspicion.
+    def see(self, report: HostReport, sent: Mapping[VmId, Sent], suspects: Collection[VmId], now: Instant) -> None:
+        """Take in a report; ``sent``: by all VMs. Of suspects only answers count: what a limit stops has none.
 
         Unanswered packets that begin something are tries to connect if the VM sent as many SYNs as all of them are,
         besides those of its conversations: look-ups and other datagrams have no answer yet now and then. Where they are
@@ -144,13 +144,14 @@ class Slow(Records[_Tried]):
             if pair.direction is not Direction.OUT or pair.vm not in left:
                 continue
             if _asks_for_mac(pair):
-                asked.setdefault(pair.vm, []).append(pair)
+                if pair.vm not in suspects:
+                    asked.setdefault(pair.vm, []).append(pair)
             elif pair.packets > pair.openings or pair.answers > pair.resets:
                 if pair.packets > pair.openings:
                     left[pair.vm] -= pair.openings
                 if pair.vm in self._of or (pair.new and pair.openings):
                     self._record(pair.vm).strike(pair, now)
-            elif pair.openings:
+            elif pair.openings and pair.vm not in suspects:
                 begun.setdefault(pair.vm, []).append(pair)
         for vm, pairs in begun.items():
             tries, most = pairs, left[vm]

@@ -126,10 +126,11 @@ def test_pings_that_go_on_are_a_flood_long_before_they_fill_a_line() -> None:
 
 def test_resets_that_end_nothing_are_a_flood_though_both_talk_anyhow() -> None:
     """By the class alone they might refuse what the other end says."""
-    scene = town().begin(browses("mallory", "web", 20)).run(60)
+    scene = town().begin(browses("mallory", "web", 20), browses("mallory", "alice", 25)).run(60)
     assert scene.suspected() == set()
     scene.begun_at = scene.now
     scene.begin(floods("mallory", "web", 100, TrafficClass.RST, octets=54)).run(8)
+    assert scene.roles("alice") == []
     verdict = scene.verdict("mallory")
     assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.FLOOD, "web")
     assert verdict.at - scene.begun_at <= 4.0

@@ -11,8 +11,8 @@ from hypervigil.model.limits import LimitKind
 from hypervigil.model.report import HostReport, PairRate
 from hypervigil.model.status import AttackClass, Role
 from hypervigil.model.traffic import Direction, TrafficClass
-from tests.unit.host.hsem.behaviour import browses
-from tests.unit.host.hsem.scene import Scene
+from tests.unit.host.hsem.behaviour import browses, for_
+from tests.unit.host.hsem.scene import Behaviour, Scene
 
 ARP, SYN, SYNACK, RST, TCP, UDP = (
     TrafficClass.ARP,
@@ -102,6 +102,39 @@ def test_a_burst_is_told_when_its_first_tries_are_old_though_each_is_repeated(sc
     verdict = scene.verdict("bob")
     assert (verdict.role, verdict.attack) == (Role.ATTACKER, AttackClass.SCAN)
     assert verdict.at - began <= 0.2 * SLOW_HOSTS + RIPE_S + 0.6
+
+
+def repeats_soon(hosts: int = 32) -> Behaviour:
+    """Five tries an interval at hosts that are not there, each once more half a second later."""
+    turn = [0]
+
+    def behave(scene: Scene, _: float) -> None:
+        first, turn[0] = turn[0], turn[0] + 5
+        for number in (*range(first, first + 5), *range(first - 15, first - 10)):
+            if 0 <= number < hosts:
+                tries(scene, host(number))
+
+    return behave
+
+
+def test_tries_whose_repetitions_open_a_case_by_their_number_are_told_in_it(scene: Scene) -> None:
+    scene.begin(repeats_soon()).run(1.6)
+    assert scene.suspected() == {"bob"}
+    scene.run(4)
+    assert (scene.verdict("bob").role, scene.verdict("bob").attack) == (Role.ATTACKER, AttackClass.SCAN)
+
+
+def test_who_is_suspected_is_heard_when_its_tries_are_answered_late(scene: Scene) -> None:
+    scene.begin(repeats_soon()).run(1.6)
+    assert scene.suspected() == {"bob"}
+
+    def answer(scene: Scene, _: float) -> None:
+        for number in range(32):
+            scene.send(host(number), "bob", SYNACK, 1, octets=74, service=40)
+            scene.send("bob", host(number), TCP, 2, octets=66)
+
+    scene.begin(for_(0.2, answer)).run(30)
+    assert scene.roles("bob") == [Role.CLEARED]
 
 
 def test_datagrams_to_strangers_beside_tries_of_a_friend_are_no_scan(scene: Scene) -> None:
@@ -238,7 +271,7 @@ def test_ports_that_accept_are_no_scan(scene: Scene, *, late: bool) -> None:
 
 def _sees(slow: Slow, vm: VmId, address: str, at: float) -> None:
     pair = PairRate(vm, Direction.OUT, OUTSIDE, address, 1, 60, 1, 0, 0, 1, new=True, services=1)
-    slow.see(HostReport(Instant(at), 1.0, (vm,), memoryview(b""), (pair,)), {vm: Sent(syns=1.0)}, Instant(at))
+    slow.see(HostReport(Instant(at), 1.0, (vm,), memoryview(b""), (pair,)), {vm: Sent(syns=1.0)}, (), Instant(at))
 
 
 def test_it_is_bounded_and_forgets_who_is_gone() -> None:
