@@ -1,6 +1,6 @@
 """Who tries port after port of one host, or host after host, and what becomes of the tries. Pure."""
 
-from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.conduct import SAID, Conduct, Peer
 from hypervigil.host.hsem.facts import Facts, Vain
 from hypervigil.model.metric import packet_metric
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -42,12 +42,18 @@ def _probed(facts: Facts, peer: Peer, least: float) -> bool:
         return False  # the many ports may be those of whom it answers
     # Honest work with the same host is answered too: no more tries were accepted than the VM got acceptances in all.
     accepted = sum(facts.of(Direction.IN, traffic) for traffic in _ACCEPTED)
-    # Resets may also refuse what it answered: that says nothing of its own tries.
-    resets = max(0.0, peer.resets - facts.of(Direction.OUT, TrafficClass.SYNACK))
+    resets = max(0.0, peer.resets - _refused_answers(facts, peer))
     completed = max(0.0, min(peer.answers - resets, peer.openings - resets, accepted))
-    return completed < FEW_COMPLETED * ripe or min(peer.resets, ripe - completed) >= max(
-        NEARLY_ALL * peer.ports, SCAN_PORTS
-    )
+    return completed < FEW_COMPLETED * ripe or min(resets, ripe - completed) >= max(NEARLY_ALL * peer.ports, SCAN_PORTS)
+
+
+def _refused_answers(facts: Facts, peer: Peer) -> float:
+    """Of a host's resets, how many may refuse what it was answered: they say nothing of the VM's own tries."""
+    back = [one for one in facts.peers if one.direction is Direction.IN and one.address == peer.address]
+    if not back:
+        return facts.of(Direction.OUT, TrafficClass.SYNACK)
+    begun = sum(one.openings for one in back)
+    return max(0.0, begun - max(0.0, sum(one.packets for one in back) - begun - peer.resets) / SAID)
 
 
 def _knocked(facts: Facts, peer: Peer) -> bool:
