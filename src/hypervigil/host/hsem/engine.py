@@ -214,6 +214,8 @@ class Hsem(Known):
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
         tails = self._history.tails(report.vms)
+        held_back = [row for row, vm in enumerate(report.vms) if self._record(vm).held_back]
+        values[np.ix_(held_back, [Metric.CPU_WAIT, Metric.BLOCK_WAIT])] = np.nan  # that is nobody else's doing
         taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._asks)
         self._judged = 0
         for vm, grab in taken:

@@ -11,7 +11,7 @@ from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.model.guest import ACCOUNTS, Question
 from hypervigil.model.ids import NEVER, Instant, LimitId, VmId
-from hypervigil.model.limits import Limit
+from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import AttackClass, Evidence, Role
@@ -43,6 +43,9 @@ class Quiet:
         return now < self.until and rate <= 2 * self.rate
 
 
+_WAITS = frozenset({LimitKind.CPU, LimitKind.BLOCK_OPERATIONS, LimitKind.BLOCK_OCTETS, LimitKind.PAUSE})
+
+
 @dataclass(slots=True)
 class Watched:
     """What is kept of a VM besides its history."""
@@ -69,6 +72,11 @@ class Watched:
     forged: Forged = field(default_factory=Forged)
     told: list[Evidence] = field(default_factory=list)
     """Facts about its agent."""
+
+    @property
+    def held_back(self) -> bool:
+        """Whether a limit of ours makes it wait for a CPU or its disk."""
+        return any(limit.kind in _WAITS for limit in self.limits.values())
 
     def hear(self, fact: Evidence) -> None:
         """A fact about its agent, for its case if it has one, or one that may be opened soon."""

@@ -46,6 +46,7 @@ class Storage:
         took = high * JITTER[self.turn // 5 % len(JITTER)]
         for name, (rate, depth) in asked.items():
             served = self.served[name] = min(rate, depth / took)
-            self.wait_s[name] = took
+            # Who asks for more than a limit of its own allows waits there, with all that it has under way.
+            waits = self.wait_s[name] = depth / bounds[name] if rate < self.writers[name][0] else took
             scene.takes(name, block_reads=0.0, block_writes=served, block_bytes=served * self.octets)
-            scene.takes(name, block_wait=took if served else None)
+            scene.takes(name, block_wait=waits if served else None)

@@ -118,6 +118,22 @@ def test_two_that_wake_at_once_take_it_from_a_third_and_both_are_told() -> None:
     assert "bob" not in scene.suspected()
 
 
+def test_what_one_waits_for_that_we_limit_is_nobodys_fault() -> None:
+    """It goes on asking, and each request waits a tenth of a second at its limit; then another has a backup."""
+    storage = Storage(SLOW).asks("mallory", 20.0)
+    scene = host_of(storage)
+    storage.asks("mallory", 1e9, 6.0)
+    scene.run(6.0)
+    assert scene.blamed() == {"mallory"}
+    storage.asks("bob", 0.0)
+    storage.per_s = 5000.0
+    storage.asks("web", 500.0, 4.0)
+    scene.run(10.0)
+    assert storage.wait_s["mallory"] > 0.1
+    assert storage.served["web"] == 500.0
+    assert scene.blamed() == {"mallory"}
+
+
 # --- what is kept ----
 VMS = (VmId("a"),)
 
