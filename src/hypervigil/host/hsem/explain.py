@@ -364,6 +364,8 @@ def grabs(facts: Facts) -> list[Evidence]:
             what = "suffers" if not one.waits else f"waits {one.waits:.0%} of the time for a CPU,"
             if one.denied:
                 what = f"leaves {one.denied:.0%} of what others begin there without an answer,"
+            if one.unended:
+                what = f"has {one.unended:,.0f} connections of it on which it ends nothing that it begins to say,"
             text = f"{_whom(one)} {what} {one.cost:.1f} times of what is bearable"
             found.append(_fact(facts, "at-others-cost", one.cost, "times", text))
         if one.forks is not None:
@@ -398,6 +400,8 @@ def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
         how += f", which waits {worst.waits:.0%} of the time for a CPU"
     if worst.denied:
         how += f", which leaves {worst.denied:.0%} of what others begin there without an answer"
+    if worst.unended:
+        how += f", which has {worst.unended:,.0f} connections of it on which it ends nothing that it begins to say"
     if role is Role.ATTACKER and worst.forks is not None:
         how += f", while its own agent tells of {worst.forks.rate:,.0f} forks a second"
     why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"

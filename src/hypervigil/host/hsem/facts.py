@@ -99,6 +99,8 @@ class Grab:
     """The share of the time for which the sufferer waits for a CPU, where that is what it bears."""
     denied: float = 0.0
     """The share of what others begin at the sufferer that comes to nothing, where that is what it bears."""
+    unended: float = 0.0
+    """Connections of it at the sufferer on which it says something and ends nothing, where these are what it bears."""
     forks: Forks | None = None
     """What the VM's agent tells meanwhile, where the host sees that it takes the CPU of others."""
 

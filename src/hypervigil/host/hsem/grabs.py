@@ -53,6 +53,9 @@ nothing whose tries are repeated, or whose requests wait in a server's backlog."
 HELD = 100.0
 """So many more connections than its history allows were accepted of who hoards, and not ended by it, before others'
 denials are its doing. Who only repeats its tries has no more of them than ever, who probes ends each at once."""
+UNENDED = 1000.0
+"""So many of these are an attack while others are still served, if it says something on each and ends nothing: whoever
+only makes connections ready says nothing, and who asks is answered as others are."""
 LITTLE = 2000.0
 """Octets per connection begun, of one on which less than a request's head is said, and that bit by bit."""
 SERVED = 0.5
@@ -91,6 +94,7 @@ class _Run:
     sufferer: VmId | None = None
     waits: float = 0.0
     denied: float = 0.0
+    unended: float = 0.0
     asked_at: Instant | None = None
     held: float = 0.0
     """Connections accepted of it, beyond what its history allows, that it did not end."""
@@ -287,8 +291,10 @@ class Grabs:
                 if resource is Resource.CONNECTIONS and sufferer is not None:
                     denied = second.denied[sufferer]
                     run.denied = denied.share if denied.cost >= cost else 0.0
+                    run.unended = run.held if cost > max(denied.cost, 1.0) and second.hoards[row].says else 0.0
         else:
-            run.costs_since, run.cost, run.sufferer, run.waits, run.denied = None, 0.0, None, 0.0, 0.0
+            run.costs_since, run.cost, run.sufferer = None, 0.0, None
+            run.waits, run.denied, run.unended = 0.0, 0.0, 0.0
         run.full_since = (run.full_since or now) if self._full(second, resource, row, value) else None
 
     def _hold(self, second: _Second, row: int, run: _Run, allowed: float) -> None:
@@ -334,7 +340,8 @@ class Grabs:
                 cpu, usual = float(second.values[server, Metric.CPU]), float(second.tails[server, Metric.CPU])
                 full = cpu / NEAR_BOUND if cpu > 1.2 * usual else 0.0
                 denied = second.denied[hoard.server].cost if run.held >= HELD else 0.0
-                return max(0.0 if hoard.says and run.held < HELD else full, denied), hoard.server
+                unended = run.held / UNENDED if hoard.says else 0.0
+                return max(0.0 if hoard.says and run.held < HELD else full, denied, unended), hoard.server
 
     def _full(self, second: _Second, resource: Resource, row: int, value: float) -> bool:
         """Whether the VM itself is at its capacity; of CPU and memory HREM says so."""
@@ -349,7 +356,7 @@ class Grabs:
 
     def _told(self, vm: VmId, resource: Resource, usual: float, now: Instant) -> Grab | None:
         run = self._runs[vm, resource]
-        patience_s = HOARD_S if run.denied else COST_S
+        patience_s = HOARD_S if run.denied or run.unended else COST_S
         hurts = run.costs_since is not None and now - run.costs_since >= patience_s - 1.0
         full = run.full_since is not None and now - run.full_since >= FULL_S - 1.0
         if not hurts and not full:
@@ -366,6 +373,7 @@ class Grabs:
             asked_at=run.asked_at,
             waits=run.waits if hurts else 0.0,
             denied=run.denied if hurts else 0.0,
+            unended=run.unended if hurts else 0.0,
             forks=self._forks.of(vm, now) if hurts and resource is Resource.CPU else None,
         )
 

@@ -144,6 +144,19 @@ def test_who_never_ends_what_it_asks_is_found(per_s: float, every_s: float, back
     assert scene.limited() == {"mallory"}
 
 
+@pytest.mark.parametrize("per_s", [150, 250])
+def test_a_thousand_that_never_end_are_an_attack_before_anybody_is_denied_anything(per_s: float) -> None:
+    server = Server("web", descriptors=100_000, backlog=4096).slow("mallory", per_s, since=BEGINS)
+    scene = town(server)
+    begun = scene.now
+    assert served_of(server, scene, 15.0) > 0.9
+    verdict = scene.verdict("mallory")
+    assert (verdict.role, verdict.attack, verdict.target) == (Role.ATTACKER, AttackClass.OVERFLOW, "web")
+    assert verdict.at - begun <= 1000 / (per_s - 58) + 3.0, "58 a second are what its history allows"
+    assert "on which it ends nothing" in verdict.cause
+    assert scene.roles("web") == [Role.VICTIM]
+
+
 @pytest.mark.parametrize("real", [0.0, 50.0])
 def test_others_are_served_while_requests_never_end_and_were_not_otherwise(
     monkeypatch: pytest.MonkeyPatch, real: float
