@@ -4,6 +4,7 @@ import contextlib
 import re
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,20 +225,25 @@ def own_libvirt() -> Iterator[libvirt.virConnect]:
     Path("/run/libvirt").mkdir(exist_ok=True)
     script = """
 for place in /run/libvirt /var/lib/libvirt /etc/libvirt/qemu; do [ ! -d $place ] || mount -t tmpfs hvbench $place; done
-exec libvirtd -f /dev/null -p /run/libvirt/bench.pid"""
-    # PRIVILEGED: mounts of its own, and what libvirt needs.
-    daemon = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-ec", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        yield _connected(daemon)
-    finally:
-        daemon.terminate()
-        daemon.wait(30)
+exec libvirtd -f "$1/libvirtd.conf" -p "$1/pid"
+"""
+    with tempfile.TemporaryDirectory(prefix="hvbench-") as place:
+        # A socket at a place of its own: at the usual one the host's libvirt answers until ours has mounted over it.
+        Path(place, "libvirtd.conf").write_text(f'unix_sock_dir = "{place}"\n', encoding="ascii")
+        # PRIVILEGED: mounts of its own, and what libvirt needs.
+        daemon = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-ec", script, "sh", place],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield _connected(daemon, Path(place, "libvirt-sock"))
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
 
 
-def _connected(daemon: "subprocess.Popen[bytes]") -> libvirt.virConnect:
-    socket = f"/proc/{daemon.pid}/root/run/libvirt/libvirt-sock"
+def _connected(daemon: "subprocess.Popen[bytes]", socket: Path) -> libvirt.virConnect:
     deadline = time.monotonic() + _LIBVIRT_WAIT_S
     while True:
         try:
