@@ -83,8 +83,8 @@ bench: lab ## every benchmark in bench/; ONLY=name runs one
 bench-agent: root setup ## what the agent costs a guest, beside Debian's other agents
 	@$(PYTHON) -m bench.agent
 
-bench-dataplane: lab ## what protection costs between two VMs, beside other ways; LINK=veth|tap|guests measures one
-	@$(PYTHON) -m bench.dataplane $(if $(LINK),--link $(LINK))
+bench-dataplane: lab ## what protection costs between two VMs, beside other ways; LINK=veth|tap|guests and MINUTES=N bound it
+	@$(PYTHON) -m bench.dataplane $(if $(LINK),--link $(LINK)) $(if $(MINUTES),--minutes $(MINUTES))
 
 agent: ## pack the agent for guests, with what starts it, into build/agent
 	@scripts/build-agent build/agent

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from bench import _stream
-from bench._others import Dormant, filterref
+from bench._others import Dormant, copy_rules, filterref
 from bench._segment import Guest, Segment
 from hypervigil.model.ids import PortId
 from lab import libvirtd
@@ -23,6 +23,7 @@ from lab.place import JobId
 _STREAM = "/tmp/stream.py"  # noqa: S108 - the guest's own
 _LONGEST_S = 1200
 _FLOWS_WITHIN_S = 30.0
+_LIBVIRTS = "table bridge nat"
 
 
 @contextlib.contextmanager
@@ -95,12 +96,21 @@ class BetweenGuests:
 
 
 class DomainFilter(Dormant):
-    """``clean-traffic`` in the domains' own definitions, put there while they run: libvirt makes their taps' rules."""
+    """``clean-traffic`` in the domains' own definitions, put there while they run: libvirt makes their taps' rules.
 
-    def __init__(self, guests: tuple[LabGuest, LabGuest]) -> None:
+    More ports have copies of these, half before and half behind them.
+    """
+
+    def __init__(self, guests: tuple[LabGuest, LabGuest], ports: int) -> None:
         self._guests = guests
         self._tables = call(["nft", "list", "tables"])
+        if ports > len(guests) and _LIBVIRTS in self._tables:
+            raise RuntimeError("libvirt filters other domains here, and copies among their rules would stay: end them")
         self._took = [self._update(guest, filterref(guest.address)) for guest in guests]
+        if ports > len(guests):
+            one = guests[0]
+            model = Guest(one.interface, socket.if_nametoindex(one.interface), PortId(one.mac), one.address)
+            copy_rules(range(len(guests), ports), model)
         self.take()
 
     def change_ms(self) -> float | None:
@@ -116,8 +126,8 @@ class DomainFilter(Dormant):
         """Nothing of it stays."""
         for guest in self._guests:
             self._update(guest, "")
-        if "table bridge nat" not in self._tables:
-            call(["nft", "delete table bridge nat"])
+        if _LIBVIRTS not in self._tables:
+            call(["nft", f"delete {_LIBVIRTS}"])
 
     @staticmethod
     def _update(guest: LabGuest, reference: str) -> float:

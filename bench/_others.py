@@ -1,17 +1,19 @@
 """Other ways to protect two VMs on a bridge: none, nftables, connection tracking, and libvirt's ``clean-traffic``."""
 
 import contextlib
+import itertools
 import re
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import libvirt
 
+from bench._product import PER_TENANT
 from bench._segment import Guest
 from tests.integration.wirelab import run
 
@@ -83,19 +85,33 @@ def _mac(number: int) -> str:
     return f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}"
 
 
+def reaching(ports: int) -> Iterator[tuple[int, int]]:
+    """Who may reach whom among so many VMs, as in our own policy: ordered pairs of each tenant's."""
+    count = max(ports, 2)
+    for first in range(0, count, PER_TENANT):
+        yield from itertools.permutations(range(first, min(first + PER_TENANT, count)), 2)
+
+
+def _serving(ends: Sequence[str]) -> list[str]:
+    """Those that the outside may reach, as in our own policy."""
+    return [end for n, end in enumerate(ends) if n % PER_TENANT < PER_TENANT // 2]
+
+
 def pipeline(ports: int, guests: tuple[Guest, Guest]) -> str:
     """A bridge table of the same policy: who may send from where, and who may talk to whom, by sets and maps.
 
     Only the guests' frames are ever dropped by it, since a host may have other VMs.
     """
     theirs = f'iifname {{ "{guests[0].device}", "{guests[1].device}" }}'
+    devices = [guest.device for guest in guests] + [f"fake{n}" for n in range(2, ports)]
     bound = [f'"{guest.device}" . {guest.mac} . {guest.address}' for guest in guests]
-    fake = [f'"fake{n}" . {_mac(n)} . {_address(n)}' for n in range(2, ports)]
-    pairs = [f'"{one.device}" . "{other.device}" : accept' for one, other in (guests, guests[::-1])]
-    pairs += [f'"fake{n}" . "fake{n + 1}" : accept' for n in range(2, ports - 1)]
+    bound += [f'"fake{n}" . {_mac(n)} . {_address(n)}' for n in range(2, ports)]
+    pairs = [f'"{devices[one]}" . "{devices[other]}" : accept' for one, other in reaching(ports)]
+    web = [f'"{device}"' for device in _serving(devices)]
     return f"""
 table bridge {_TABLE} {{
-  set bound {{ type ifname . ether_addr . ipv4_addr; elements = {{ {", ".join(bound + fake)} }} }}
+  set bound {{ type ifname . ether_addr . ipv4_addr; elements = {{ {", ".join(bound)} }} }}
+  set web {{ type ifname; elements = {{ {", ".join(web)} }} }}
   map paths {{ type ifname . ifname : verdict; elements = {{ {", ".join(pairs)} }} }}
   chain prerouting {{
     type filter hook prerouting priority -300; policy accept;
@@ -107,6 +123,7 @@ table bridge {_TABLE} {{
     type filter hook forward priority 0; policy accept;
     ether type arp accept
     iifname . oifname vmap @paths
+    tcp dport 443 oifname @web accept
     {theirs} drop
   }}
 }}
@@ -156,26 +173,35 @@ class Nftables:
         _nft(f"add table bridge {_TABLE}; delete table bridge {_TABLE}")
 
 
-class Conntrack:
-    """Connection tracking of bridged frames by br_netfilter, with two rules whatever the number of VMs is."""
-
-    def __init__(self, guests: tuple[Guest, Guest]) -> None:
-        addresses = f"{{ {guests[0].address}, {guests[1].address} }}"
-        _nft(
-            f"""
-add table inet {_TABLE}; delete table inet {_TABLE}
+def tracked(ports: int, guests: tuple[Guest, Guest]) -> str:
+    """The same policy by address behind connection tracking: rules of routed packets know no ports of a bridge."""
+    addresses = [guest.address for guest in guests] + [_address(n) for n in range(2, ports)]
+    pairs = [f"{addresses[one]} . {addresses[other]} : accept" for one, other in reaching(ports)]
+    theirs = f"{{ {guests[0].address}, {guests[1].address} }}"
+    return f"""
 table inet {_TABLE} {{
+  set web {{ type ipv4_addr; elements = {{ {", ".join(_serving(addresses))} }} }}
+  map paths {{ type ipv4_addr . ipv4_addr : verdict; elements = {{ {", ".join(pairs)} }} }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
     ct state established,related accept
-    ip saddr {addresses} ip daddr {addresses} accept
+    ip saddr . ip daddr vmap @paths
+    tcp dport 443 ip daddr @web accept
+    ip saddr {theirs} drop
+    ip daddr {theirs} drop
   }}
 }}
 """
-        )
+
+
+class Conntrack:
+    """Connection tracking of bridged frames by br_netfilter, and the policy for what begins a connection."""
+
+    def __init__(self, ports: int, guests: tuple[Guest, Guest]) -> None:
         if not _BRIDGE_NF.exists():
             raise RuntimeError("bridged frames are not tracked here: modprobe br_netfilter")
         self._was = _BRIDGE_NF.read_text(encoding="ascii")
+        _nft(f"add table inet {_TABLE}; delete table inet {_TABLE}\n{tracked(ports, guests)}")
 
     def put(self) -> None:
         """Bridged frames go through it."""
@@ -188,12 +214,24 @@ table inet {_TABLE} {{
         _nft(f"add table inet {_TABLE} {{ flags dormant; }}")
 
     def change_ms(self) -> float | None:
-        """Its rules are not of one VM."""
-        return None
+        """One VM's path is replaced, in one transaction."""
+        _nft(f"add element inet {_TABLE} paths {{ 10.9.8.0 . 10.9.9.0 : accept }}")
+
+        def move(turn: int) -> None:
+            _nft(
+                f"delete element inet {_TABLE} paths {{ 10.9.8.{turn} . 10.9.9.0 }}\n"
+                f"add element inet {_TABLE} paths {{ 10.9.8.{turn + 1} . 10.9.9.0 : accept }}"
+            )
+
+        return _timed(_REPEAT, move)
 
     def attach_ms(self) -> float | None:
-        """Its rules are not of one VM."""
-        return None
+        """One more VM's path, in one transaction."""
+
+        def attach(turn: int) -> None:
+            _nft(f"add element inet {_TABLE} paths {{ 10.9.10.{turn} . 10.9.9.0 : accept }}")
+
+        return _timed(_REPEAT, attach)
 
     def remove(self) -> None:
         """Nothing of it stays."""
@@ -271,7 +309,7 @@ class Nwfilter(Dormant):
         self._took += [self._bind(guest.device, guest.mac, guest.address) for guest in guests]
         self._took += [self._bind_another(n) for n in after]
         if ports > BY_LIBVIRT:
-            self._copy(range(BY_LIBVIRT, ports), guests)
+            copy_rules(range(BY_LIBVIRT, ports), guests[0])
         self.take()
 
     def change_ms(self) -> float | None:
@@ -304,10 +342,11 @@ class Nwfilter(Dormant):
         self._connection.nwfilterBindingCreateXML(xml)
         return (time.perf_counter() - began) * 1000
 
-    def _copy(self, numbers: range, guests: tuple[Guest, Guest]) -> None:
-        saved = run("ebtables-save")
-        script = copied(saved, guests[0], [(f"fake{n}", _mac(n), _address(n)) for n in numbers])
-        subprocess.run(["ebtables-restore"], input=script, text=True, check=True)
+
+def copy_rules(numbers: range, model: Guest) -> None:
+    """Libvirt's rules of one guest again for each number of a VM that is not there."""
+    script = copied(run("ebtables-save"), model, [(f"fake{n}", _mac(n), _address(n)) for n in numbers])
+    subprocess.run(["ebtables-restore"], input=script, text=True, check=True)
 
 
 def copied(saved: str, model: Guest, others: list[tuple[str, str, str]]) -> str:

@@ -26,6 +26,8 @@ from tests.integration.wirelab import run
 
 PER_BRIDGE = 1000
 """A bridge takes 1,023 ports, so that 5,000 VMs are five networks."""
+PER_TENANT = 10
+"""VMs of a tenant, all of which reach each other; the first half of them serves the outside."""
 _STATISTICS = Path("/proc/sys/kernel/bpf_stats_enabled")
 _MOVED = Rule("moved", (RuleEnd(EndKind.OUTSIDE),), (RuleEnd(EndKind.GROUP, "moved"),), parse("tcp/8443"))
 
@@ -60,10 +62,10 @@ class Scale:
                 else f"10.{number // PER_BRIDGE}.{number // 250 % 250}.{number % 250}"
             )
             vms.append(Vm(VmId(f"vm-{number}"), f"vm-{number}", 1, 1, (Nic(mac, device, ifindex, network.bridge),)))
-            entries.append(VmPolicy(f"vm-{number}", tenant=f"t{number // 10}", addresses=(address,)))
-        tenants = range(math.ceil(len(vms) / 10))
-        names = [[f"vm-{n}" for n in range(t * 10, min(t * 10 + 10, len(vms)))] for t in tenants]
-        groups = [Group(f"web{t}", tuple(names[t][:5])) for t in tenants]
+            entries.append(VmPolicy(f"vm-{number}", tenant=f"t{number // PER_TENANT}", addresses=(address,)))
+        tenants = range(math.ceil(len(vms) / PER_TENANT))
+        names = [[f"vm-{n}" for n in range(t * PER_TENANT, min((t + 1) * PER_TENANT, len(vms)))] for t in tenants]
+        groups = [Group(f"web{t}", tuple(names[t][: PER_TENANT // 2])) for t in tenants]
         paths = [
             Rule(f"customers{t}", (RuleEnd(EndKind.OUTSIDE),), (RuleEnd(EndKind.GROUP, f"web{t}"),), parse("tcp/443"))
             for t in tenants

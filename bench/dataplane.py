@@ -1,7 +1,11 @@
 """What protection costs between two VMs on one bridge, beside a plain bridge and other ways to protect it.
 
-``python -m bench.dataplane [--link NAME …] [--setup NAME …] [--ports N …] [--pairs N] [--out FILE]``, as root.
-A run adds to what the file holds, so that it can be made in slices, and says at the end which targets are met.
+``python -m bench.dataplane [--link NAME …] [--setup NAME …] [--ports N …] [--pairs N] [--minutes N] [--out FILE]``, as
+root. A run adds to what the file holds, and says at the end which targets are met. With ``--minutes`` it measures only
+what the file lacks, begins no row later and names what is left, so that a whole run can be made in slices.
+
+Each way to protect holds the same policy for 1, 50, 500 or 5,000 ports, of which the two that talk are there. What is
+``nwfilter`` are rules that libvirt made, for ``ports_by_libvirt`` of them itself, and for all others copies of these.
 
 Links: ``veth`` (network namespaces), ``tap`` (our own process behind two taps), ``guests`` (taps of two real guests).
 Ratios are of interleaved pairs (bridge, other, other, bridge …), each the mean of the middle half of them (see
@@ -23,7 +27,9 @@ that real drivers, offloads and queues are served, and what costs many microseco
 import argparse
 import contextlib
 import functools
+import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -55,18 +61,12 @@ SCALES = {
     "hypervigil-limited": (1, 5000),
     "hypervigil-unruled": (1,),
     "nftables": PORTS,
-    "nwfilter": (1, 50, 500),
-    "conntrack": (1,),
+    "conntrack": PORTS,
+    "nwfilter": PORTS,
 }
-"""Setups, and at how many ports each is measured: libvirt's lists are out of use long before 5,000."""
-FEW = {
-    "hypervigil": (1, 5000),
-    "hypervigil-limited": (5000,),
-    "hypervigil-unruled": (),
-    "nftables": (5000,),
-    "nwfilter": (1,),
-}
-"""The same with real guests, where a row takes minutes."""
+"""Setups, and at how many ports each is measured."""
+FEW = {"hypervigil-limited": (5000,), "hypervigil-unruled": ()}
+"""Fewer with real guests, where a row takes minutes."""
 MAX_PORTS = (1024, 8192)
 """Sizes of data plane whose memory is told; the larger one is measured."""
 LOOKS, BURSTS = 4, 20
@@ -74,6 +74,30 @@ LOOKS, BURSTS = 4, 20
 _BURST_S = 0.015
 _Domains = tuple[LabGuest, LabGuest] | None
 _KEY = ("setup", "link", "guests", "ports", "active_limit", "network_policy", "congestion")
+
+
+def row(link: str, setup: str, ports: int, congestion: str) -> Figures:
+    """Which row of the results one setup at one scale is: what ``_KEY`` names of it."""
+    name, _, kind = setup.partition("-")
+    figures: Figures = {"setup": name, "link": "tap" if link == "guests" else link, "guests": link == "guests"}
+    figures |= {"ports": ports}
+    if link == "veth":
+        figures["congestion"] = congestion
+    if name == "hypervigil":
+        figures |= {"active_limit": kind == "limited", "network_policy": kind != "unruled"}
+    return figures
+
+
+def _key(figures: Figures) -> list[object]:
+    return [figures.get(name) for name in _KEY]
+
+
+def lacking(
+    wanted: Sequence[tuple[str, int]], results: Sequence[Figures], link: str, congestion: str
+) -> list[tuple[str, int]]:
+    """What is wanted over one link that the results do not have."""
+    known = [_key(one) for one in results]
+    return [(setup, ports) for setup, ports in wanted if _key(row(link, setup, ports, congestion)) not in known]
 
 
 def compare(traffic: Traffic, way: Way, pairs: int, seconds: float, link: str) -> Figures:
@@ -140,22 +164,16 @@ def programs(traffic: Traffic, product: Product, one: Product | None, pairs: int
 class Run:
     """Everything that is measured over one link."""
 
-    def __init__(self, link: str, pairs: int, seconds: float, congestion: str) -> None:
+    def __init__(self, link: str, pairs: int, seconds: float, congestion: str, until: float = math.inf) -> None:
         self.link = link
         self.pairs = pairs
         self.seconds = seconds
         self.congestion = congestion
+        self.until = until
 
     def measured(self, segment: Segment, setup: str, ports: int, domains: _Domains = None) -> Figures:
         """One setup at one scale."""
-        figures: Figures = {
-            "setup": setup.removesuffix("-limited").removesuffix("-unruled"),
-            "link": "tap" if self.link == "guests" else self.link,
-            "guests": domains is not None,
-            "ports": ports,
-        }
-        if self.link == "veth":
-            figures["congestion"] = self.congestion
+        figures = row(self.link, setup, ports, self.congestion)
         with contextlib.ExitStack() as stack:
             if setup.startswith("hypervigil"):
                 return figures | self._ours(segment, setup, ports, stack)
@@ -164,8 +182,8 @@ class Run:
                 figures |= compare(segment.traffic, way, self.pairs, self.seconds, self.link)
             way.put()
             figures |= {"change_ms": _rounded(way.change_ms()), "attach_ms": _rounded(way.attach_ms())}
-            if setup == "nwfilter" and domains is None:
-                figures["ports_by_libvirt"] = max(2, min(ports, BY_LIBVIRT))
+            if setup == "nwfilter":
+                figures["ports_by_libvirt"] = 2 if domains is not None else max(2, min(ports, BY_LIBVIRT))
             return figures
 
     def _ours(self, segment: Segment, setup: str, ports: int, stack: contextlib.ExitStack) -> Figures:
@@ -177,7 +195,7 @@ class Run:
 
         small, large = MAX_PORTS
         ours, one = product(ports, large), product(1, small)
-        figures: Figures = {"active_limit": ours.limited, "network_policy": bool(ours.scale.policy.groups)}
+        figures: Figures = {}
         if self.pairs:
             figures |= compare(segment.traffic, ours, self.pairs, self.seconds, self.link)
         figures |= programs(
@@ -207,11 +225,11 @@ class Run:
                 stack.callback(table.remove)
                 return table
             case "conntrack":
-                tracking = Conntrack(segment.guests)
+                tracking = Conntrack(ports, segment.guests)
                 stack.callback(tracking.remove)
                 return tracking
             case "nwfilter" if domains is not None:
-                filters = DomainFilter(domains)
+                filters = DomainFilter(domains, ports)
                 stack.callback(filters.remove)
                 return filters
             case "nwfilter":
@@ -219,17 +237,25 @@ class Run:
         return Bridge()
 
     def rows(self, wanted: list[tuple[str, int]]) -> Iterator[Figures]:
-        """What is wanted, one by one: each in a network namespace of its own, but for real guests, which boot once."""
+        """What is wanted, one by one, until it is too late to begin another.
+
+        Each is in a network namespace of its own, but for real guests, which boot once.
+        """
         if self.link == "guests":
+            if not any(self._in_time(wanted)):
+                return
             with lab_guests() as (segment, domains):
-                for setup, ports in wanted:
+                for setup, ports in self._in_time(wanted):
                     yield self._timed(functools.partial(self.measured, segment, setup, ports, domains))
             return
         make = functools.partial(veths, self.congestion) if self.link == "veth" else taps
-        for setup, ports in wanted:
+        for setup, ports in self._in_time(wanted):
             with namespace(), make() as segment:
                 segment.traffic.packets_per_s(0.3)
                 yield self._timed(functools.partial(self.measured, segment, setup, ports))
+
+    def _in_time(self, wanted: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+        return itertools.takewhile(lambda _: time.monotonic() < self.until, wanted)
 
     @staticmethod
     def _timed(do: Callable[[], Figures]) -> Figures:
@@ -257,8 +283,7 @@ def kept(path: Path) -> list[Figures]:
 
 def keep(path: Path, results: list[Figures], figures: Figures) -> None:
     """Add one row, in place of an earlier one of the same."""
-    key = [figures.get(name) for name in _KEY]
-    results[:] = [one for one in results if [one.get(name) for name in _KEY] != key] + [figures]
+    results[:] = [one for one in results if _key(one) != _key(figures)] + [figures]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
@@ -276,11 +301,15 @@ def main() -> None:
     parser.add_argument(
         "--congestion", default=CONGESTION, help="How the ends of TCP over veth mind congestion, such as bbr."
     )
+    parser.add_argument("--minutes", type=float, default=math.inf, help="Begin no row later, and none that FILE has.")
     parser.add_argument("--out", type=Path, default=Path("build/bench/dataplane.json"))
     arguments = parser.parse_args()
     if arguments.pairs == 1:
         parser.error("one pair has no interval: take at least two")
+    if not arguments.minutes > 0:
+        parser.error("--minutes: give a number above 0, such as 20")
     console, results = Console(width=160), kept(arguments.out)
+    until, left = time.monotonic() + arguments.minutes * 60, []
     for link in arguments.link:
         scales = SCALES | FEW if link == "guests" else SCALES
         wanted = [
@@ -289,11 +318,19 @@ def main() -> None:
             for ports in scales[setup]
             if arguments.ports is None or ports in arguments.ports
         ]
-        run = Run(link, arguments.pairs, arguments.seconds * (4 if link == "guests" else 1), arguments.congestion)
+        if arguments.minutes < math.inf:
+            wanted = lacking(wanted, results, link, arguments.congestion)
+        seconds = arguments.seconds * (4 if link == "guests" else 1)
+        run = Run(link, arguments.pairs, seconds, arguments.congestion, until)
+        pending = [f"{link} {setup} {ports}" for setup, ports in wanted]
         for figures in run.rows(wanted):
             keep(arguments.out, results, figures)
             console.print(" ".join(f"{name}={value}" for name, value in figures.items()), highlight=False)
+            pending.pop(0)
+        left += pending
     show(console, results)
+    if left:
+        console.print(f"Not begun within {arguments.minutes:g} minutes: {', '.join(left)}. A further run goes on.")
 
 
 _COLUMNS = (

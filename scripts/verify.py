@@ -36,8 +36,15 @@ GUEST_PARTS = 3
 """Each tries every cell of the scoreboard once."""
 _SCORED = {"quiet", "captures"}
 """Benchmarks that are parts of the scoreboard."""
-_BENCH_PARTS = {"dataplane": (("veth",), ("tap",), ("guests",))}
-"""Benchmarks that take too long for one slice, and the links that are measured in each of theirs."""
+_OURS = ("bridge", "hypervigil", "hypervigil-limited", "hypervigil-unruled")
+_BENCH_PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "dataplane": {
+        f"{link}-{part}": ("--link", link, "--setup", *setups)
+        for link in ("veth", "tap", "guests")
+        for part, setups in (("ours", _OURS), ("rules", ("nftables", "conntrack")), ("nwfilter", ("nwfilter",)))
+    }
+}
+"""Benchmarks that take too long for one slice, and what is measured in each of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +103,14 @@ def slices() -> tuple[Slice, ...]:
         Slice("long-mass", 80, (*pytest, MASS), code=CODE),
         Slice("long", 80, (*pytest, "--ignore=tests/fuzz", f"--ignore={MASS}", "tests"), code=CODE),
     )
+    bench, code = (sys.executable, "-m"), (*LAB, "bench")
     benches = tuple(
-        Slice(f"bench-{'-'.join((path.stem, *part))}", 30, _bench(path.stem, *part), code=(*LAB, "bench"))
+        Slice(
+            "-".join(filter(None, ("bench", path.stem, part))), 30, (*bench, f"bench.{path.stem}", *options), code=code
+        )
         for path in sorted((ROOT / "bench").glob("[!_]*.py"))
         if path.stem not in _SCORED
-        for part in _BENCH_PARTS.get(path.stem, ((),))
+        for part, options in _BENCH_PARTS.get(path.stem, {"": ()}).items()
     )
     return (*pulses, *trials, *scoreboard(), *scenarios, *controls, *long, *benches)
 
@@ -130,10 +140,6 @@ def scoreboard() -> tuple[Slice, ...]:
         for part in range(1, GUEST_PARTS + 1)
     )
     return (*quiet, captures, *guests)
-
-
-def _bench(name: str, *part: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", f"bench.{name}", *(("--link", *part) if part else ()))
 
 
 def _scenario(kind: str, path: Path, *options: str) -> Slice:

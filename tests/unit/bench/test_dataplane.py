@@ -1,17 +1,24 @@
 """What the data plane's benchmark makes of its looks: ratios, targets, libvirt's rules under other names."""
 
+import contextlib
+import json
 import math
 import random
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench._others import Bridge, copied, pipeline
+from bench import dataplane
+from bench._others import Bridge, copied, pipeline, tracked
 from bench._pairs import interleaved, middle_excess, middle_ratio, ratio
 from bench._segment import Guest
 from bench._targets import judge
-from bench.dataplane import BURSTS, LOOKS, compare
+from bench.dataplane import BURSTS, LINKS, LOOKS, PORTS, SCALES, Run, compare, keep, lacking
+from bench.dataplane import row as identity
 from hypervigil.model.ids import PortId
 
 GUESTS = (
@@ -190,3 +197,59 @@ def test_the_pipeline_drops_nobody_elses_frames() -> None:
     dropping = [line for line in pipeline(3, GUESTS).splitlines() if line.endswith("drop")]
     assert len(dropping) == 3
     assert all('iifname { "hvp0", "hvp1" } drop' in line for line in dropping)
+
+
+@pytest.mark.parametrize("make", [pipeline, tracked])
+@pytest.mark.parametrize(("ports", "pairs"), [(1, 2), (25, 2 * 90 + 20), (5000, 45_000)])
+def test_others_hold_the_paths_of_as_many_tenants(make: Any, ports: int, pairs: int) -> None:
+    (paths,) = (line for line in make(ports, GUESTS).splitlines() if "map paths" in line)
+    assert paths.count(": accept") == pairs
+
+
+def test_all_that_can_be_compared_is_at_every_scale() -> None:
+    for setup in ("hypervigil", "nftables", "nwfilter", "conntrack"):
+        assert SCALES[setup] == PORTS == (1, 50, 500, 5000)
+
+
+def test_a_row_is_one_of_its_own_and_replaces_its_like(tmp_path: Path) -> None:
+    wanted = [(link, setup, ports) for link in LINKS for setup in SCALES for ports in SCALES[setup]]
+    results: list[dict[str, Any]] = []
+    for turn in range(2):
+        for link, setup, ports in wanted:
+            keep(tmp_path / "rows.json", results, identity(link, setup, ports, "cubic") | {"turn": turn})
+    assert len(results) == len(wanted)
+    assert {one["turn"] for one in results} == {1}
+
+
+def test_what_is_lacking_is_told_by_setup_link_and_scale() -> None:
+    wanted = [("hypervigil", 1), ("hypervigil-limited", 1), ("nftables", 1), ("nftables", 50)]
+    results = [identity("veth", *one, "cubic") for one in (wanted[1], wanted[2])]
+    assert lacking(wanted, results, "veth", "cubic") == [wanted[0], wanted[3]]
+    assert lacking(wanted, results, "tap", "cubic") == wanted
+    assert lacking(wanted, results, "veth", "bbr") == wanted
+
+
+def test_no_row_is_begun_too_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    """A clock that goes on by a minute at each row."""
+    now = [100.0]
+
+    def measured(run: Run, _segment: Any, setup: str, ports: int, _domains: Any = None) -> dict[str, Any]:
+        now[0] += 60
+        return identity(run.link, setup, ports, run.congestion)
+
+    monkeypatch.setattr(dataplane, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Run, "measured", measured)
+    monkeypatch.setattr(dataplane, "namespace", contextlib.nullcontext)
+    segment = SimpleNamespace(traffic=SimpleNamespace(packets_per_s=lambda _: 1.0))
+    for make in ("taps", "veths"):
+        monkeypatch.setattr(dataplane, make, lambda *_: contextlib.nullcontext(segment))
+    out = tmp_path / "rows.json"
+    options = ["--link", "tap", "veth", "--setup", "nftables", "--minutes", "2.5", "--out", str(out)]
+    for rows, left in ((3, "tap nftables 5000, veth nftables 1, "), (6, "veth nftables 500, veth nftables 5000.")):
+        monkeypatch.setattr(sys, "argv", ["bench.dataplane", *options])
+        dataplane.main()
+        assert len(json.loads(out.read_text())) == rows
+        assert f"Not begun within 2.5 minutes: {left}" in capsys.readouterr().out.replace("\n", " ")
+    dataplane.main()
+    assert len(json.loads(out.read_text())) == len(LINKS[:2]) * len(PORTS)
+    assert "Not begun" not in capsys.readouterr().out

@@ -1,11 +1,14 @@
 """The matrix is resumable, keeps to its time, and reports what happened."""
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from bench.dataplane import LINKS, SCALES
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -69,9 +72,14 @@ def test_every_attack_has_a_control(verify: ModuleType, monkeypatch: pytest.Monk
 def test_a_long_benchmark_is_measured_in_parts(verify: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "ROOT", ROOT)
     parts = {part.name: part.argv[1:] for part in verify.slices()}
-    assert parts["bench-dataplane-veth"] == ("-m", "bench.dataplane", "--link", "veth")
-    assert {"bench-dataplane-tap", "bench-dataplane-guests", "bench-agent"} <= parts.keys()
+    rules = parts["bench-dataplane-veth-rules"]
+    assert rules == ("-m", "bench.dataplane", "--link", "veth", "--setup", "nftables", "conntrack")
+    assert parts["bench-agent"] == ("-m", "bench.agent")
     assert "bench-dataplane" not in parts
+    measured = [
+        (argv[3], setup) for name, argv in parts.items() if name.startswith("bench-dataplane-") for setup in argv[5:]
+    ]
+    assert sorted(measured) == sorted(itertools.product(LINKS, SCALES)), "every setup over every link, once"
 
 
 def test_the_report_has_results_failures_and_what_is_missing(verify: ModuleType, tmp_path: Path) -> None:
