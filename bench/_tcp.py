@@ -30,14 +30,14 @@ _SETTINGS = {"tcp_rmem": "4096 131072 6291456", "tcp_wmem": "4096 16384 4194304"
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(priority: int = 1) -> Iterator[None]:
     """Run before all ordinary tasks; only for moments, since it gives way to none of them.
 
     Niceness would not do: where the kernel groups tasks by session, it counts within one's own only.
     """
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     # PRIVILEGED: real-time priority.
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     try:
         yield
     finally:
