@@ -86,3 +86,12 @@ def test_values_are_frozen(path: Path) -> None:
             decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
             enumeration = any("Enum" in ast.unparse(base) for base in node.bases)
             assert enumeration or "dataclass(frozen=True, slots=True)" in decorators, node.name
+
+
+@pytest.mark.req("A31")
+def test_libvirt_is_spoken_to_in_one_place() -> None:
+    """Besides its adapter only by root's own command, which puts the agent into a guest."""
+    speaking = {path for path in files() if {"libvirt", "libvirt_qemu"} & imports(path)}
+    adapter = set(files("hypervisor/adapters/libvirt"))
+    assert len(speaking & adapter) > 3
+    assert [name(path) for path in sorted(speaking - adapter)] == ["src/hypervigil/entrypoints/cli/agent.py"]

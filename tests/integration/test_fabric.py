@@ -105,7 +105,7 @@ class World:
         self.segments = {name: Segment(name) for name in GATEWAYS}
         self.taps: dict[str, Tap] = {}
         for number, (name, (network, _, _)) in enumerate(VMS.items(), start=1):
-            self.taps[name] = self.segments[network].tap(f"t{number}", f"52:54:00:00:00:{number:02x}")
+            self.taps[name] = self.segments[network].join(self.nic(number, f"52:54:00:00:00:{number:02x}"))
         self.routers = {name: self.segments[name].tap(f"up{name}", ROUTER) for name in GATEWAYS}
         self.inventory = Inventory(
             tuple(
@@ -117,6 +117,11 @@ class World:
         self.fabric = Fabric()
         self.policy = Policy()
         self.learn()
+
+    @staticmethod
+    def nic(number: int, mac: str) -> Tap:
+        """The NIC of one VM."""
+        return Tap(f"t{number}", mac)
 
     def learn(self) -> None:
         """Let the bridges learn where everybody is, so that nothing is flooded for want of that."""
@@ -201,11 +206,11 @@ class World:
 
 
 @contextmanager
-def living() -> Iterator[World]:
+def living(kind: type[World] = World) -> Iterator[World]:
     """A world in a network namespace of its own."""
     pin_dir = Path("/sys/fs/bpf") / f"hvf-{secrets.token_hex(4)}"
     with namespace():
-        made = World(pin_dir)
+        made = kind(pin_dir)
         try:
             yield made
         finally:
