@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import _others
 from bench._others import Conntrack, Nftables, Nwfilter, Way, own_libvirt
 from bench._product import Product
 from bench._segment import ADDRESSES, BRIDGE, MACS, Guest
@@ -37,6 +38,8 @@ def conntrack(ports: int, guests: Guests, stack: contextlib.ExitStack) -> Way:
 def nwfilter(ports: int, guests: Guests, stack: contextlib.ExitStack) -> Way:
     if shutil.which("libvirtd") is None:
         pytest.skip("libvirt is not installed")
+    patch = stack.enter_context(pytest.MonkeyPatch.context())
+    patch.setattr(_others, "BY_LIBVIRT", 2)
     return Nwfilter(stack.enter_context(own_libvirt()), ports, guests)
 
 
@@ -61,7 +64,7 @@ def guests() -> Iterator[tuple[list[Tap], Guests]]:
                 tap.close()
 
 
-@pytest.mark.parametrize(("make", "ports"), [(hypervigil, 500), (nftables, 500), (conntrack, 500), (nwfilter, 3)])
+@pytest.mark.parametrize(("make", "ports"), [(hypervigil, 500), (nftables, 500), (conntrack, 500), (nwfilter, 20)])
 def test_forged_frames_end_where_it_is_in_force_and_honest_ones_pass(make: Made, ports: int) -> None:
     with guests() as (taps, ends), contextlib.ExitStack() as stack:
 
