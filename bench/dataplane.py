@@ -34,6 +34,7 @@ import os
 import platform
 import re
 import secrets
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -365,4 +366,5 @@ def show(console: Console, results: list[Figures]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it: what it made here must go
     main()
