@@ -66,11 +66,12 @@ class Stream:
 
     def _burst(self, seconds: float) -> float:
         assert self._source.stdin is not None
+        assert self._source.stdout is not None
         assert self._sink.stdout is not None
         self._source.stdin.write(f"{seconds}\n")
         self._source.stdin.flush()
-        octets, took = map(float, self._sink.stdout.readline().split())
-        return octets * 8 / took
+        octets, ended = map(float, self._sink.stdout.readline().split())
+        return octets * 8 / (ended - float(self._source.stdout.readline()))
 
     def close(self) -> None:
         """End both."""
@@ -101,12 +102,12 @@ def _sink() -> None:
     buffer, clock = bytearray(_PIECE), time.perf_counter
     with connection, undisturbed():
         while count := connection.recv_into(buffer):
-            began, octets = clock(), count
+            octets = count
             while not buffer[count - 1]:
                 if not (count := connection.recv_into(buffer)):
                     return
                 octets += count
-            print(octets, clock() - began, flush=True)
+            print(octets, clock(), flush=True)
 
 
 def _source(address: str, congestion: str) -> None:
@@ -118,10 +119,11 @@ def _source(address: str, congestion: str) -> None:
         print("ready", flush=True)
         with undisturbed():
             for line in sys.stdin:
-                until = clock() + float(line)
-                while clock() < until:
+                began = clock()
+                while clock() < began + float(line):
                     sender.sendall(piece)
                 sender.sendall(b"\1")
+                print(began, flush=True)
 
 
 def main() -> None:
