@@ -52,6 +52,8 @@ class GuestTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     work: str = "idle"
     agent: bool = False
     """Whether our agent runs in it."""
+    new_flows_per_s: int | None = None
+    """Its budget in the policy: so many conversations a second it is to begin."""
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -242,6 +244,8 @@ def _check_guest(scenario: Scenario, guest: GuestTable, guests: Mapping[str, Gue
         raise LabError(f"{where}: memory_mib is {guest.memory_mib}, take 128 to 16384")
     if not 1 <= guest.vcpus <= 16:
         raise LabError(f"{where}: vcpus is {guest.vcpus}, take 1 to 16")
+    if guest.new_flows_per_s is not None and not 1 <= guest.new_flows_per_s <= 1_000_000:
+        raise LabError(f"{where}: new_flows_per_s is {guest.new_flows_per_s}, take 1 to 1000000")
     target = is_client(guest.work)
     if target is not None:
         if target not in guests or guests[target].work != "web-server":

@@ -254,8 +254,11 @@ def policy(scenario: Scenario, networks: Networks, guests: Mapping[str, Guest]) 
     for table in scenario.network:
         network = networks[table.name]
         lines += ["[[network]]", *_keys(name=table.name, bridge=network.bridge, cidr=table.cidr)]
+    given = {table.name: table.new_flows_per_s for table in scenario.guest}
     for guest in guests.values():
         lines += ["[[vm]]", *_keys(name=guest.domain, tenant=guest.spec.tenant, addresses=[guest.address])]
+        if (flows := given[guest.spec.name]) is not None:
+            lines.append(f"budget = {{ new_flows_per_s = {flows} }}")
     return "\n".join(lines) + "\n"
 
 

@@ -13,11 +13,21 @@ pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.timeout(400)]
 SHELF = Path(__file__).parents[2] / "lab" / "scenarios"
 BROAD = ("syn-flood-inside", "benign-surge", pytest.param("many-sources", marks=pytest.mark.long))
 """One of each: attacker and victim inside, nobody to blame, a victim of invented senders outside."""
+GRABS = ("block-grab", "beyond-grant", "inbound-load")
+"""At others' cost, beyond what was given, and set going by others."""
 
 
 @pytest.mark.req("T-CORE-3", "A206", "A210")
 @pytest.mark.parametrize("name", BROAD)
 def test_everybody_is_judged_rightly(name: str) -> None:
+    played = run(load(SHELF / f"{name}.toml"), watched=True)
+    assert played.ok, played.failures
+
+
+@pytest.mark.long
+@pytest.mark.req("T-CORE-12", "A253", "A254")
+@pytest.mark.parametrize("name", GRABS)
+def test_whoever_takes_all_it_can_is_judged_rightly(name: str) -> None:
     played = run(load(SHELF / f"{name}.toml"), watched=True)
     assert played.ok, played.failures
 

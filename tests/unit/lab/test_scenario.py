@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from hypervigil.host import policyfile
+from lab.definition import GuestSpec
 from lab.errors import LabError
+from lab.guests import Guest
+from lab.network import Networks
 from lab.scenario import Names, load, parse
+from lab.stage import policy
 
 ROOT = Path(__file__).parents[3]
 SCENARIOS = sorted((ROOT / "lab" / "scenarios").glob("*.toml"))
@@ -43,6 +48,20 @@ released = false
 [limits]
 duration_s = 90
 """
+
+
+def test_the_policy_gives_what_the_scenario_says() -> None:
+    """Read as the product reads it."""
+    scenario = parse(FULL.replace("vcpus = 1", "new_flows_per_s = 60"))
+    networks = Networks(scenario.network_specs())
+    network = networks["net1"]
+    guests = {
+        table.name: Guest(GuestSpec(table.name, table.tenant, table.network, scenario.index(table)), network)
+        for table in scenario.guest
+    }
+    a, b = policyfile.parse(policy(scenario, networks, guests)).vms
+    assert (a.name, a.budget.new_flows_per_s) == ("hvl-a", 60.0)
+    assert b.budget.new_flows_per_s is None
 
 
 def test_every_key_is_understood() -> None:
@@ -122,6 +141,7 @@ def test_comments_and_order_do_not_change_what_it_says() -> None:
         ('work = "idle"', 'work = "web-client:a"', "a client of 'a', which is no web-server: there is b"),
         ("memory_mib = 192", "memory_mib = 1", "memory_mib is 1, take 128 to 16384"),
         ("vcpus = 1", "vcpus = 0", "vcpus is 0"),
+        ("vcpus = 1", "new_flows_per_s = 0", "new_flows_per_s is 0, take 1 to 1000000"),
         ("seed = 7", "seed = ", "is not TOML"),
     ],
 )
