@@ -2,6 +2,9 @@
 
 import ast
 import base64
+import json
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -77,6 +80,38 @@ def test_the_unit_runs_it_with_few_rights() -> None:
     assert "AF_INET" not in settings["RestrictAddressFamilies"].split()
 
 
+STARTED_BEFORE = ("sysinit", "basic", "shutdown", "multi-user")
+"""Targets that units refer to by themselves."""
+
+
+def verified(directory: Path, unit: str) -> tuple[int, str]:
+    """What systemd says of a unit that is to start its real agent."""
+    for target in STARTED_BEFORE:
+        path = directory / f"{target}.target"
+        path.write_text("[Unit]\nDescription=stand-in\nDefaultDependencies=no\n", encoding="utf-8")
+    started = directory / "hypervigil-agent"
+    started.write_bytes(AGENT.read_bytes())
+    started.chmod(0o755)
+    path = directory / "hypervigil-agent.service"
+    path.write_text(unit.replace("/usr/local/sbin/hypervigil-agent", str(started)), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": str(directory)},
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze on this machine")
+def test_systemd_takes_the_unit_without_a_word(tmp_path: Path) -> None:
+    unit = (GUEST / "hypervigil-agent.service").read_text(encoding="utf-8")
+    assert verified(tmp_path, unit) == (0, "")
+    _, said = verified(tmp_path, unit.replace("MemoryMax=", "MemoryMost="))
+    assert "MemoryMost" in said, "the control: what it does not know it tells"
+
+
 def test_openrc_and_cloud_init_start_the_same() -> None:
     script = GUEST / "hypervigil-agent.openrc"
     subprocess.run(["sh", "-n", str(script)], check=True)
@@ -87,6 +122,36 @@ def test_openrc_and_cloud_init_start_the_same() -> None:
     assert base64.b64encode(b"agent").decode() in whole
     assert "@AGENT@" not in whole
     assert "@UNIT@" not in whole
+
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""The distribution's, which has a parser of YAML where cloud-init does."""
+
+
+def has_yaml() -> bool:
+    """Whether there is one here."""
+    found = subprocess.run([SYSTEM_PYTHON, "-c", "import yaml"], check=False, capture_output=True)
+    return found.returncode == 0
+
+
+@pytest.mark.skipif(not has_yaml(), reason="there is no python3-yaml on this machine")
+def test_cloud_init_reads_the_agent_and_its_unit() -> None:
+    code = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"
+    whole = build_agent.cloud_init(AGENT.read_bytes())
+    assert whole.startswith("#cloud-config\n")
+    told = subprocess.run([SYSTEM_PYTHON, "-c", code], input=whole, check=True, capture_output=True, text=True).stdout
+    document = json.loads(told)
+    assert set(document) == {"write_files", "runcmd"}
+    assert all(one["owner"] == "root:root" and one["encoding"] == "b64" for one in document["write_files"])
+    written = {
+        one["path"]: (one["permissions"], base64.b64decode(one["content"], validate=True))
+        for one in document["write_files"]
+    }
+    assert written == {
+        "/usr/local/sbin/hypervigil-agent": ("0755", AGENT.read_bytes()),
+        "/etc/systemd/system/hypervigil-agent.service": ("0644", (GUEST / "hypervigil-agent.service").read_bytes()),
+    }
+    assert document["runcmd"][-1] == ["systemctl", "enable", "--now", "hypervigil-agent.service"]
 
 
 def test_the_readme_names_the_port() -> None:

@@ -1,5 +1,8 @@
 """Who suffers is named and helped where it can be: floods from outside, abuse as a reflector, overload by nobody."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from hypervigil.host.hsem.conduct import Peer
@@ -26,22 +29,27 @@ from tests.unit.host.hsem.behaviour import (
     requests_by_udp,
     resolves,
 )
-from tests.unit.host.hsem.scene import Scene
+from tests.unit.host.hsem.scene import Behaviour, Scene
 from tests.unit.host.hsem.test_unasked import answers_nobody, begins_with_silence
 
 STRANGER = "203.0.113.66"
+OF_THE_HOST = "10.60.0.1"
+"""A bridge's: what the host's own programs send comes from there."""
 
 
 @pytest.mark.parametrize(
     "flood",
-    [floods_open_port(STRANGER, "web", 500), floods(STRANGER, "web", 500, UDP), floods(STRANGER, "web", 500, SYN)],
+    [floods_open_port, partial(floods, traffic=UDP), partial(floods, traffic=SYN)],
 )
-def test_a_flood_from_one_outside_is_limited_at_the_victims_port_by_its_source(scene: Scene, flood) -> None:
-    scene.begin(flood).run(5)
+@pytest.mark.parametrize("source", [STRANGER, OF_THE_HOST], ids=["a stranger", "the host itself"])
+def test_a_flood_from_one_outside_is_limited_at_the_victims_port_by_its_source(
+    scene: Scene, flood: Callable[[str, str, float], Behaviour], source: str
+) -> None:
+    scene.begin(flood(source, "web", 500)).run(5)
     verdict = scene.verdict("web")
     assert (verdict.role, verdict.attack, verdict.target) == (Role.VICTIM, AttackClass.FLOOD, "outside")
     (limit,) = scene.limits("web")
-    assert (limit.kind, limit.direction, limit.peer) == (LimitKind.PEER, Direction.IN, STRANGER)
+    assert (limit.kind, limit.direction, limit.peer) == (LimitKind.PEER, Direction.IN, source)
     assert scene.suspected() == {"web"}, "its clients are not"
 
 

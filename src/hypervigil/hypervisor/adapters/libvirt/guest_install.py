@@ -9,6 +9,7 @@ import libvirt
 from hypervigil.hypervisor.adapters.libvirt.channel import CHANNEL, agent_channel
 from hypervigil.hypervisor.adapters.libvirt.connection import told
 from hypervigil.hypervisor.adapters.libvirt.guest_agent import Command, GuestAgent, GuestAgentError, shown
+from hypervigil.model.ids import HOST
 
 PORT = f"<channel type='unix'><source mode='bind'/><target type='virtio' name='{CHANNEL}'/></channel>"
 BY_HAND = "or install it by hand as packaging/guest/README.md says"
@@ -93,6 +94,11 @@ def _running(connection: Any, name: str) -> Domain:
             if error.get_error_code() not in {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG}:
                 raise InstallError(f"libvirt does not answer ({told(error)}): is libvirtd running?") from error
     else:
+        if name in {HOST, "localhost"}:
+            raise InstallError(
+                f"{name!r} is no VM: this host itself needs no agent, Hypervigil's own sensors read it; name a VM, the "
+                "one with the management plane too"
+            )
         raise InstallError(f"there is no VM {name!r}: 'virsh list --all' names those there are")
     if not domain.isActive():
         raise InstallError(f"{name} is off: start it with 'virsh start {name}' and try again")

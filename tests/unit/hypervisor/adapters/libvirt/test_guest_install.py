@@ -180,6 +180,7 @@ def broken(**changes: object) -> tuple[Connection, Guest]:
     ("name", "changes", "says", "mend"),
     [
         ("web-2", {}, "there is no VM 'web-2'", "virsh list --all"),
+        ("host", {}, "'host' is no VM: this host itself needs no agent", "name a VM"),
         ("web-1", {"active": False}, "web-1 is off", "virsh start web-1"),
         (
             "web-1",
