@@ -5,6 +5,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hypervigil.host.hsem import blocks
+from hypervigil.host.hsem.blocks import Served
 from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.facts import Dossier, Resource
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
@@ -198,3 +200,30 @@ def _hoarders(  # noqa: PLR0917
     scene.run(20.0)
     blamed = [one for one in scene.witness.verdicts if one.role is Role.ATTACKER]
     return [one for one in blamed if one.attack is AttackClass.OVERFLOW]
+
+
+@settings(deadline=None)
+@given(
+    before=st.floats(0, 1e5),
+    usual_s=st.floats(1e-5, 1.0),
+    seconds=st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 10.0)), min_size=1, max_size=20),
+)
+def test_who_has_as_many_requests_served_or_as_quickly_or_waits_for_none_loses_nothing(
+    before: float, usual_s: float, seconds: list[tuple[float, float]]
+) -> None:
+    served, vms = Served(), VMS[1:2]
+    tails = np.full((1, len(Metric)), usual_s, np.float32)
+
+    def see(rate: float, wait: float) -> float:
+        values = np.zeros((1, len(Metric)), np.float32)
+        values[0, [Metric.BLOCK_WRITES, Metric.BLOCK_WAIT]] = rate, wait
+        return float(served.see(vms, values, tails)[0])
+
+    for _ in range(60):
+        see(before, usual_s)
+    most = before
+    for rate, wait in seconds:
+        loses = see(rate, wait) >= 1
+        quick = wait < max(blocks.TIMES * usual_s, blocks.QUICK_S)
+        assert not loses or not (quick or rate >= 0.78 * most or rate * wait < 0.99 * blocks.WAITING)
+        most = max(most, rate)
