@@ -16,10 +16,10 @@ from hypervigil.host.hsem.blocks import Served
 from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
 from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
 from hypervigil.host.hsem.forks import ToldForks
-from hypervigil.host.hsem.serving import Denied, Serving, Taken
+from hypervigil.host.hsem.serving import RECOVERS_S, Denied, Serving, Taken
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport
-from hypervigil.model.ids import HOST, Instant, VmId
+from hypervigil.model.ids import HOST, NEVER, Instant, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.report import LimitedCount
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -100,6 +100,8 @@ class _Run:
     """Connections accepted of it, beyond what its history allows, that it did not end."""
     lately: float = 0.0
     """Of those on which it says something, the last second's: they count if others are served in the next one."""
+    unserved_at: Instant = NEVER
+    """When others were last not served where it begins them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +315,9 @@ class Grabs:
             return
         denied = second.denied.get(hoard.server)
         served = denied is not None and denied.lately < SERVED and self._serving.known(hoard.server)
+        if denied is not None and denied.lately >= SERVED and run.held < HELD:
+            run.unserved_at = second.at
+        served = served and second.at - run.unserved_at > RECOVERS_S and not self._serving.recovers(hoard.server)
         run.held += run.lately if served else 0.0
         run.lately = more if served else 0.0
 

@@ -31,6 +31,10 @@ LEARNED_S = 30
 MEMORY_S = 300
 TRIES_S = 1.0
 """Others' tries are remembered with this time constant: who asks seldom is denied all the same."""
+RECOVERS_S = 5
+"""So long a server that said next to nothing may be catching up: who waits there waits with others."""
+STALLED = 0.1
+"""Of what it usually carries to each who begins."""
 ENOUGH_TRIES = 5.0
 """Of so many in one second it alone tells."""
 
@@ -62,7 +66,8 @@ class Serving:
     """Of each VM a few sums; more only of those at which somebody hoards now."""
 
     def __init__(self) -> None:
-        self._table = Table(sums=(2,), said=(1,), carried=(1,), seconds=(1,))
+        self._table = Table(sums=(2,), said=(1,), carried=(1,), seconds=(1,), stalled=(1,))
+        self._second = 0
         self._others: dict[VmId, Taken] = {}
 
     def keep(self, vms: Collection[VmId]) -> None:
@@ -73,6 +78,7 @@ class Serving:
     def learn(self, vms: Sequence[VmId], values: Matrix, hoarded: Iterable[VmId]) -> None:
         """One second, shape ``(len(vms), len(Metric))``, of all but those at which somebody hoards."""
         kept = set(hoarded)
+        self._second += 1
         self._others = {vm: others for vm, others in self._others.items() if vm in kept}
         if not vms:
             return
@@ -86,10 +92,14 @@ class Serving:
         sums = np.stack([seen[:, 0], np.minimum(seen[:, 0], seen[:, 1])], axis=1)
         self._table["sums"][rows] = self._table["sums"][rows] * np.float32(np.exp(-1 / MEMORY_S)) + sums
         self._table["seconds"][rows] = np.minimum(self._table["seconds"][rows] + 1.0, MEMORY_S)
+        stalled = (seen[:, 0] >= LEAST_TRIES) & (self._table["seconds"][rows, 0] >= LEARNED_S)
+        carried = np.maximum(carries(seen[:, 0], seen[:, 2], seen[:, 1] + seen[:, 4]), 1.0)
+        stalled &= carried <= STALLED * np.exp(self._table["carried"][rows, 0])
+        self._table["stalled"][rows[stalled]] = np.float32(self._second)
         # Its geometric mean: one large answer is not what is usual.
         said = np.log(np.maximum(seen[:, 2] / seen[:, 0], 1.0))[:, None]
         self._table["said"][rows] += (said - self._table["said"][rows]) / self._table["seconds"][rows]
-        carried = np.log(np.maximum(carries(seen[:, 0], seen[:, 2], seen[:, 1] + seen[:, 4]), 1.0))[:, None]
+        carried = np.log(carried)[:, None]
         self._table["carried"][rows] += (carried - self._table["carried"][rows]) / self._table["seconds"][rows]
 
     def mute_to(self, server: VmId, *, begun: float, octets: float, packets: float) -> bool:
@@ -103,6 +113,11 @@ class Serving:
             return False
         (carried,) = carries(*np.array([[begun], [octets], [packets]], np.float32)).tolist()
         return bool(carried <= (1.0 - MUTE) * usual)
+
+    def recovers(self, server: VmId) -> bool:
+        """Whether it stalled just before anybody hoarded there."""
+        at = float(self._table["stalled"][self._table.row(server), 0])
+        return at > 0 and self._second - at <= RECOVERS_S
 
     def known(self, server: VmId) -> bool:
         """Whether others ask enough of it now that it is known what they are denied."""
