@@ -387,7 +387,7 @@ class World:
     def _flows_differ(self) -> str | None:
         for slot in self.scene.used:
             seat = self.model.fabric.directory.seats.get(slot)
-            sets: dict[int, list[Way | None]] = seat.table.sets if seat is not None else {}
+            sets: dict[int, list[Way | None]] = seat.own.sets if seat is not None else {}
             mine = {n: [(w.tag, w.tick, w.key) if w is not None else None for w in ways] for n, ways in sets.items()}
             theirs = self.scene.flows(slot)
             if mine != theirs:
@@ -406,7 +406,7 @@ class World:
         held = _FlowSet()
         for slot in self.scene.used:
             seat = self.model.fabric.directory.seats.get(slot)
-            for number, ways in seat.table.sets.items() if seat is not None else ():
+            for number, ways in seat.own.sets.items() if seat is not None else ():
                 if dice.random() > 0.3:
                     continue
                 key = ctypes.c_uint32(slot * layout.FLOW_SETS + number)

@@ -1,4 +1,4 @@
-"""What one NIC may send to groups: a bound that nobody has to write, counted by kind, and off by name only."""
+"""What one VM may send to groups: a bound that nobody has to write, counted by kind, and off by name only."""
 
 import secrets
 import time

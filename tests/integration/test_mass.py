@@ -119,6 +119,10 @@ def _ever(held: leases.Held, address: bytes, _: int) -> bool:
     return any(lease.end_ns and lease.address == address for lease in held.leases)
 
 
+def _apart(_: directory.Directory, seat: directory.Seat) -> None:
+    seat.allowance = directory.Allowance.of(seat.budget)
+
+
 _asked = leases.asked
 _enter = conversations.Table.enter
 WRONG: dict[str, tuple[object, str, object]] = {
@@ -128,6 +132,7 @@ WRONG: dict[str, tuple[object, str, object]] = {
     "a MAC of a pair is nobody's": (identity.Identity, "_paired", _never),
     "no address is link-local": (fabric, "link_local", _never),
     "a table has all its ways whatever the budget": (conversations.Table, "enter", _all_ways),
+    "each port of a VM has room of its own": (directory.Directory, "_bound", _apart),
     "a conversation is never over": (conversations.Way, "stale", _never),
     "a later fragment needs no first": (fabric, "_later", _never),
     "everybody outside is alike": (directory, "_by_length", lambda _: []),

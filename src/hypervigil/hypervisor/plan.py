@@ -56,7 +56,7 @@ def port_settings(limits: Iterable[Limit]) -> dict[Place, Setting]:
     settings: dict[Place, Setting] = {}
     for limit in limits:
         if limit.grants:
-            continue  # a NIC's budget is part of its port's policy
+            continue  # a budget is part of its ports' policy
         for place, setting in _wanted(limit):
             old = settings.get(place)
             settings[place] = setting if old is None else _strictest(old, setting)

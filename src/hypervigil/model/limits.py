@@ -36,7 +36,7 @@ NIC_KINDS = frozenset(
     }
 )
 GRANT_KINDS = frozenset({LimitKind.CPU, LimitKind.MEMORY, LimitKind.PACKETS})
-"""What may be raised: the CPU's quota, the balloon, the budget of each NIC for packets out."""
+"""What may be raised: the CPU's quota, the balloon, the budget of packets out."""
 VALUELESS_KINDS = frozenset({LimitKind.SOURCE_PROOF, LimitKind.ISOLATE, LimitKind.QUARANTINE, LimitKind.PAUSE})
 
 

@@ -94,7 +94,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What one VM's NIC may take at most, always; ``None`` is no bound."""
+    """What one VM may take at most, at all of its NICs together, always; ``None`` is no bound."""
 
     packets_per_s: float | None = None
     octets_per_s: float | None = None

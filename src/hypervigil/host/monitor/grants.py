@@ -49,16 +49,11 @@ def raised(policy: Policy, grants: Iterable[Limit], vms: Mapping[VmId, Vm]) -> P
 
 
 def bounds(ports: Iterable[PortPolicy], owed: Mapping[VmId, float]) -> dict[VmId, dict[Resource, float]]:
-    """What VMs were given, where the host sees that they take more: connections at all NICs, bytes of memory."""
+    """What VMs were given, where the host sees that they take more: connections, bytes of memory."""
     found: dict[VmId, dict[Resource, float]] = {}
-    unbounded: set[VmId] = set()
     for port in ports:
-        if port.budget.new_flows_per_s is None:
-            unbounded.add(port.vm)
-        else:
-            of = found.setdefault(port.vm, {})
-            of[Resource.CONNECTIONS] = of.get(Resource.CONNECTIONS, 0.0) + port.budget.new_flows_per_s
-    found = {vm: of for vm, of in found.items() if vm not in unbounded}
+        if port.budget.new_flows_per_s is not None:
+            found[port.vm] = {Resource.CONNECTIONS: port.budget.new_flows_per_s}
     for vm, kib in owed.items():
         found.setdefault(vm, {})[Resource.MEMORY] = 1024 * kib * OVERHEAD
     return found

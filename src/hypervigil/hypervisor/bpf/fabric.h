@@ -169,9 +169,9 @@ static __always_inline int same_flow(const struct hv_flow_key *a, const struct h
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
 }
 
-static __always_inline struct hv_flow_set *flow_set(__u32 owner, __u32 tag)
+static __always_inline struct hv_flow_set *flow_set(const struct hv_place *owner, __u32 tag)
 {
-	__u32 index = owner * HV_FLOW_SETS + (tag >> 8) % HV_FLOW_SETS;
+	__u32 index = owner->table * HV_FLOW_SETS + (tag >> 8) % HV_FLOW_SETS;
 
 	return bpf_map_lookup_elem(&hv_flows, &index);
 }
@@ -272,10 +272,11 @@ static __always_inline void fragment_key(struct scratch *s, __u16 generation)
 	key->generation = generation;
 }
 
-/* --- budgets ------------------------------------------------------------------------------------------------------ */
-static __always_inline int beyond_budget(__u32 slot, const struct frame *f, __u32 octets, __u64 now)
+/* --- budgets: a VM's, so that its ports draw on one allowance, each frame under its lock ---------------------------- */
+static __always_inline int beyond_budget(const struct hv_place *here, const struct frame *f, __u32 octets, __u64 now)
 {
-	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &slot);
+	__u32 account = here->account;
+	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &account);
 	int beyond;
 
 	if (!a || (!a->rate.packets_per_s_x1000 && !a->rate.octets_per_s))
@@ -290,9 +291,10 @@ static __always_inline int beyond_budget(__u32 slot, const struct frame *f, __u3
 }
 
 /* Frames to groups, which everybody has to look at: a second's worth may come at once, as when a guest starts. */
-static __always_inline int beyond_broadcasts(__u32 slot, const struct frame *f, __u64 now)
+static __always_inline int beyond_broadcasts(const struct hv_place *here, const struct frame *f, __u64 now)
 {
-	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &slot);
+	__u32 account = here->account;
+	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &account);
 	struct hv_bucket *b;
 	__u64 rate, elapsed;
 	int beyond;
@@ -319,9 +321,10 @@ static __always_inline int beyond_broadcasts(__u32 slot, const struct frame *f, 
 	return beyond;
 }
 
-static __always_inline int may_remember(__u32 slot, __u64 now, __u32 *ways)
+static __always_inline int may_remember(const struct hv_place *owner, __u64 now, __u32 *ways)
 {
-	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &slot);
+	__u32 account = owner->account;
+	struct hv_allowance *a = bpf_map_lookup_elem(&hv_allowances, &account);
 	int may;
 
 	*ways = HV_FLOW_WAYS;
@@ -341,7 +344,7 @@ static __always_inline int may_remember(__u32 slot, __u64 now, __u32 *ways)
 }
 
 /* Make sure that the conversation in s->flow is remembered by ``owner``; 0 when its budget has no room for a new one. */
-static __always_inline int remembered(struct scratch *s, const struct hv_epoch *epoch, __u32 owner, __u64 now, struct hv_crossings *crossings)
+static __always_inline int remembered(struct scratch *s, const struct hv_epoch *epoch, const struct hv_place *owner, __u64 now, struct hv_crossings *crossings)
 {
 	__u32 tag = tag_of(&s->flow, epoch->seed), tick = now >> TICK_SHIFT, ways;
 	struct hv_flow_set *set = flow_set(owner, tag);
@@ -357,7 +360,7 @@ static __always_inline int remembered(struct scratch *s, const struct hv_epoch *
 	return 1;
 }
 
-static __always_inline int known(struct scratch *s, const struct hv_epoch *epoch, __u32 owner, __u64 now)
+static __always_inline int known(struct scratch *s, const struct hv_epoch *epoch, const struct hv_place *owner, __u64 now)
 {
 	__u32 tag = tag_of(&s->flow, epoch->seed);
 	struct hv_flow_set *set = flow_set(owner, tag);
@@ -375,10 +378,11 @@ static __always_inline int known(struct scratch *s, const struct hv_epoch *epoch
 static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct hv_place *here, struct hv_epoch *epoch, struct hv_crossings *crossings)
 {
 	struct frame *f = &s->frame;
-	__u32 slot = s->slot, direction = s->direction;
+	__u32 direction = s->direction;
 	__u64 now = s->now;
 	struct other o = {};
-	__u32 service = service_of(f), bank = s->word & 1, source, destination, forward, backward, owner;
+	__u32 service = service_of(f), bank = s->word & 1, source, destination, forward, backward;
+	struct hv_place *owner;
 	struct hv_last *last;
 	int later;
 
@@ -418,22 +422,21 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 		if ((forward & HV_SERVICES_MASK) == HV_ANYTHING)
 			return o.ifindex;
 		fragment_key(s, here->generation);
-		return known(s, epoch, slot, now) ? (int)o.ifindex : DENY(HV_D_PATH);
+		return known(s, epoch, here, now) ? (int)o.ifindex : DENY(HV_D_PATH);
 	}
 	if (holds(forward, service)) {
 		if ((forward & HV_ONE_WAY) && service != NEIGHBOUR && !f->multicast && !s->proof &&
 		    !(forward & HV_BACK && holds(granted(bank, destination, source), answer_to(f)))) {
-			owner = direction == HV_IN && o.place ? o.slot : slot;
-			if (flow_key(skb, s, 0, direction == HV_IN && o.place ? o.place->generation : here->generation) &&
-			    !remembered(s, epoch, owner, now, crossings))
+			owner = direction == HV_IN && o.place ? o.place : here;
+			if (flow_key(skb, s, 0, owner->generation) && !remembered(s, epoch, owner, now, crossings))
 				return DENY(HV_D_BUDGET);
 		}
 	} else {
 		/* An answer: its receiver began, and may still begin, that very conversation. ARP answers none. */
 		if (direction == HV_OUT && o.ifindex && !o.place)
 			o.place = bpf_map_lookup_elem(&hv_places, &o.slot);
-		owner = direction == HV_OUT && o.place ? o.slot : slot;
-		if (f->multicast || service == NEIGHBOUR || !flow_key(skb, s, 1, direction == HV_OUT && o.place ? o.place->generation : here->generation))
+		owner = direction == HV_OUT && o.place ? o.place : here;
+		if (f->multicast || service == NEIGHBOUR || !flow_key(skb, s, 1, owner->generation))
 			return DENY(HV_D_PATH);
 		backward = granted(bank, destination, source);
 		service = f->protocol << 16 | (f->protocol == 1 ? 8 : f->protocol == 58 ? 128 : f->source_port);
@@ -442,7 +445,7 @@ static __noinline int mediate(struct __sk_buff *skb, struct scratch *s, struct h
 	}
 	if (f->fragment) {
 		fragment_key(s, here->generation);
-		if (!remembered(s, epoch, slot, now, crossings))
+		if (!remembered(s, epoch, here, now, crossings))
 			return DENY(HV_D_BUDGET);
 	}
 	return o.ifindex;
@@ -517,9 +520,9 @@ static __always_inline int cross(struct __sk_buff *skb, struct scratch *s, const
 		return PASS;
 	last = &crossings->last;
 	s->elsewhere = 1;
-	if (direction == HV_OUT && here->flags & HV_BUDGET && beyond_budget(slot, f, octets, now))
+	if (direction == HV_OUT && here->flags & HV_BUDGET && beyond_budget(here, f, octets, now))
 		way = DENY(HV_D_BUDGET);
-	else if (direction == HV_OUT && f->multicast && here->flags & HV_BROADCASTS && beyond_broadcasts(slot, f, now))
+	else if (direction == HV_OUT && f->multicast && here->flags & HV_BROADCASTS && beyond_broadcasts(here, f, now))
 		way = DENY(HV_D_BROADCAST);
 	else if (!here->perimeter[s->word & 1])
 		return pass_on(skb, here, direction, 0);

@@ -176,6 +176,8 @@ struct hv_place {
 	__u32 network;
 	__u16 generation;
 	__u16 flags;
+	__u32 account;		/* its VM's allowance: one for all ports of a VM */
+	__u32 table;		/* the slot whose table keeps what it began: of a VM that has a budget for that, one of its ports' */
 };
 
 struct hv_member_key { __u32 network; __u8 mac[6]; __u8 pad[2]; };
@@ -195,6 +197,7 @@ struct hv_flow_key {
 struct hv_flow { __u32 tag; __u32 tick; struct hv_flow_key key; };
 struct hv_flow_set { struct bpf_spin_lock lock; __u32 pad; struct hv_flow way[HV_FLOW_WAYS]; };
 
+/* What a VM may take, at all of its ports together. */
 struct hv_allowance {
 	struct bpf_spin_lock lock;
 	__u32 ways;		/* how many of a set's ways its conversations may take; 0: all */

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from hypervigil.hypervisor.adapters.ebpf import layout
+from hypervigil.hypervisor.adapters.ebpf.accounts import Accounts
 from hypervigil.hypervisor.reference.bucket import Bucket, Rate
 from hypervigil.hypervisor.reference.conversations import Table
 from hypervigil.hypervisor.reference.frame import V4_MAPPED
@@ -18,6 +19,7 @@ from hypervigil.model.network import Budget
 from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
 from hypervigil.model.services import ANYTHING, NEIGHBOUR, NOTHING, Services
 from hypervigil.network.compile import OUTSIDE, STRANGER, gateway_of
+from hypervigil.network.merge import strictest
 
 _EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
 
@@ -43,7 +45,7 @@ NONE = Granted(NOTHING)
 
 @dataclass(slots=True)
 class Allowance:
-    """What a port's budget leaves it."""
+    """What a VM's budget leaves it, at all of its ports together."""
 
     budget: Budget = field(default_factory=Budget)
     rate: Rate = field(default_factory=Rate)
@@ -68,7 +70,7 @@ class Allowance:
 
 @dataclass(slots=True)
 class Seat:
-    """A slot as others find it. Its table stays when its port goes: another generation then makes it void."""
+    """A slot as others find it. Its own table stays when its port goes: another generation then makes it void."""
 
     slot: int
     perimeter: PerimeterId | None = None
@@ -82,8 +84,16 @@ class Seat:
     macs: dict[bytes, int] = field(default_factory=dict)
     """Each with its device; 0 where it goes from port to port, and the bridge knows where it is."""
     addresses: frozenset[bytes] = frozenset()
+    budget: Budget = field(default_factory=Budget)
+    """By its policy."""
     allowance: Allowance = field(default_factory=Allowance)
-    table: Table = field(default_factory=Table)
+    """Its VM's."""
+    own: Table = field(default_factory=Table)
+    table: Table = field(init=False)
+    """Where what it begins is remembered: its own, or that of another port of its VM."""
+
+    def __post_init__(self) -> None:
+        self.table = self.own
 
     @property
     def named(self) -> PerimeterId:
@@ -106,6 +116,13 @@ class Directory:
         self._addresses: tuple[AddressRange, ...] = ()
         self.members: dict[tuple[str | None, bytes], tuple[Seat, int]] = {}
         self.homes: dict[bytes, Seat] = {}
+        self._accounts = Accounts()
+        self._allowances: dict[int, Allowance] = {}
+        """By the numbers of accounts."""
+
+    def bind(self, slot: int, policy: PortPolicy) -> None:
+        """A slot is a VM's, of which the next change tells more."""
+        self._accounts.join(slot, policy.vm)
 
     def change(self, change: FabricChange, bound: Mapping[int, PortPolicy]) -> None:
         """Take up a change, and the policies of these slots with it."""
@@ -120,14 +137,23 @@ class Directory:
         self._ranges = _by_length(self._addresses)
         for slot, policy in bound.items():
             self._seat(slot, policy)
+        for one in {sibling for slot in bound for sibling in self._accounts.siblings(slot)}:
+            self._bound(self.seats[one])
         self._find()
 
     def release(self, slot: int) -> None:
         """A slot's port is gone."""
         seat = self.seats.get(slot)
-        if seat is not None:
-            self.seats[slot] = Seat(slot, table=seat.table)
-            self._find()
+        others = self._accounts.leave(slot)
+        if seat is None:
+            return
+        self.seats[slot] = Seat(slot, own=seat.own)
+        for other in others:
+            if other in self.seats and self.seats[other].table is seat.own:
+                self.seats[other].table = self.seats[self._accounts.account(other, bounded=True).table].own
+        if not others:
+            self._allowances = {n: one for n, one in self._allowances.items() if one is not seat.allowance}
+        self._find()
 
     def perimeter_of(self, address: bytes) -> PerimeterId:
         """The perimeter of an address that is no port's."""
@@ -150,6 +176,7 @@ class Directory:
 
     def _seat(self, slot: int, policy: PortPolicy) -> None:
         seat = self.seats.setdefault(slot, Seat(slot))
+        seat.budget = policy.budget
         seat.routed, seat.place = policy.routed, (policy.network, policy.perimeter)
         seat.perimeter = policy.perimeter if policy.network is not None else None
         if seat.perimeter is not None and seat.network != policy.network:
@@ -162,8 +189,15 @@ class Directory:
         seat.addresses = frozenset(
             layout.pack_address(address) for address in addresses if not ip_address(address).is_link_local
         )
-        if seat.allowance.budget != policy.budget:
-            seat.allowance = Allowance.of(policy.budget)
+
+    def _bound(self, seat: Seat) -> None:
+        """What its VM may take, and where its conversations are kept."""
+        budget = strictest(*(self.seats[one].budget for one in self._accounts.siblings(seat.slot)))
+        account = self._accounts.account(seat.slot, bounded=budget.table_entries is not None)
+        if self._allowances.setdefault(account.number, Allowance()).budget != budget:
+            self._allowances[account.number] = Allowance.of(budget)
+        seat.allowance = self._allowances[account.number]
+        seat.table = self.seats[account.table].own
 
     def _find(self) -> None:
         """Who is found by what.

@@ -82,6 +82,7 @@ class Fabric:
     def bind(self, slot: int, policy: PortPolicy) -> None:
         """Take up a port's policy, to be put in force by the next change."""
         self._bound[slot] = policy
+        self.directory.bind(slot, policy)
 
     def release(self, slot: int) -> None:
         """The port is gone, at once."""

@@ -115,6 +115,7 @@ class DataPlane:
             kernel.lookup(self._maps["hv_limits"], ctypes.c_uint32(entry.slot), limits)
             self._limits[port] = bytes(limits)
             self._sources[port] = {}
+        self._fabric.recall(self._used)
         slots = {layout.Port.from_buffer_copy(raw).slot: port for port, (_, raw) in self._entries.items()}
         for source_key in kernel.keys(self._maps["hv_sources"], layout.SourceKey):
             source = layout.Source()

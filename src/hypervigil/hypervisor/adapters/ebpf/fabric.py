@@ -14,12 +14,14 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
+from hypervigil.hypervisor.adapters.ebpf.accounts import Account, Accounts
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import Budget
 from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
 from hypervigil.model.services import ANYTHING, COMPANIONS, NEIGHBOUR, NOTHING, Services
 from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed, is_gateway
+from hypervigil.network.merge import strictest
 
 _OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
 _EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
@@ -160,7 +162,9 @@ class FabricMaps:
         self._homes: dict[int, tuple[frozenset[str], _Where | None]] = {}
         self._owners: dict[str, set[int]] = defaultdict(set)
         """The slots whose ports use an address."""
+        self._accounts = Accounts()
         self._budgets: dict[int, Budget] = {}
+        """What each account's VM may take."""
         self._epoch = layout.Epoch()
         kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
         self._bank = _Bank.found(self._epoch.word & 1, maps)
@@ -172,6 +176,12 @@ class FabricMaps:
             kernel.update(maps["hv_epoch"], _U32(0), self._epoch)
 
     # --- ports ---
+    def recall(self, slots: Iterable[int]) -> None:
+        """Slots that an earlier process bound: what is kept for their VMs stays theirs."""
+        places = {slot: layout.Place.from_buffer_copy(self._read_place(slot)) for slot in slots}
+        put = {slot: Account(place.account, place.table) for slot, place in places.items() if any(bytes(place))}
+        self._accounts = Accounts(put)
+
     def bind(self, slot: int, policy: PortPolicy) -> None:
         """Take up a port's policy, to be put in force by the next change."""
         if slot not in self._places:
@@ -181,19 +191,28 @@ class FabricMaps:
                 self._networks.setdefault(policy.network, place.network)
             self._places[slot] = bytes(place)
         self._ports[slot] = policy
-        self._touched.add(slot)
+        self._touched |= self._accounts.join(slot, policy.vm)
 
     def release(self, slot: int) -> None:
-        """The port is gone, at once."""
-        policy = self._ports.pop(slot, None)
+        """The port is gone, at once; its VM's others keep the allowance, and their conversations elsewhere."""
+        bound = self._ports.pop(slot, None) is not None
         self._touched.discard(slot)
-        if policy is None:
-            return
+        number = self._accounts.account(slot, bounded=False).number if bound else None
+        others = self._accounts.leave(slot)
         if slot in self._settled:
             self._crowd[self._settled.pop(slot) or OUTSIDE] -= 1
-        self._write_members(slot, {})
-        self._write_homes(slot, frozenset(), None)
-        self._write_budget(slot, Budget())
+        if bound:
+            self._write_members(slot, {})
+            self._write_homes(slot, frozenset(), None)
+        for other in others:
+            place = layout.Place.from_buffer_copy(self._places[other])
+            if other in self._settled and place.table == slot:
+                place.table = self._accounts.account(other, bounded=True).table
+                self._places[other] = bytes(place)
+                kernel.update(self._maps["hv_places"], _U32(other), place)
+        if number is not None and not others:
+            self._write_budget(number, Budget())
+        self._touched |= others
         self._places.pop(slot, None)
         kernel.update(self._maps["hv_places"], _U32(slot), layout.Place())
         self._turn(self._bank)
@@ -270,11 +289,15 @@ class FabricMaps:
         """Write these ports' places, and by which MAC and addresses others find them."""
         places: dict[int, layout.Place] = {}
         for slot in slots:
-            policy = self._ports[slot]
-            place = self._place(policy, layout.Place.from_buffer_copy(self._places[slot]), bank)
+            policy, budget = self._ports[slot], self._budget(slot)
+            account = self._accounts.account(slot, bounded=budget.table_entries is not None)
+            place = layout.Place.from_buffer_copy(self._places[slot])
+            place.flags = (_ROUTED if policy.routed else 0) | _budget_flags(budget)
+            place.account, place.table = account.number, account.table
+            self._put_in(policy, place, bank)
             self._write_members(slot, _members(policy, slot, place.network) if policy.perimeter else {})
             self._write_homes(slot, _homes(policy) if granted else frozenset(), (policy.network, policy.perimeter))
-            self._write_budget(slot, policy.budget)
+            self._write_budget(account.number, budget)
             if bytes(place) != self._places[slot]:
                 places[slot] = place
             if slot in self._settled:
@@ -285,18 +308,23 @@ class FabricMaps:
         kernel.write_batch(self._maps["hv_places"], (_U32 * len(places))(*places), values)
         self._places |= {slot: bytes(place) for slot, place in places.items()}
 
-    def _place(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> layout.Place:
-        place.flags = (_ROUTED if policy.routed else 0) | _budget_flags(policy.budget)
+    def _budget(self, slot: int) -> Budget:
+        """What the VM of a slot may take; should its ports say different things, the least of each."""
+        siblings = self._accounts.siblings(slot)
+        budgets = [self._ports[one].budget for one in siblings]
+        return budgets[0] if len(budgets) == 1 else strictest(*budgets)
+
+    def _put_in(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> None:
+        """A place's network and perimeter."""
         if policy.network is None or policy.perimeter is None:
             place.perimeter[bank.index] = 0
-            return place
+            return
         network = self._networks.setdefault(policy.network, max(self._networks.values(), default=0) + 1)
         if place.network != network:
             place.network = network
             place.generation = secrets.randbits(16)
         place.perimeter[bank.index] = bank.number(policy.perimeter)
         place.gateway[bank.index] = bank.number(gateway_of(policy.network))
-        return place
 
     def _write_members(self, slot: int, wanted: dict[bytes, bytes]) -> None:
         """A MAC that several have is its owner's, else the lowest slot's; it is there as long as any of them is."""
@@ -336,10 +364,15 @@ class FabricMaps:
             if not owners:
                 del self._owners[address]
 
-    def _write_budget(self, slot: int, wanted: Budget) -> None:
-        if self._budgets.get(slot, Budget()) != wanted:
-            kernel.update(self._maps["hv_allowances"], _U32(slot), _allowance(wanted))
-            self._budgets[slot] = wanted
+    def _write_budget(self, account: int, wanted: Budget) -> None:
+        """One element for all ports of a VM, so that none of them is bound by another budget than the rest."""
+        if account in self._budgets:
+            same = self._budgets[account] == wanted
+        else:
+            same = self._read_bounds(account) == _bounds_of(_allowance(wanted))
+        if not same:
+            kernel.update(self._maps["hv_allowances"], _U32(account), _allowance(wanted), locked=True)
+        self._budgets[account] = wanted
 
     # --- drift ---
     def drifted(self) -> bool:
@@ -355,6 +388,7 @@ class FabricMaps:
         return (
             bytes(epoch) != bytes(self._epoch)
             or any(self._read_place(slot) != raw for slot, raw in self._places.items())
+            or any(self._read_bounds(one) != _bounds_of(_allowance(budget)) for one, budget in self._budgets.items())
             or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != self._found
             or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
         )
@@ -367,6 +401,7 @@ class FabricMaps:
         self._bank = _Bank.found(self._bank.index, self._maps)
         _Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
+        self._budgets.clear()
         self._fresh = True
         self.change(FabricChange())
         for found in list(kernel.keys(self._maps["hv_members"], layout.MemberKey)):
@@ -377,6 +412,11 @@ class FabricMaps:
         place = layout.Place()
         kernel.lookup(self._maps["hv_places"], _U32(slot), place)
         return bytes(place)
+
+    def _read_bounds(self, account: int) -> bytes:
+        allowance = layout.Allowance()
+        kernel.lookup(self._maps["hv_allowances"], _U32(account), allowance)
+        return _bounds_of(allowance)
 
 
 def _service_set(services: Services) -> layout.ServiceSet:
@@ -411,6 +451,11 @@ def _allowance(budget: Budget) -> layout.Allowance:
     rate = layout.Rate(round((budget.packets_per_s or 0) * 1000), round(budget.octets_per_s or 0), 0)
     flows, broadcasts = ((budget.new_flows_per_s or 0), (budget.broadcasts_per_s or 0))
     return layout.Allowance(0, ways, rate, *(layout.Rate(round(one * 1000), 0, 0) for one in (flows, broadcasts)))
+
+
+def _bounds_of(allowance: layout.Allowance) -> bytes:
+    """What an allowance was put with, without what is left of it."""
+    return bytes(allowance)[: layout.Allowance.bucket.offset]
 
 
 def _budget_flags(budget: Budget) -> int:

@@ -15,7 +15,7 @@ _syscall.restype = ctypes.c_long
 
 LOOKUP, UPDATE, DELETE, NEXT_KEY, OBJ_PIN, OBJ_GET = 1, 2, 3, 4, 6, 7
 OBJ_GET_INFO, LOOKUP_BATCH, UPDATE_BATCH, DELETE_BATCH, LINK_CREATE, LINK_DETACH = 15, 24, 26, 27, 28, 34
-READ_ONLY = 1 << 3
+READ_ONLY, LOCKED = 1 << 3, 1 << 2
 TCX_INGRESS, TCX_EGRESS = 46, 47
 _NO_DEVICE = 0x7FFF_FFFF
 
@@ -92,9 +92,9 @@ def _address(data: Data) -> int:
     return ctypes.addressof(data)
 
 
-def update(map_fd: int, key: Data, value: Data) -> None:
-    """Write one element, in one atomic step."""
-    _bpf(UPDATE, _Element(map_fd, 0, _address(key), _address(value), 0))
+def update(map_fd: int, key: Data, value: Data, *, locked: bool = False) -> None:
+    """Write one element, in one atomic step; ``locked``: under the element's own lock, as programs write it."""
+    _bpf(UPDATE, _Element(map_fd, 0, _address(key), _address(value), LOCKED if locked else 0))
 
 
 def lookup(map_fd: int, key: Data, value: Data) -> bool:

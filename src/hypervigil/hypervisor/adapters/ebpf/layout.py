@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 8
+ABI = 9
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
@@ -287,6 +287,8 @@ class Place(ctypes.Structure):
         ("network", c_uint32),
         ("generation", c_uint16),
         ("flags", c_uint16),
+        ("account", c_uint32),
+        ("table", c_uint32),
     ]
 
 
