@@ -1,13 +1,14 @@
 """The three layers hold their laws for any policy: default deny, merging only restricts, compiling changes nothing."""
 
 from dataclasses import replace
+from math import inf
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervigil.model.ids import PortId, VmId
-from hypervigil.model.network import Between, Budget, EndKind, Floor, Group, Rule, RuleEnd
+from hypervigil.model.network import Between, Budget, EndKind, Floor, Group, Rule, RuleEnd, TenantPolicy
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.port_policy import Fabric, FabricChange
 from hypervigil.model.services import ANYTHING, COMPANIONS, ERRORS, LAST, NEIGHBOUR, NOTHING, Services, parse, service
@@ -15,7 +16,7 @@ from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import changed, compile_fabric, difference, perimeter_of_end, permits, table
 from hypervigil.network.decide import begins, converse, decide
 from hypervigil.network.ends import Gateway, Member, Outside, members
-from hypervigil.network.merge import merge, strictest
+from hypervigil.network.merge import BOUNDS, BROADCASTS_PER_S, bounds_of, budget_of, merge, strictest
 
 # --- services: sets of numbers, so the laws of sets ------------------------------------------------------------------
 _EDGES = sorted({0, 1, LAST, NEIGHBOUR, service(6, 443), service(6, 444), service(17, 0), service(17, 65535)})
@@ -106,6 +107,10 @@ BUDGETS = st.builds(
     Budget, _BOUNDS, _BOUNDS, _BOUNDS, st.none() | st.integers(1, 10**6), _BOUNDS | st.just(float("inf"))
 )
 FLOORS = st.builds(Floor, st.sampled_from(list(Between)), st.booleans(), BUDGETS)
+TENANT_BUDGETS = BUDGETS.filter(lambda budget: budget.broadcasts_per_s != inf)
+TENANT_FLOORS = st.builds(
+    TenantPolicy, st.sampled_from(TENANTS), st.sampled_from(list(Between)), st.booleans(), TENANT_BUDGETS
+)
 POLICIES = st.builds(
     Policy,
     networks=_NETWORKS,
@@ -116,6 +121,7 @@ POLICIES = st.builds(
     paths=st.lists(RULES, max_size=4).map(tuple),
     denials=st.lists(RULES, max_size=2).map(tuple),
     floor=FLOORS,
+    tenants=st.lists(TENANT_FLOORS, max_size=2, unique_by=lambda one: one.name).map(tuple),
 )
 _BRIDGES = st.lists(st.sampled_from(["br-n1", "br-n1", "br-n2", "br-else"]), min_size=1, max_size=2)
 
@@ -186,6 +192,7 @@ def test_a_decision_names_the_rule_of_the_layer_that_decides(world: World) -> No
         "what goes with every conversation",
         *(f"network {network.name}" for network in policy.networks),
         *(f"deny {rule.name}" for rule in policy.denials),
+        *(f"tenant {tenant.name}" for tenant in policy.tenants),
     }
     for a, b in _pairs(ports)[:40]:
         for wanted in ASKED:
@@ -239,6 +246,48 @@ def test_more_floor_never_allows_more(world: World, more: Floor, denials: list[R
         assert not begins(stricter, a, b) - begins(policy, a, b)
         for wanted in ASKED:
             assert not decide(stricter, a, b, wanted).allowed or decide(policy, a, b, wanted).allowed
+
+
+@HEAVY
+@given(WORLDS, TENANT_FLOORS)
+def test_a_tenants_own_floor_never_allows_more_and_is_nobody_elses(world: World, own: TenantPolicy) -> None:
+    policy, ports = world
+    before = next((one for one in policy.tenants if one.name == own.name), TenantPolicy(own.name))
+    both = merge(before.floor, own.floor)
+    others = [one for one in policy.tenants if one.name != own.name]
+    stricter = replace(policy, tenants=(*others, TenantPolicy(own.name, both.between, both.outside, both.budget)))
+    fabric = table(compile_fabric(stricter, ports))
+    for a, b in _pairs(ports):
+        assert not begins(stricter, a, b) - begins(policy, a, b)
+        if policy.ruled and not any(isinstance(end, Member) and end.tenant == own.name for end in (a, b)):
+            assert begins(stricter, a, b) == begins(policy, a, b)
+    assert not policy.ruled or fabric.keys() <= table(compile_fabric(policy, ports)).keys()
+
+
+@given(FLOORS, TENANT_FLOORS, BUDGETS, st.booleans())
+def test_each_layer_only_narrows_what_a_vm_may_take_and_whose_word_it_is_is_told(
+    provider: Floor, tenant: TenantPolicy, own: Budget, stated: bool
+) -> None:
+    entry = VmPolicy("a", tenant.name, budget=own)
+    policy = Policy(vms=(entry,), floor=provider, tenants=(tenant,) if stated else ())
+    found = {bound.name: bound for bound in bounds_of(policy, entry)}
+    said = {"provider": provider.budget, f"tenant {tenant.name}": tenant.budget, "vm a": own}
+    if not stated:
+        del said[f"tenant {tenant.name}"]
+    whole = budget_of(provider, tenant.floor if stated else Floor(), entry)
+    without = (budget_of(provider, Floor(), entry), budget_of(Floor(), tenant.floor, VmPolicy("a")))
+    for name in BOUNDS:
+        value = getattr(whole, name)
+        assert (value is None) == (name not in found)
+        if value is None:
+            assert all(getattr(one, name) in (None, inf) for one in said.values())
+            continue
+        assert all(value <= getattr(one, name) for one in said.values() if getattr(one, name) is not None)
+        assert getattr(without[0], name) is None or value <= getattr(without[0], name), "a tenant only narrows"
+        by = found[name].by
+        assert getattr(said[by], name) == value if by != "default" else value == BROADCASTS_PER_S
+    assert without[1].broadcasts_per_s is not None
+    assert without[1].broadcasts_per_s <= BROADCASTS_PER_S, "also what nobody bounded by name"
 
 
 @HEAVY

@@ -47,7 +47,8 @@ class _World:
     def __init__(self, policy: Policy, bridges: list[str]) -> None:
         # Bounds of rate and mode are not what is asked here.
         floor = replace(policy.floor, budget=Budget())
-        self.policy = replace(policy, mode=Mode.ENFORCE, floor=floor)
+        tenants = tuple(replace(tenant, budget=Budget()) for tenant in policy.tenants)
+        self.policy = replace(policy, mode=Mode.ENFORCE, floor=floor, tenants=tenants)
         inventory = _inventory(bridges)
         self.nics = {nic.port: nic for vm in inventory.vms for nic in vm.nics}
         self.members = members(self.policy, inventory)

@@ -176,6 +176,9 @@ class Reader:
             EndKind.NETWORK: [network.name for network in policy.networks],
             EndKind.TENANT: sorted({VmPolicy("").tenant, *(vm.tenant for vm in policy.vms)}),
         }
+        for number, tenant in enumerate(policy.tenants, start=1):
+            place = _Place("tenant", number, f"tenant {quoted(tenant.name)}")
+            self._exist(place, "name", [RuleEnd(EndKind.TENANT, tenant.name)], known)
         for number, network in enumerate(policy.networks, start=1):
             place = _Place("network", number, f"network {quoted(network.name)}")
             for end in network.members:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypervigil.host import policyvalues as v
 from hypervigil.model.grants import GrantPolicy
-from hypervigil.model.network import Between, Floor, Forwarding, Group, Rule
+from hypervigil.model.network import Between, Floor, Forwarding, Group, Rule, TenantPolicy
 from hypervigil.model.policy import Bounds, Mode, NetworkPolicy, VmPolicy
 
 
@@ -46,6 +46,7 @@ _RULE = (
     Key("services", v.services, needed=True),
     Key("by", v.name),
 )
+_FLOOR = (Key("between", v.word(Between)), Key("outside", v.flag))
 TABLES: tuple[Table, ...] = (
     Table("bounds", Bounds, tuple(Key(field.name, v.positive) for field in fields(Bounds)), "bounds", many=False),
     Table("grants", GrantPolicy, tuple(Key(f.name, v.positive) for f in fields(GrantPolicy)), "grants", many=False),
@@ -87,12 +88,9 @@ TABLES: tuple[Table, ...] = (
     Table("path", Rule, _RULE, "paths"),
     Table("deny", Rule, _RULE, "denials"),
     Table(
-        "floor",
-        Floor,
-        (Key("between", v.word(Between)), Key("outside", v.flag), Key("budget", v.budget)),
-        "floor",
-        many=False,
+        "tenant", TenantPolicy, (Key("name", v.name, needed=True), *_FLOOR, Key("budget", v.narrower_budget)), "tenants"
     ),
+    Table("floor", Floor, (*_FLOOR, Key("budget", v.budget)), "floor", many=False),
 )
 TOP = ("mode", "ladder")
 KEYS: Mapping[str, tuple[str, ...]] = {

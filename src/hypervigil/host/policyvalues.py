@@ -162,15 +162,22 @@ def positive_or_unbounded(value: object) -> float:
 
 
 def budget(value: object) -> Budget:
-    """What a NIC may take."""
-    keys: dict[str, Callable[[object], float]] = {
-        "packets_per_s": positive,
-        "octets_per_s": positive,
-        "new_flows_per_s": positive,
-        "table_entries": count,
-        "broadcasts_per_s": positive_or_unbounded,
-    }
-    return Budget(**_table(value, keys))  # type: ignore[arg-type]
+    """What a VM may take."""
+    return Budget(**_table(value, _BUDGET | {"broadcasts_per_s": positive_or_unbounded}))  # type: ignore[arg-type]
+
+
+def narrower_budget(value: object) -> Budget:
+    """What a tenant wants its VMs to take at most: it takes off no bound."""
+    return Budget(**_table(value, _BUDGET))  # type: ignore[arg-type]
+
+
+_BUDGET: dict[str, Callable[[object], float]] = {
+    "packets_per_s": positive,
+    "octets_per_s": positive,
+    "new_flows_per_s": positive,
+    "table_entries": count,
+    "broadcasts_per_s": positive,
+}
 
 
 def address_pair(value: object) -> AddressPair:

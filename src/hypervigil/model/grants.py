@@ -16,7 +16,7 @@ class GrantPolicy:
     memory: float = 1.0
     """Of its balloon, and never more than the domain's maximum."""
     packets: float = 1.0
-    """Of its NICs' budget for packets, and never more than the floor of the policy."""
+    """Of its budget for packets, and never more than the floors of the provider and of its tenant."""
     victim: float = 0.5
     """Which part of what is more a victim may have."""
     headroom: float = 0.2

@@ -122,6 +122,27 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """One tenant's own floor, for its VMs alone and below the provider's."""
+
+    name: str
+    between: Between = Between.OPEN
+    """Isolated: on no network may its VMs talk to each other without a path."""
+    outside: bool = True
+    budget: Budget = field(default_factory=Budget)
+    """Of each of its VMs."""
+
+    def __post_init__(self) -> None:
+        if self.budget.broadcasts_per_s == inf:
+            raise ValueError(f"tenant {self.name}: a tenant can narrow what its VMs may take, and take off no bound")
+
+    @property
+    def floor(self) -> Floor:
+        """What it says, as the provider would."""
+        return Floor(self.between, self.outside, self.budget)
+
+
+@dataclass(frozen=True, slots=True)
 class AddressPair:
     """An address that a NIC may use besides its own and that others may have too, with its MAC if that is special."""
 

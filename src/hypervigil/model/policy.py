@@ -5,7 +5,17 @@ from enum import StrEnum
 from ipaddress import ip_address, ip_network
 
 from hypervigil.model.grants import GrantPolicy
-from hypervigil.model.network import AddressPair, Between, Budget, Floor, Forwarding, Group, Rule, RuleEnd
+from hypervigil.model.network import (
+    AddressPair,
+    Between,
+    Budget,
+    Floor,
+    Forwarding,
+    Group,
+    Rule,
+    RuleEnd,
+    TenantPolicy,
+)
 from hypervigil.model.traffic import ForgedKind
 
 MAX_DHCP_SERVERS = 4
@@ -121,12 +131,14 @@ class Policy:
     paths: tuple[Rule, ...] = ()
     denials: tuple[Rule, ...] = ()
     floor: Floor = field(default_factory=Floor)
+    tenants: tuple[TenantPolicy, ...] = ()
     grants: GrantPolicy = field(default_factory=GrantPolicy)
 
     @property
     def ruled(self) -> bool:
         """Whether there is a network policy. Without one, who may reach whom is left to the bridges, as ever."""
-        bounded = self.floor.between is not Between.OPEN or not self.floor.outside
+        floors = (self.floor, *(tenant.floor for tenant in self.tenants))
+        bounded = any(floor.between is not Between.OPEN or not floor.outside for floor in floors)
         return bool(self.groups or self.paths or self.denials or bounded or any(n.ruled for n in self.networks))
 
     def mode_of(self, vm_name: str) -> Mode:

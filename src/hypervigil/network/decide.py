@@ -25,7 +25,7 @@ from hypervigil.model.services import (
     service,
 )
 from hypervigil.network.ends import End, Gateway, Member, Outside, names
-from hypervigil.network.merge import of_network
+from hypervigil.network.merge import floor_of, merge, of_network
 
 _ECHO = [(service(ICMP, 8),) * 2, (service(ICMP6, 128),) * 2]
 TO_SERVERS = Services.of([*_ECHO, (service(UDP, 67),) * 2, (service(UDP, 547),) * 2])
@@ -112,8 +112,12 @@ def _shared(policy: Policy, source: End, destination: End, one: int) -> Step:
         text = f"{source} and {destination} are on {network.name}"
     elif source.tenant != destination.tenant:
         text = f"{network.name} holds tenants {source.tenant} and {destination.tenant} apart"
-    else:
+    elif network.between is Between.ISOLATED:
         text = f"{network.name} is isolated between its members"
+    elif policy.floor.between is Between.ISOLATED:
+        rule, text = "floor", "the provider's floor isolates the members of every network"
+    else:
+        rule, text = f"tenant {source.tenant}", f"tenant {source.tenant} isolates its VMs from each other"
     return Step(Layer.SHARED, None, rule, f"{text}: only a path lets them talk")
 
 
@@ -161,6 +165,9 @@ def routing(policy: Policy, source: End, destination: End) -> Step | None:
             return Step(Layer.ROUTING, False, rule, f"{inside.name} has no way outside")
         if not policy.floor.outside:
             return Step(Layer.ROUTING, False, "floor", "the provider's floor lets no network outside")
+        tenant = next((end.tenant for end in (source, destination) if isinstance(end, Member)), None)
+        if tenant is not None and not floor_of(policy, tenant).outside:
+            return Step(Layer.ROUTING, False, f"tenant {tenant}", f"tenant {tenant} lets none of its VMs outside")
         return Step(Layer.ROUTING, True, rule, f"{inside.name} has a way outside")
     if to_name in inside.reaches:
         return Step(Layer.ROUTING, True, rule, f"{from_name} reaches {to_name}")
@@ -185,8 +192,9 @@ def common_network(policy: Policy, one: End, other: End) -> NetworkPolicy | None
 
 def is_open(policy: Policy, network: NetworkPolicy, one: End, other: End) -> bool:
     """Whether two ends on one network may talk without a path: members of one tenant, where it is open."""
-    members = isinstance(one, Member) and isinstance(other, Member) and one.tenant == other.tenant
-    return members and of_network(policy, network).between is Between.OPEN
+    if not isinstance(one, Member) or not isinstance(other, Member) or one.tenant != other.tenant:
+        return False
+    return merge(of_network(policy, network), floor_of(policy, one.tenant)).between is Between.OPEN
 
 
 def infrastructure(source: End, destination: End) -> Services:

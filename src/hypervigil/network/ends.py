@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from hypervigil.model.ids import PortId, VmId
-from hypervigil.model.network import EndKind, Forwarding, RuleEnd
+from hypervigil.model.network import EndKind, Floor, Forwarding, RuleEnd
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.vm import Inventory, Nic, Vm
 
@@ -83,6 +83,7 @@ class Directory:
 
     def __init__(self, policy: Policy) -> None:
         self._entries = {entry.name: entry for entry in policy.vms}
+        self._floors = {tenant.name: tenant.floor for tenant in policy.tenants}
         self._bridges = {network.bridge: network for network in policy.networks if network.bridge is not None}
         self._routed = [network for network in policy.networks if network.forwarding is Forwarding.ROUTED]
         self._patterns = [group for group in policy.groups if any(one.endswith("*") for one in group.vms)]
@@ -94,6 +95,10 @@ class Directory:
     def entry(self, name: str) -> VmPolicy:
         """What the policy says of the VM of this libvirt name."""
         return self._entries.get(name) or VmPolicy(name)
+
+    def floor(self, tenant: str) -> Floor:
+        """A tenant's own floor, as ``merge.floor_of``."""
+        return self._floors.get(tenant) or Floor()
 
     def groups(self, name: str) -> frozenset[str]:
         """The groups that hold the VM of this libvirt name."""

@@ -1,13 +1,31 @@
-"""How several words on one thing become one: the most restrictive wins. In any order, and twice is as once."""
+"""How several words on one thing become one: the most restrictive wins. In any order, and twice is as once.
 
-from dataclasses import replace
+Three say what a VM may take: the provider's floor, its tenant's own, and its own table. Each can only narrow it.
+"""
+
+from dataclasses import dataclass, replace
 from math import inf
 
 from hypervigil.model.network import Between, Budget, Floor
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
 
 BROADCASTS_PER_S = 200.0
-"""What a NIC may send to groups where the policy says nothing: several times what a starting guest does."""
+"""What a VM may send to groups where the policy says nothing: several times what a starting guest does."""
+BOUNDS = ("packets_per_s", "octets_per_s", "new_flows_per_s", "table_entries", "broadcasts_per_s")
+"""What a budget may bound, by the names of ``Budget``."""
+NOBODY = "default"
+"""Whose word a bound is that nobody gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One of a VM's bounds, and whose word it is."""
+
+    name: str
+    """Of ``BOUNDS``."""
+    value: float
+    by: str
+    """``provider``, ``tenant NAME``, ``vm NAME`` or ``default``: who says the least, and of several the first."""
 
 
 def merge(*floors: Floor) -> Floor:
@@ -36,14 +54,42 @@ def _least(values: list[float | None]) -> float | None:
     return min(bounds) if bounds else None
 
 
+def floor_of(policy: Policy, tenant: str) -> Floor:
+    """A tenant's own floor; one that it did not state denies and bounds nothing."""
+    return next((one.floor for one in policy.tenants if one.name == tenant), Floor())
+
+
 def of_network(policy: Policy, network: NetworkPolicy) -> Floor:
     """What holds on one network: its own word under the provider's floor."""
     own = Floor(between=network.between or Between.OPEN, outside=network.outside)
     return merge(policy.floor, own)
 
 
-def budget_of(policy: Policy, entry: VmPolicy) -> Budget:
-    """What each NIC of a VM may take. Frames to groups have a bound where nobody said that they have none."""
-    found = strictest(policy.floor.budget, entry.budget)
+def budget_of(provider: Floor, tenant: Floor, entry: VmPolicy) -> Budget:
+    """What a VM may take, all its NICs together.
+
+    Frames to groups have a bound where neither the provider nor the VM's table says that they have none; a tenant's
+    word narrows that as well.
+    """
+    found = strictest(provider.budget, entry.budget)
     broadcasts = BROADCASTS_PER_S if found.broadcasts_per_s is None else found.broadcasts_per_s
-    return replace(found, broadcasts_per_s=None if broadcasts == inf else broadcasts)
+    found = strictest(replace(found, broadcasts_per_s=broadcasts), tenant.budget)
+    return replace(found, broadcasts_per_s=None) if found.broadcasts_per_s == inf else found
+
+
+def bounds_of(policy: Policy, entry: VmPolicy) -> tuple[Bound, ...]:
+    """Each bound of ``budget_of``, and whose word it is."""
+    tenant = floor_of(policy, entry.tenant)
+    budget = budget_of(policy.floor, tenant, entry)
+    said = (
+        ("provider", policy.floor.budget),
+        (f"tenant {entry.tenant}", tenant.budget),
+        (f"vm {entry.name}", entry.budget),
+    )
+    found = []
+    for name in BOUNDS:
+        value = getattr(budget, name)
+        if value is not None:
+            by = next((who for who, one in said if getattr(one, name) == value), NOBODY)
+            found.append(Bound(name, value, by))
+    return tuple(found)

@@ -111,6 +111,37 @@ def test_explain_asks_the_monitor(monitor: Monitor) -> None:
     assert "routing" in shown
 
 
+def test_whose_word_a_budget_is_is_told(monitor: Monitor) -> None:
+    monitor.text = POLICY.replace(
+        '"10.60.0.11"]', '"10.60.0.11"]\nbudget = { octets_per_s = 5000, packets_per_s = 900 }'
+    )
+    monitor.text += """
+[[tenant]]
+name = "blue"
+outside = false
+budget = { packets_per_s = 500 }
+
+[floor]
+between = "isolated"
+budget = { packets_per_s = 1000, new_flows_per_s = 1e6 }
+"""
+    takes = (
+        "web-1 may send at most: 500 packets_per_s (tenant blue); 5,000 octets_per_s (vm web-1); "
+        "1,000,000 new_flows_per_s (provider); 200 broadcasts_per_s (default)"
+    )
+    shown = run("explain", "web-1", "outside", "tcp/443")
+    assert takes in shown.output.replace("\n", " ")
+    body = answer("show")
+    assert [one["vm"] for one in body["budgets"]] == ["db-1", "extra", "web-1"]
+    assert body["budgets"][0]["bounds"][0] == {"name": "packets_per_s", "value": 1000.0, "by": "provider"}
+    assert body["floors"][1] == {"by": "tenant blue", "between": "open", "outside": False}
+    shown = run("show")
+    assert "floor of provider: isolates VMs from each other" in shown.output
+    assert "floor of tenant blue: lets nobody outside" in shown.output
+    assert any(row.split() == ["web-1", "500", "packets_per_s", "tenant", "blue"] for row in shown.output.splitlines())
+    assert "default" not in shown.output.partition("may take at most")[2], "what nobody said is everybody's"
+
+
 def test_ends_are_vms_ids_addresses_the_gateway_and_the_outside(monitor: Monitor) -> None:
     assert answer("explain", UUIDS["web-1"], "gateway", "udp/67")["allowed"]
     assert answer("explain", "web-1", "10.60.0.1", "icmp/echo")["rule"] == "network tenants"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hypervigil.model.ids import PortId, VmId
-from hypervigil.model.network import Between, EndKind, Floor, Forwarding, Group, Layer, Rule, RuleEnd
+from hypervigil.model.network import Between, EndKind, Floor, Forwarding, Group, Layer, Rule, RuleEnd, TenantPolicy
 from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.services import ANYTHING, NEIGHBOUR, parse, parse_one, service
 from hypervigil.model.vm import Inventory, Nic, Vm
@@ -133,6 +133,26 @@ def test_a_floor_cannot_be_loosened() -> None:
     silent = replace(POLICY, denials=(rule("silence", ANY, ANY, "any"),))
     assert ask("web-1", "web-2", "tcp/22", silent) == (False, F, "deny silence")
     assert ask("web-1", "web-2", "arp", silent)[0] is False
+
+
+def test_a_tenants_own_floor_narrows_its_vms_and_nobody_elses() -> None:
+    shut = replace(POLICY, tenants=(TenantPolicy("blue", Between.ISOLATED, outside=False),))
+    assert ask("web-1", "web-2", "tcp/22", shut) == (False, F, "default")
+    steps = decide(shut, end(shut, "web-1"), end(shut, "web-2"), parse_one("tcp/22")).steps
+    assert steps[0].rule == "tenant blue"
+    assert steps[0].text == "tenant blue isolates its VMs from each other: only a path lets them talk"
+    assert ask("web-1", "203.0.113.7", "tcp/80", shut) == (False, R, "tenant blue")
+    assert ask("outside", "web-1", "tcp/443", shut) == (False, R, "tenant blue"), "nor back in"
+    assert ask("db-1", "203.0.113.7", "tcp/80", shut)[0], "the other tenant's word is its own"
+    assert ask("web-1", "nas-1", "tcp/873", shut)[0], "a path goes on"
+    assert ask("web-1", "gateway", "icmp/echo", shut)[0]
+    closed = replace(shut, floor=Floor(between=Between.ISOLATED, outside=False))
+    assert ask("web-1", "203.0.113.7", "tcp/80", closed) == (False, R, "floor"), "the provider's word comes first"
+    steps = decide(closed, end(closed, "web-1"), end(closed, "web-2"), parse_one("tcp/22")).steps
+    assert steps[0].rule == "floor"
+    loose = replace(closed, tenants=(TenantPolicy("blue", Between.OPEN, outside=True),))
+    assert ask("web-1", "web-2", "tcp/22", loose) == (False, F, "default"), "and no tenant loosens it"
+    assert ask("web-1", "203.0.113.7", "tcp/80", loose) == (False, R, "floor")
 
 
 def test_a_denial_wins_over_paths_and_open_networks() -> None:

@@ -20,9 +20,9 @@ from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.services import parse_one
 from hypervigil.model.vm import Inventory
 from hypervigil.network.decide import Decision, decide
-from hypervigil.network.ends import End, Gateway, Member, Outside, imagined, members
+from hypervigil.network.ends import Directory, End, Gateway, Member, Outside, imagined, members
 from hypervigil.network.exposure import Change, changes, exposures, idle
-from hypervigil.network.merge import of_network
+from hypervigil.network.merge import bounds_of, of_network
 from hypervigil.wire import control
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -68,7 +68,7 @@ def network() -> None:
 def explain(
     context: click.Context, /, source: str, destination: str, service: str, **about: Path | None
 ) -> dict[str, Any]:
-    """Say whether FROM may begin SERVICE with TO, and which rule of which layer decides.
+    """Say whether FROM may begin SERVICE with TO, which rule of which layer decides, and how much FROM may send.
 
     FROM and TO are VMs, addresses, 'gateway' or 'outside'; SERVICE is for example tcp/443, icmp/echo, arp or ip/47.
     """
@@ -95,6 +95,7 @@ def explain(
         "to": destination,
         "service": service,
         **_decision(best),
+        "budgets": _budgets(world, {end.vm for end in sources if isinstance(end, Member)}),
         "ways": [{"from": _place(one), "to": _place(other), **_decision(found)} for one, other, found in ways],
         "notes": [*world.notes, *_withheld(world, sources, destinations, allowed=best.allowed)],
     }
@@ -131,7 +132,7 @@ def audit(context: click.Context, /, only: str | None, **about: Path | None) -> 
 @printer(show.shown)
 @click.pass_context
 def show_network(context: click.Context, /, **about: Path | None) -> dict[str, Any]:
-    """Show the networks, their members, groups and rules."""
+    """Show the networks, their members, groups, rules and budgets."""
     world = _world(context, **about)
     here = members(world.policy, world.inventory)
     compiled = compile_ports(world.inventory, world.policy)
@@ -179,6 +180,14 @@ def show_network(context: click.Context, /, **about: Path | None) -> dict[str, A
         "given": world.policy.ruled,
         "networks": networks,
         "rules": rules,
+        "floors": [
+            {"by": by, "between": str(floor.between), "outside": floor.outside}
+            for by, floor in (
+                ("provider", world.policy.floor),
+                *((f"tenant {tenant.name}", tenant.floor) for tenant in world.policy.tenants),
+            )
+        ],
+        "budgets": _budgets(world, {vm.name for vm in world.inventory.vms}),
         "grants": len(compiled.fabric.grants),
         "inventory": msgspec.to_builtins(world.inventory),
         "notes": [*world.notes, *compiled.notes],
@@ -320,6 +329,15 @@ def _gateways(ends: Sequence[End], others: Sequence[End]) -> list[End]:
 
 def _place(end: End) -> str:
     return f"{end} on {end.network or 'no network of the policy'}" if isinstance(end, Member) else str(end)
+
+
+def _budgets(world: _World, names: set[str]) -> list[dict[str, Any]]:
+    """What each of these VMs may send, all its NICs together, and whose word each bound is."""
+    directory = Directory(world.policy)
+    return [
+        {"vm": name, "bounds": [msgspec.to_builtins(one) for one in bounds_of(world.policy, directory.entry(name))]}
+        for name in sorted(names)
+    ]
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

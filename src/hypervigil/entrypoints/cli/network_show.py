@@ -30,6 +30,9 @@ def explained(console: Console, body: dict[str, Any]) -> None:
         for step in way["steps"]:
             table.add_row("", step["layer"], _SAYS[step["allowed"]], Text(step["text"]))
         console.print(table)
+    for budget in body["budgets"]:
+        bounds = "; ".join(f"{one['value']:,.10g} {one['name']} ({one['by']})" for one in budget["bounds"])
+        console.print(f"{budget['vm']} may send at most: {bounds or 'without bound'}", markup=False)
     _notes(console, body)
 
 
@@ -61,6 +64,20 @@ def shown(console: Console, body: dict[str, Any]) -> None:
         ends = (shortened(rule["from"]), shortened(rule["to"]))
         rules.add_row(rule["kind"], rule["name"], *ends, rule["services"], rule["by"] or "the provider")
     console.print(rules)
+    for floor in body["floors"]:
+        words = [
+            *(["isolates VMs from each other"] if floor["between"] == "isolated" else []),
+            *([] if floor["outside"] else ["lets nobody outside"]),
+        ]
+        if words:
+            console.print(f"floor of {floor['by']}: {' and '.join(words)}", markup=False)
+    budgets = Table("VM", "may take at most", "", "by", box=None, header_style="bold")
+    for budget in body["budgets"]:
+        for one in budget["bounds"]:
+            if one["by"] != "default":
+                budgets.add_row(budget["vm"], f"{one['value']:,.10g}", one["name"], one["by"])
+    if budgets.row_count:
+        console.print(budgets)
     _notes(console, body)
 
 

@@ -1,6 +1,6 @@
 """Who gets more for a time, how much, and when it is taken back. Pure.
 
-A VM near its capacity asks, by its agent's word or by what its NIC attempts. HREM asks for HSEM's status of it, looks
+A VM near its capacity asks, by its agent's word or by what its NICs attempt. HREM asks for HSEM's status of it, looks
 whether the host sees the need too and has room, and keeps to what the operator allows. An agent's word alone gets it
 nothing.
 """
@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from hypervigil.model.grants import Ask, HostSize
 from hypervigil.model.ids import HOST, NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit, LimitKind
+from hypervigil.model.network import Floor
 from hypervigil.model.observation import ResourceSample, Sweep
 from hypervigil.model.policy import Policy, VmPolicy
 from hypervigil.model.report import LiftLimit, OrderLimit
 from hypervigil.model.status import Evidence, Origin, Role
 from hypervigil.model.vm import Vm
-from hypervigil.network.merge import budget_of
+from hypervigil.network.merge import budget_of, strictest
 
 NEAR = 0.9
 NEEDED = 0.75
@@ -59,9 +60,9 @@ class _Wish:
 
 @dataclass(slots=True)
 class _Sending:
-    """What a VM's busiest NIC attempts."""
+    """What a VM's NICs attempt together."""
 
-    counts: dict[str, int] = field(default_factory=dict)
+    count: int = 0
     seconds: float = 0.0
     rate: float = 0.0
     at: Instant = NEVER
@@ -86,6 +87,8 @@ class Grants:
         self._next_limit = next_limit
         self._vms: dict[VmId, Vm] = {}
         self._entries: dict[str, VmPolicy] = {}
+        self._floors: dict[str, Floor] = {}
+        """Tenants' own."""
         self._samples: dict[VmId, tuple[ResourceSample, Instant]] = {}
         self._sending: dict[VmId, _Sending] = {}
         self._wishes: dict[Key, _Wish] = {}
@@ -105,6 +108,7 @@ class Grants:
         """Another policy is in force."""
         self._policy = policy
         self._entries = {vm.name: vm for vm in policy.vms}
+        self._floors = {tenant.name: tenant.floor for tenant in policy.tenants}
 
     def inventory(self, vms: Iterable[Vm]) -> None:
         """These VMs run now."""
@@ -168,12 +172,12 @@ class Grants:
         for port in sweep.ports:
             if port.vm in self._vms:
                 sending = self._sending.setdefault(port.vm, _Sending())
-                sending.counts[port.port] = sending.counts.get(port.port, 0) + sum(port.out.packets)
+                sending.count += sum(port.out.packets)
         for vm, sending in self._sending.items():
             sending.seconds += sweep.interval_s
             if sending.seconds >= 1.0:
-                sending.rate = max(sending.counts.values(), default=0) / sending.seconds
-                sending.at, sending.seconds, sending.counts = now, 0.0, {}
+                sending.rate = sending.count / sending.seconds
+                sending.at, sending.seconds, sending.count = now, 0.0, 0
                 told += self._near_budget(vm, sending, now)
         return told
 
@@ -190,7 +194,7 @@ class Grants:
         if now - sending.near_since < HELD_S or lately:
             return []
         self.ask(Ask(vm, LimitKind.PACKETS, now, has / 2, Origin.HOST_OBSERVED))
-        text = f"for {HELD_S:g} s {vm}'s NIC has attempted {sending.rate:,.0f} packets/s, of a budget of {has:,.0f}"
+        text = f"for {HELD_S:g} s {vm} has attempted {sending.rate:,.0f} packets/s, of a budget of {has:,.0f}"
         return [Evidence(vm, "wanted", Origin.HOST_OBSERVED, now, has / 2, has, "packets/s", text)]
 
     # --- decisions ----
@@ -336,9 +340,18 @@ class Grants:
             cap = min(cap, 1.0)
         elif kind is LimitKind.MEMORY:
             cap = min(cap, float(self._vms[vm].memory_kib))
-        elif (floor := self._policy.floor.budget.packets_per_s) is not None:
+        elif (floor := self._floor(vm)) is not None:
             cap = min(cap, floor)
         return own + (max(cap, own) - own) * (self._policy.grants.victim if role is Role.VICTIM else 1.0)
+
+    def _entry(self, vm: VmId) -> VmPolicy:
+        name = self._vms[vm].name
+        return self._entries.get(name) or VmPolicy(name)
+
+    def _floor(self, vm: VmId) -> float | None:
+        """Packets per second that no grant goes beyond, by the provider's word and its tenant's."""
+        tenant = self._floors.get(self._entry(vm).tenant, Floor())
+        return strictest(self._policy.floor.budget, tenant.budget).packets_per_s
 
     def _has(self, vm: VmId, kind: LimitKind, now: Instant) -> float | None:
         """What a VM may use now, its grant included; ``None``: without bound, or not seen."""
@@ -352,7 +365,8 @@ class Grants:
         elif kind is LimitKind.MEMORY:
             found = seen.balloon_kib if seen is not None else None
         else:
-            found = budget_of(self._policy, self._entries.get(known.name, VmPolicy(known.name))).packets_per_s
+            entry = self._entry(vm)
+            found = budget_of(self._policy.floor, self._floors.get(entry.tenant, Floor()), entry).packets_per_s
         return found
 
     def _uses(self, vm: VmId, kind: LimitKind, now: Instant) -> float | None:

@@ -51,7 +51,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 routed=network is not None and network.forwarding is Forwarding.ROUTED,
                 routes=_routes(nic, network, addresses, routed),
                 perimeter=perimeter,
-                budget=budget_of(policy, entry),
+                budget=budget_of(policy.floor, directory.floor(entry.tenant), entry),
                 unchecked=entry.unchecked,
                 pairs=tuple(pair for pair in entry.address_pairs if pair.mac is not None),
                 gateways=network.gateways if network is not None else (),

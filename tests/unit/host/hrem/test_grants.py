@@ -42,6 +42,7 @@ class Stage:
             B: ResourceSample(B, cpu=0.48, memory=0.95, balloon_kib=200_000.0),
         }
         self.sends = 0.0
+        self.nics = 1
         self.wanted: list[object] = []
         self.run_vms(A, B)
 
@@ -61,10 +62,11 @@ class Stage:
         all_ = Answer()
         for _ in range(round(seconds / 0.5)):
             self.now = Instant(self.now + 0.5)
-            out = ClassCounts((round(self.sends / 2), *NOTHING[1:]), NOTHING, NOTHING)
-            port = PortSample(A, PortId("p"), out, ClassCounts(NOTHING, NOTHING, NOTHING), (0,) * len(ForgedKind), 0, 0)
+            out = ClassCounts((round(self.sends / 2 / self.nics), *NOTHING[1:]), NOTHING, NOTHING)
+            empty, forged = ClassCounts(NOTHING, NOTHING, NOTHING), (0,) * len(ForgedKind)
+            ports = tuple(PortSample(A, PortId(f"p{n}"), out, empty, forged, 0, 0) for n in range(self.nics))
             resources = tuple(one for one in self.resources.values())
-            all_.told += self.grants.observe(Sweep(1, self.now, 0.5, (port,), resources), self.now)
+            all_.told += self.grants.observe(Sweep(1, self.now, 0.5, ports, resources), self.now)
             answer = self.grants.decide(self.now, self.roles.get)
             all_.decisions += answer.decisions
             all_.told += answer.told
@@ -97,6 +99,15 @@ def test_honest_load_gets_more_of_each_kind_and_why_is_said() -> None:
     assert (packets.raised_from, packets.value) == (1000.0, 1500.0)
     assert [one.kind for one in told.told] == ["wanted"]
     assert told.told[0].origin is Origin.HOST_OBSERVED, "a NIC asks by what it attempts"
+
+
+def test_nics_of_one_vm_need_more_of_their_one_budget_together() -> None:
+    stage = Stage()
+    stage.nics, stage.sends = 2, 952.0
+    told = stage.pass_(HELD_S + 5)
+    (packets,) = given(told)
+    assert (packets.raised_from, packets.value) == (1000.0, 1500.0)
+    assert told.told[0].text == "for 10 s a has attempted 952 packets/s, of a budget of 1,000"
 
 
 def test_without_the_operators_word_nothing_is_granted() -> None:
