@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import struct
 from dataclasses import dataclass
 
@@ -47,6 +48,13 @@ class QueuesTap(Tap):
     def __init__(self, name: str, mac: str, queues: int) -> None:
         self.fds = [_queue(name, _MULTI_QUEUE) for _ in range(queues)]
         super().__init__(name, mac, fd=self.fds[0])
+
+    def drained(self, wait_s: float = 0.0) -> list[bytes]:
+        """Frames that reached the guest by any queue, until none comes for a while; the first may take so long."""
+        frames: list[bytes] = []
+        while ready := select.select(self.fds, [], [], min(wait_s, 0.2) if frames else wait_s)[0]:
+            frames += [os.read(fd, 1 << 17) for fd in ready]
+        return frames
 
     def close(self) -> None:
         for fd in self.fds:
