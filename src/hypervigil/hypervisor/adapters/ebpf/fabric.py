@@ -11,6 +11,7 @@ import secrets
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
@@ -163,8 +164,8 @@ class FabricMaps:
         self._owners: dict[str, set[int]] = defaultdict(set)
         """The slots whose ports use an address."""
         self._accounts = Accounts()
-        self._budgets: dict[int, Budget] = {}
-        """What each account's VM may take."""
+        self._bounds: dict[int, bytes] = {}
+        """What each account's VM may take, as it was put."""
         self._epoch = layout.Epoch()
         kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
         self._bank = _Bank.found(self._epoch.word & 1, maps)
@@ -366,13 +367,15 @@ class FabricMaps:
 
     def _write_budget(self, account: int, wanted: Budget) -> None:
         """One element for all ports of a VM, so that none of them is bound by another budget than the rest."""
-        if account in self._budgets:
-            same = self._budgets[account] == wanted
-        else:
-            same = self._read_bounds(account) == _bounds_of(_allowance(wanted))
-        if not same:
-            kernel.update(self._maps["hv_allowances"], _U32(account), _allowance(wanted), locked=True)
-        self._budgets[account] = wanted
+        allowance, held = _allowance(wanted), self._bounds.get(account)
+        if held is None:
+            there = layout.Allowance()
+            kernel.lookup(self._maps["hv_allowances"], _U32(account), there)
+            held = _bounds_of(bytes(there))
+        self._bounds[account] = _bounds_of(allowance)
+        if self._bounds[account] != held:
+            value = layout.Allowance.from_buffer_copy(allowance)
+            kernel.update(self._maps["hv_allowances"], _U32(account), value, locked=True)
 
     # --- drift ---
     def drifted(self) -> bool:
@@ -381,14 +384,16 @@ class FabricMaps:
             return False
         epoch = layout.Epoch()
         kernel.lookup(self._maps["hv_epoch"], _U32(0), epoch)
+        places = _content(self._maps["hv_places"], layout.Number, layout.Place)
+        allowances = _content(self._maps["hv_allowances"], layout.Number, layout.Allowance)
         grants = {
             bytes(layout.GrantKey(one | self._bank.index << 31, other)): value.to_bytes(4, "little")
             for (one, other), value in self._bank.grants.items()
         }
         return (
             bytes(epoch) != bytes(self._epoch)
-            or any(self._read_place(slot) != raw for slot, raw in self._places.items())
-            or any(self._read_bounds(one) != _bounds_of(_allowance(budget)) for one, budget in self._budgets.items())
+            or any(places[bytes(_U32(slot))] != raw for slot, raw in self._places.items())
+            or any(_bounds_of(allowances[bytes(_U32(one))]) != bounds for one, bounds in self._bounds.items())
             or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != self._found
             or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
         )
@@ -401,7 +406,7 @@ class FabricMaps:
         self._bank = _Bank.found(self._bank.index, self._maps)
         _Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
-        self._budgets.clear()
+        self._bounds.clear()
         self._fresh = True
         self.change(FabricChange())
         for found in list(kernel.keys(self._maps["hv_members"], layout.MemberKey)):
@@ -412,11 +417,6 @@ class FabricMaps:
         place = layout.Place()
         kernel.lookup(self._maps["hv_places"], _U32(slot), place)
         return bytes(place)
-
-    def _read_bounds(self, account: int) -> bytes:
-        allowance = layout.Allowance()
-        kernel.lookup(self._maps["hv_allowances"], _U32(account), allowance)
-        return _bounds_of(allowance)
 
 
 def _service_set(services: Services) -> layout.ServiceSet:
@@ -445,17 +445,21 @@ def _homes(policy: PortPolicy) -> frozenset[str]:
     return frozenset(address for address in (*policy.addresses, *others) if not ip_address(address).is_link_local)
 
 
-def _allowance(budget: Budget) -> layout.Allowance:
+@lru_cache(maxsize=1024)
+def _allowance(budget: Budget) -> bytes:
+    """As the kernel holds it, untouched; most VMs have one of a few."""
     entries = budget.table_entries
     ways = 0 if entries is None else min(layout.FLOW_WAYS, max(1, entries // layout.FLOW_SETS))
     rate = layout.Rate(round((budget.packets_per_s or 0) * 1000), round(budget.octets_per_s or 0), 0)
     flows, broadcasts = ((budget.new_flows_per_s or 0), (budget.broadcasts_per_s or 0))
-    return layout.Allowance(0, ways, rate, *(layout.Rate(round(one * 1000), 0, 0) for one in (flows, broadcasts)))
+    return bytes(
+        layout.Allowance(0, ways, rate, *(layout.Rate(round(one * 1000), 0, 0) for one in (flows, broadcasts)))
+    )
 
 
-def _bounds_of(allowance: layout.Allowance) -> bytes:
-    """What an allowance was put with, without what is left of it."""
-    return bytes(allowance)[: layout.Allowance.bucket.offset]
+def _bounds_of(allowance: bytes) -> bytes:
+    """What an allowance was put with, without its lock and what is left of it."""
+    return allowance[layout.Allowance.ways.offset : layout.Allowance.bucket.offset]
 
 
 def _budget_flags(budget: Budget) -> int:
@@ -465,7 +469,7 @@ def _budget_flags(budget: Budget) -> int:
 
 
 def _content(map_fd: int, key: type[ctypes.Structure], value: type[ctypes.Structure]) -> dict[bytes, bytes]:
-    """Everything in a hash map."""
+    """Everything in a map."""
     room = 4096
     keys, values, state = (key * room)(), (value * room)(), (ctypes.c_uint8 * 64)()
     found: dict[bytes, bytes] = {}
