@@ -214,7 +214,8 @@ class Hsem(Known):
             if notice.kind != STRAINED:
                 decisions += self._notice(notice, now)
         tails = self._history.tails(report.vms)
-        held_back = [row for row, vm in enumerate(report.vms) if self._record(vm).held_back]
+        limited = {vm for vm, record in self._vms.items() if record.limits and record.held_back}
+        held_back = [row for row, vm in enumerate(report.vms) if vm in limited] if limited else []
         values[np.ix_(held_back, [Metric.CPU_WAIT, Metric.BLOCK_WAIT])] = np.nan  # that is nobody else's doing
         taken = self._grabs.see(report.vms, values, tails, factor=self._bounds.factor, now=now, asks=self._asks)
         self._judged = 0
