@@ -15,7 +15,8 @@ export PATH := $(VENV)/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 CODE := $(wildcard src lab bench tests scripts/*.py)
 QUICK := not root and not guests and not long
 # A part of what needs no root runs beside the rest. How it ended is told, and counts, at the end of the other's summary.
-HALF := tests/unit/bench tests/property tests/architecture tests/fuzz
+HALF := tests/property tests/architecture
+REST := tests/unit/bench tests/fuzz
 HSEM := tests/unit/host/hsem
 define meanwhile
 mkdir -p build
@@ -54,15 +55,15 @@ lint: setup ## format, lint, types and import contracts, checked and not changed
 	lint-imports --no-logo
 
 check: lint ## the fast part: lint, unit, property and architecture tests; < 2 minutes, no root
-	@$(call meanwhile)
+	@$(call meanwhile,$(REST))
 	pytest -q -m "$(QUICK)" --with build/half.log --ignore tests/unit/bench tests/unit || status=$$?
 	exit $$status
 
 test: lab lint ## everything in ≤ 30 minutes, real guests included; needs root
 	@# What measures rates or boots guests waits until this has ended (tests/conftest.py): the machine is its own then.
 	$(call meanwhile,$(HSEM))
-	pytest --complete --durations 20 --durations-min 5 -m "not long" --with build/half.log --ignore tests/unit/bench \
-		--ignore $(HSEM) tests/unit tests/integration tests/system || status=$$?
+	pytest --complete --durations 20 --durations-min 5 -m "not long" --with build/half.log --ignore $(HSEM) \
+		tests/unit tests/fuzz tests/integration tests/system || status=$$?
 	exit $$status
 
 verify: lab ## the full matrix, resumable; SLICE=name runs one slice, else as many as 85 minutes hold

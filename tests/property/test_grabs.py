@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypervigil.host.hsem import blocks
 from hypervigil.host.hsem.blocks import Served
 from hypervigil.host.hsem.conduct import Asked
-from hypervigil.host.hsem.facts import Dossier, Resource
+from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
 from hypervigil.host.hsem.judge import judge
 from hypervigil.host.hsem.limiting import hardened, shared
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.model.ids import HOST, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric

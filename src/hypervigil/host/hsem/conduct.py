@@ -203,6 +203,7 @@ def conduct(
     back: Mapping[str, Peer] = MappingProxyType({}),
     lasted_s: float = 0.0,
     blind: bool = False,
+    away: bool = False,
 ) -> Conduct:
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
@@ -211,11 +212,12 @@ def conduct(
     ``back``: by address, what the other end sent meanwhile. ``lasted_s``: from the surge's beginning
     to when it was last seen. ``blind``: nothing at all was ever seen of the other direction, as behind a mirror of one
     direction or where answers take another way. There, that a little is not answered proves nothing; what could harm
-    is judged as everywhere, since anybody can make up one side of it.
+    is judged as everywhere, since anybody can make up one side of it. ``away``: next to no connection was accepted
+    while the surge lasted, as by a service that starts again.
     """
     match traffic:
         case TrafficClass.SYN:
-            found = _connecting(mine, theirs, peers, back)
+            found = _connecting(mine, theirs, peers, back, away=away)
             return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
@@ -243,7 +245,7 @@ def conduct(
             return max(Conduct.UNCLEAR, _by_answers(traffic, mine, theirs, asking, share_ripe=1.0))
 
 
-def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> Conduct:
+def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer], *, away: bool) -> Conduct:
     """Of SYNs: whether they are answered, and whether the one who asked takes the answer up."""
     passed = mine.passed[TrafficClass.SYN]
     ripe = passed - mine.fresh[TrafficClass.SYN]
@@ -257,7 +259,7 @@ def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping
     judged = max(1.0, min(excess, ripe))
     ended = broken * mine.share_ripe(TrafficClass.SYN)
     found = _by_share((unanswered + max(refused, ended)) / judged)
-    if unanswered >= LED_TO_NOTHING * judged and _silence(mine, theirs):
+    if unanswered >= LED_TO_NOTHING * judged and _repeated(mine) and (away or _silence(mine, theirs)):
         return min(found, Conduct.UNCLEAR)
     went_well = min(answered, taken_up) - broken - mine.usual[TrafficClass.SYN]
     if went_well >= DOES_WHAT_IT_CAN * excess and theirs.passed[TrafficClass.RST] < MOST * unanswered:
@@ -266,10 +268,14 @@ def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping
 
 
 def _silence(mine: Side, theirs: Side) -> bool:
-    """Whether a server that is away explains as many SYNs: its clients' tries, repeated, and now not a word from it."""
+    """Whether there is now not a word from the server."""
     said = theirs.fresh[TrafficClass.SYNACK] + theirs.fresh[TrafficClass.RST]
-    few = said <= HARDLY_ANY * mine.fresh[TrafficClass.SYN]
-    return few and mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
+    return said <= HARDLY_ANY * mine.fresh[TrafficClass.SYN]
+
+
+def _repeated(mine: Side) -> bool:
+    """Whether a server that is away explains as many SYNs: its clients' tries, repeated."""
+    return mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
 
 
 def _taken_up(mine: Side, peers: tuple[Peer, ...], resets: Mapping[str, float]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
-from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts, Grab, Resource
+from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts
 from hypervigil.host.hsem.files import Files
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.host.hsem.history import MOST, Remembered
@@ -21,6 +21,7 @@ from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
+from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS

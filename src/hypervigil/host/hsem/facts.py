@@ -3,11 +3,11 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import partial
 
 from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
 from hypervigil.host.hsem.findings import NOTHING_FOUND, Findings
+from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.status import Evidence
@@ -17,6 +17,8 @@ MAX_PEERS = 256
 """Of a case, while not too many are open at once."""
 MAX_FACTS = 1000
 """Cases whose last facts are kept to be told; the journal keeps all."""
+A_MOMENT_S, MOST_OF_IT = 0.15, 0.7
+"""Of a surge of tries, so much without a connection accepted is a service that is away."""
 A_PACKET = 0.5
 """What is left of one that is remembered never fades to nothing."""
 MAX_TOLD = 16
@@ -28,9 +30,6 @@ TOLD_PEERS = 12
 """Of a case's peers, the busiest so many of each direction are kept as facts."""
 LEAST_PEERS = 2 * TOLD_PEERS
 """So many peers every case may have."""
-
-BEYOND = 1.1
-"""So many times what it was given is more than it was given."""
 
 _CLASSES = len(TrafficClass)
 
@@ -53,76 +52,6 @@ class Surge:
     def metric(self) -> Metric:
         """Its column."""
         return packet_metric(self.direction, self.traffic)
-
-
-class Resource(StrEnum):
-    """What a VM may take more of than is good for others."""
-
-    CPU = "CPU"
-    MEMORY = "memory"
-    DISK = "disk"
-    """Bytes read and written."""
-    BLOCK = "block requests"
-    CONNECTIONS = "connections"
-    """Begun, and as good as nothing said on them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forks:
-    """What a VM's own agent tells of processes begun, far more than it ever told, per second."""
-
-    rate: float
-    """At its highest."""
-    tail: float
-    """The 95th percentile of what it told before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grab:
-    """Far more of one resource than the VM's history explains, and what that costs others."""
-
-    resource: Resource
-    rate: float
-    """At its highest; of CPU a share of the VM's own, of memory bytes, else per second."""
-    tail: float
-    """The VM's own 95th percentile."""
-    first_at: Instant
-    last_at: Instant
-    cost: float = 0.0
-    """What the one bears that suffers most, against what is bearable: from 1 on it is at others' cost."""
-    sufferer: VmId | None = None
-    bound: float | None = None
-    """What the VM was given of it."""
-    asked_at: Instant | None = None
-    """Since when more than usual has been asked of it from outside itself."""
-    waits: float = 0.0
-    """The share of the time for which the sufferer waits for a CPU, where that is what it bears."""
-    denied: float = 0.0
-    """The share of what others begin at the sufferer that comes to nothing, where that is what it bears."""
-    unended: float = 0.0
-    """Connections of it at the sufferer on which it says something and ends nothing, where these are what it bears."""
-    forks: Forks | None = None
-    """What the VM's agent tells meanwhile, where the host sees that it takes the CPU of others."""
-
-    @property
-    def beyond(self) -> bool:
-        """Whether it is more than the VM was given."""
-        return self.bound is not None and self.rate > BEYOND * self.bound
-
-    @property
-    def harmful(self) -> bool:
-        """Whether it is more than its own, or at others' cost."""
-        return self.cost >= 1 or self.beyond
-
-    @property
-    def blamable(self) -> bool:
-        """Whether it can be an attack: to compute is none, however much, but where its own agent speaks against it."""
-        return self.harmful and (self.resource is not Resource.CPU or self.forks is not None)
-
-    @property
-    def caused(self) -> bool:
-        """Whether what is asked of the VM grew first."""
-        return self.asked_at is not None and self.asked_at <= self.first_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +164,8 @@ class Facts:
     """Facts about the VM's agent: shown with a verdict, and no ground for one."""
     refused_at: Instant | None = None
     """When it was last told that a port or host cannot be reached."""
+    away_s: float = 0.0
+    """For so long it got more tries to connect than usual and accepted next to none."""
     grabs: tuple[Grab, ...] = ()
     guessed: Guessed = Guessed()
     ever: tuple[bool, bool] = (True, True)
@@ -270,7 +201,7 @@ class Facts:
         blind = not self.ever[1 - direction]
         known = partial(conduct, traffic, *self._ends(direction), peak, back=back, lasted_s=lasted_s, blind=blind)
         if direction is Direction.IN:
-            return known(sources=self.fan_in)
+            return known(sources=self.fan_in, away=self.away_s >= max(A_MOMENT_S, MOST_OF_IT * lasted_s))
         refusals = self.failures - self.of(Direction.IN, TrafficClass.RST)
         last = max((surge.last_at for surge in surges), default=self.at)
         return known(refusals=refusals, listens=self.refused_at is not None and last - self.refused_at > REFUSED_S)
@@ -322,6 +253,7 @@ class Dossier:
     accusations: dict[VmId, Accusation] = field(default_factory=dict)
     told: list[Evidence] = field(default_factory=list)
     refused_at: Instant | None = None
+    away_s: float = 0.0
     grabs: dict[Resource, Grab] = field(default_factory=dict)
     held: float = 0.0
     ever: tuple[bool, bool] = (False, False)
@@ -408,6 +340,7 @@ class Dossier:
             vain=self.vain,
             told=tuple(self.told),
             refused_at=self.refused_at,
+            away_s=self.away_s,
             grabs=tuple(self.grabs.values()),
             guessed=self.guessed,
             held=self.held,
@@ -493,6 +426,7 @@ def reopened(facts: Facts) -> Dossier:
         accusations={accusation.attacker: accusation for accusation in facts.accusations},
         told=list(facts.told),
         refused_at=facts.refused_at,
+        away_s=facts.away_s,
         grabs={grab.resource: grab for grab in facts.grabs},
         held=facts.held,
         ever=facts.ever,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hypervigil.host.hsem.conduct import Peer
+from hypervigil.host.hsem.conduct import HARDLY_ANY, Peer
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.history import History
 from hypervigil.host.hsem.look import Look
@@ -82,6 +82,9 @@ class Files:
                     direction, traffic = divmod(column, len(TrafficClass))
                     rate = recent.counts[column] / recent.seconds
                     dossier.surge(Direction(direction), TrafficClass(traffic), rate, now)
+            tried, accepted = look.counts[Metric.IN_SYN], look.counts[Metric.OUT_SYNACK]
+            if look.excess.above[Metric.IN_SYN] and accepted <= HARDLY_ANY * tried:
+                dossier.away_s += look.interval_s
         dossier.ever = (dossier.ever[0] or recent.ever[0], dossier.ever[1] or recent.ever[1])
         failures = look.value(Metric.FAILURES) * look.interval_s
         dossier.failures += failures

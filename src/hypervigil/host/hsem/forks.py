@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from hypervigil.host.hsem.facts import Forks
+from hypervigil.host.hsem.resources import Forks
 from hypervigil.model.guest import GuestMetric, GuestReport
 from hypervigil.model.ids import NEVER, Instant, VmId
 

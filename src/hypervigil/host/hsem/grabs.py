@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from hypervigil.host.hsem.blocks import Served
 from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
-from hypervigil.host.hsem.facts import BEYOND, Grab, Resource
 from hypervigil.host.hsem.forks import ToldForks
+from hypervigil.host.hsem.resources import BEYOND, Grab, Resource
 from hypervigil.host.hsem.serving import RECOVERS_S, Denied, Serving, Taken
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport

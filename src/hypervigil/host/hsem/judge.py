@@ -3,9 +3,10 @@
 from hypervigil.host.hsem import explain
 from hypervigil.host.hsem.conduct import EVERYWHERE, MOST, STREAM_PPS, Conduct, Peer
 from hypervigil.host.hsem.crowd import pressed
-from hypervigil.host.hsem.facts import Accusation, Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.facts import Accusation, Facts, Surge
 from hypervigil.host.hsem.forged import AGAIN_S, MIN_PARTS, MIN_SENDERS, played, senders
 from hypervigil.host.hsem.guesses import guesses
+from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked, ruling
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
 from hypervigil.host.hsem.unasked import unasked

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from hypervigil.host.hsem.conduct import Conduct, Peer
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
-from hypervigil.host.hsem.facts import Facts, Grab, Resource, Surge
+from hypervigil.host.hsem.facts import Facts, Surge
 from hypervigil.host.hsem.forged import SENDERS_TO_ASK, played, senders
 from hypervigil.host.hsem.judge import (
     HELD_S,
@@ -20,6 +20,7 @@ from hypervigil.host.hsem.judge import (
     set_going,
 )
 from hypervigil.host.hsem.outbound import TIMES
+from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import packet_metric

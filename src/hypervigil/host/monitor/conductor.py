@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from hypervigil.host.hrem.agents import MISTRUSTED, Agents
 from hypervigil.host.hrem.grants import Grants
-from hypervigil.host.hsem.facts import Resource
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.host.inventory import AddressBook, Compiled, compile_ports, protected_networks
 from hypervigil.host.journal import Entry, Kind
 from hypervigil.host.journal.records import Blindness, Enforcement, Gap, OperatorCommand, PolicyChange, Repair

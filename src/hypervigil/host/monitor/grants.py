@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from hypervigil.host.hsem.facts import Resource
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.model.grants import Ask
 from hypervigil.model.guest import Need
 from hypervigil.model.ids import Instant, VmId

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from hypervigil.host.hsem.brief import Brief
-from hypervigil.host.hsem.facts import Resource
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.host.journal import Entry
 from hypervigil.model.guest import GuestReport, Question
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId

@@ -1,5 +1,6 @@
 """What VMs do to each other, packet by packet as their NICs count it: honest work and attacks."""
 
+from collections.abc import Callable
 from itertools import cycle
 
 from hypervigil.model.traffic import ForgedKind, TrafficClass
@@ -47,6 +48,28 @@ def breaks_off(client: str, server: str, per_s: float) -> Behaviour:
         accepted = scene.send(server, client, SYNACK, scene.send(client, server, SYN, pace(s)))
         scene.send(server, client, TCP, scene.send(client, server, TCP, 2 * accepted, octets=150), octets=1500)
         scene.send(client, server, RST, accepted // 3)
+
+    return behave
+
+
+def starts_again(
+    server: str, clients: list[str], per_s: float, *, refuses: Callable[[float], float | None]
+) -> Behaviour:
+    """Many ask; where it ``refuses`` by the time that has passed, they try so many times as often."""
+    pace, tried, passed = Pace(per_s), [0], [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        passed[0] += s
+        times = refuses(passed[0])
+        for _ in range(round(pace(s) * (times or 1.0))):
+            tried[0] += 1
+            client = clients[tried[0] % len(clients)]
+            arrived = scene.send(client, server, SYN, 1)
+            if times is not None:
+                scene.send(server, client, RST, arrived)
+                continue
+            scene.send(server, client, SYNACK, arrived)
+            scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * arrived, octets=150), octets=700)
 
     return behave
 

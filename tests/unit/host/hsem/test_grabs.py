@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hypervigil.host.hsem.facts import Resource
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.model.ids import HOST, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.policy import Bounds

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from hypervigil.host.hsem import grabs, serving
-from hypervigil.host.hsem.facts import Grab, Resource
 from hypervigil.host.hsem.limiting import hardened
+from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.policy import Bounds
 from hypervigil.model.status import AttackClass, Role

@@ -30,6 +30,7 @@ from tests.unit.host.hsem.behaviour import (
     requests_by_udp,
     resolves,
     sends_late,
+    starts_again,
     streams,
     welcomes,
 )
@@ -315,4 +316,15 @@ def test_a_pool_of_connections_that_are_gone_is_no_flood_by_who_resets_them(per_
     """Beside talk in which the server sends more packets than it gets: by the sum of them it answers everything."""
     scene = town().begin(copies("web", "alice", 300)).run(60)
     scene.begin(for_(10, finds_gone("alice", "web", per_s, reopens=reopens))).run(20)
+    assert scene.blamed() == set()
+
+
+@pytest.mark.parametrize("away_s", [1.0, 3.0, 8.0])
+def test_a_service_that_starts_again_is_no_victim_of_its_clients(away_s: float) -> None:
+    """They try four times as often as they used to ask, and are refused until it is back."""
+    clients, began = [f"203.0.113.{n}" for n in range(150)], 70.0
+    asks = starts_again("web", clients, 38, refuses=lambda at: 4.3 if began < at <= began + away_s else None)
+    scene = Scene("web", "alice").begin(asks).learn(60).older(10)
+    scene.run(began + away_s - 60 + 15)
+    assert set(scene.roles("web")) <= {Role.CLEARED}
     assert scene.blamed() == set()

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from hypervigil.host.hsem.facts import Resource
+from hypervigil.host.hsem.resources import Resource
 from hypervigil.host.journal import Kind
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.host.monitor.grants import bounds
