@@ -17,6 +17,8 @@ from hypervigil.model.traffic import Direction, TrafficClass
 
 GROWN = 4.0
 """So many times what is usual is asked: below, a service that has no CPU left is short of CPU, not attacked."""
+LEAST = 15.0
+"""Requests a second, below which what is usual says little: of who is asked for less, a busy minute is no flood."""
 FULL = 0.9
 """Of a VM's CPU: above, what more is asked is at the others' cost."""
 SAMPLE_S, SLACK_S = 1.0, 0.25
@@ -37,7 +39,7 @@ def pressed(facts: Facts) -> tuple[Surge, list[Peer]] | None:
     """A surge of requests in order, and the few that bring most of it, each more than everybody together used to."""
     for traffic in _ASKS:
         surge = next((s for s in facts.surges if (s.direction, s.traffic) == (Direction.IN, traffic)), None)
-        if surge is None or surge.rate < GROWN * max(surge.tail, 1.0) or not facts.seconds:
+        if surge is None or surge.rate < GROWN * max(surge.tail, LEAST) or not facts.seconds:
             continue
         if facts.conduct(Direction.IN, traffic) is Conduct.HOSTILE:
             continue

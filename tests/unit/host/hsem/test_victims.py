@@ -233,6 +233,16 @@ def test_as_many_valid_requests_are_no_attack_while_they_can_be_served(scene: Sc
     assert scene.ordered("web") == []
 
 
+def test_who_is_seldom_asked_and_busy_for_a_minute_is_overloaded() -> None:
+    """Its balancer brings all that it is asked: to throttle who brings most would be to throttle everybody."""
+    scene = Scene("web", "alice").begin(browses(STRANGER, "web", 2, wobble=0.9)).learn(60).older(10)
+    scene.begin(browses(STRANGER, "web", 34))
+    scene.cpu["web"] = 1.0
+    scene.run(20)
+    assert scene.roles("web") == [Role.OVERLOADED]
+    assert {limit.kind for limit in scene.ordered("web")} <= {LimitKind.CPU}
+
+
 def test_who_is_busy_because_it_is_flooded_is_a_victim(scene: Scene) -> None:
     scene.cpu["web"] = 1.0
     scene.begin(floods_open_port("mallory", "web", 500)).run(20)
