@@ -294,7 +294,16 @@ def test_a_lie_about_a_class_is_found_although_it_is_estimated(packets_per_s: in
     found = World(frames, seed=seed, edit=as_tcp(20.0)).run()
     assert found
     assert "SYN packets" in found[0][1]
-    assert 20.0 < found[0][0] <= 20.0 + (3.0 if packets_per_s * share <= READ else 12.0)
+    assert 20.0 < found[0][0] <= 20.0 + (3.0 if packets_per_s * share <= READ else 18.0)
+
+
+@pytest.mark.req("T-CORE-7")
+@pytest.mark.parametrize(("packets_per_s", "share"), [(400, 0.6), (400, 1.0), (5_000, 0.6)])
+def test_where_it_is_estimated_nearly_all_lies_are_found_in_twelve_seconds(packets_per_s: int, share: float) -> None:
+    """Chance has no bound: 6 of 5,435 took longer, one of them 15 s."""
+    frames = steady(40.0, packets_per_s, share)
+    after = [World(frames, seed=seed, edit=as_tcp(20.0)).run()[0][0] - 20.0 for seed in range(100)]
+    assert np.mean(np.array(after) <= 12.1) >= 0.97
 
 
 def worlds() -> Iterator[World]:
