@@ -76,6 +76,16 @@ def _timed(turns: int, do: Callable[[int], None]) -> float:
     return statistics.median(took)
 
 
+def _path_changed_ms(family: str, path: Callable[[int], str]) -> float:
+    """One path takes another's place, in one transaction; each turn has a ``path`` of its own."""
+    paths = f"element {family} {_TABLE} paths"
+    _nft(f"add {paths} {{ {path(0)} : accept }}")
+    return _timed(
+        _REPEAT,
+        lambda turn: _nft(f"delete {paths} {{ {path(turn)} }}\nadd {paths} {{ {path(turn + 1)} : accept }}"),
+    )
+
+
 # --- nftables ---------------------------------------------------------------------------------------------------------
 def _address(number: int) -> str:
     return f"10.{number // 62500}.{number // 250 % 250}.{number % 250}"
@@ -146,15 +156,7 @@ class Nftables:
 
     def change_ms(self) -> float | None:
         """One VM's path is replaced, in one transaction."""
-        _nft(f'add element bridge {_TABLE} paths {{ "moved0" . "web" : accept }}')
-
-        def move(turn: int) -> None:
-            _nft(
-                f'delete element bridge {_TABLE} paths {{ "moved{turn}" . "web" }}\n'
-                f'add element bridge {_TABLE} paths {{ "moved{turn + 1}" . "web" : accept }}'
-            )
-
-        return _timed(_REPEAT, move)
+        return _path_changed_ms("bridge", lambda turn: f'"moved{turn}" . "web"')
 
     def attach_ms(self) -> float | None:
         """One more VM's addresses and path, in one transaction."""
@@ -215,15 +217,7 @@ class Conntrack:
 
     def change_ms(self) -> float | None:
         """One VM's path is replaced, in one transaction."""
-        _nft(f"add element inet {_TABLE} paths {{ 10.9.8.0 . 10.9.9.0 : accept }}")
-
-        def move(turn: int) -> None:
-            _nft(
-                f"delete element inet {_TABLE} paths {{ 10.9.8.{turn} . 10.9.9.0 }}\n"
-                f"add element inet {_TABLE} paths {{ 10.9.8.{turn + 1} . 10.9.9.0 : accept }}"
-            )
-
-        return _timed(_REPEAT, move)
+        return _path_changed_ms("inet", lambda turn: f"10.9.8.{turn} . 10.9.9.0")
 
     def attach_ms(self) -> float | None:
         """One more VM's path, in one transaction."""

@@ -27,7 +27,7 @@ MEMORY_S = 10.0
 """What it had served is remembered with this time constant, of seconds in which no request was slow."""
 
 
-class Served:
+class Slowed:
     """Of each VM one number."""
 
     def __init__(self) -> None:

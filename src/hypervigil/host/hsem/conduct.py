@@ -75,6 +75,8 @@ have held more than it began lately."""
 GONE_S, GONE_UNSAID = 2.0, 4.0
 """After so long nothing is under way to who is gone but what is said anew: so many packets that carry next to nothing,
 of data as many as before, for downloads may be broken off one after the other."""
+REFUSED = 1.5
+"""Resets per packet that they refuse."""
 ENDED = 2.0
 """Resets per connection begun, by which one of both ends breaks it off, or both do."""
 SLACK = 20.0
@@ -223,7 +225,7 @@ def conduct(
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
         case TrafficClass.RST:
             asked = sum(theirs.tried[c] for c in (TrafficClass.SYN, TrafficClass.SYNACK, TrafficClass.TCP))
-            found = _in_reply(mine.tried[traffic], 1.5 * asked)
+            found = _in_reply(mine.tried[traffic], REFUSED * asked)
             stray = _stray(peers, back) if lasted_s >= GONE_S else 0.0
             return Conduct.HOSTILE if stray >= max(SLACK, IGNORED * mine.excess(traffic)) else found
         case TrafficClass.TCP:
@@ -303,11 +305,13 @@ def _in_reply(sent: float, asked: float) -> Conduct:
 def _stray(peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> float:
     """How many resets refuse nothing: no try, no packet that was left without another answer, no connection of late."""
     begun = {peer.address: peer.openings for peer in peers}
-    return sum(
-        max(0.0, p.resets - 1.5 * max(0.0, p.packets - p.answers + p.resets) - ENDED * (p.openings + begun[p.address]))
-        for p in back.values()
-        if p.address in begun
-    )
+    found = 0.0
+    for peer in back.values():
+        if peer.address in begun:
+            unanswered = max(0.0, peer.packets - (peer.answers - peer.resets))
+            due = REFUSED * unanswered + ENDED * (peer.openings + begun[peer.address])
+            found += max(0.0, peer.resets - due)
+    return found
 
 
 def _go_on(mine: Side, peers: tuple[Peer, ...]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.host.hsem.blocks import Served
+from hypervigil.host.hsem.blocks import TIMES, Slowed
 from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
 from hypervigil.host.hsem.forks import ToldForks
 from hypervigil.host.hsem.resources import BEYOND, Grab, Resource
@@ -41,7 +41,6 @@ WAITS = 0.3
 """Of the time that a vCPU usually runs it may wait for a CPU so much more: its work then takes 1.4 times as long."""
 SLOW_S = 0.02
 """A block request may take so long, or ``TIMES`` as long as is usual for who waits."""
-TIMES = 3.0
 HOST_FULL = 0.95
 """Of the host's memory: what goes beyond is paid for by everybody."""
 EMPTY = 300.0
@@ -156,7 +155,7 @@ class Grabs:
         self._bounds: Mapping[VmId, Mapping[Resource, float]] = {}
         self._forks = ToldForks()
         self._serving = Serving()
-        self._served = Served()
+        self._slowed = Slowed()
         self._stopped: dict[VmId, float] = {}
         """SYNs of each VM that a limit of ours stopped in this second."""
 
@@ -167,7 +166,7 @@ class Grabs:
         self._asked = {vm: times for vm, times in self._asked.items() if vm in self._vcpus}
         self._forks.keep(self._vcpus)
         self._serving.keep(self._vcpus)
-        self._served.keep(self._vcpus)
+        self._slowed.keep(self._vcpus)
 
     def heard(self, report: GuestReport) -> None:
         """An agent's report: what it tells while its VM computes more than ever is not usual."""
@@ -202,7 +201,7 @@ class Grabs:
         self, vms: Sequence[VmId], values: Matrix, tails: Matrix, *, factor: float, now: Instant, asks: Asks
     ) -> list[tuple[VmId, Grab]]:
         """Take in one whole second; every grab that is to be judged now."""
-        slowed = self._served.see(vms, values, tails)
+        slowed = self._slowed.see(vms, values, tails)
         second = _Second(vms, values, tails, {vm: row for row, vm in enumerate(vms)}, now, slowed)
         self._see_asked(second, factor, now)
         found: list[tuple[VmId, Grab]] = []
@@ -314,10 +313,15 @@ class Grabs:
             run.held, run.lately = run.held + min(more, hoard.silent * accepted), 0.0
             return
         denied = second.denied.get(hoard.server)
-        served = denied is not None and denied.lately < SERVED and self._serving.known(hoard.server)
         if denied is not None and denied.lately >= SERVED and run.held < HELD:
             run.unserved_at = second.at
-        served = served and second.at - run.unserved_at > RECOVERS_S and not self._serving.recovers(hoard.server)
+        served = (
+            denied is not None
+            and denied.lately < SERVED
+            and self._serving.known(hoard.server)
+            and second.at - run.unserved_at > RECOVERS_S
+            and not self._serving.recovers(hoard.server)
+        )
         run.held += run.lately if served else 0.0
         run.lately = more if served else 0.0
 

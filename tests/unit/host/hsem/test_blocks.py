@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hypervigil.host.hsem import blocks
-from hypervigil.host.hsem.blocks import Served
+from hypervigil.host.hsem.blocks import Slowed
 from hypervigil.host.hsem.grabs import Grabs
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
@@ -144,8 +144,8 @@ def second(rate: float, wait: float) -> np.ndarray:
     return values
 
 
-def learned(rate: float, seconds: int = 60) -> Served:
-    served = Served()
+def learned(rate: float, seconds: int = 60) -> Slowed:
+    served = Slowed()
     for _ in range(seconds):
         served.see(VMS, second(rate, 0.001), second(rate, 0.001))
     return served
@@ -171,6 +171,6 @@ def test_what_is_slow_teaches_nothing_and_what_is_quick_fades() -> None:
 
 def test_of_few_and_of_new_nothing_is_concluded() -> None:
     assert learned(8).see(VMS, second(2, 0.9), second(8, 0.001))[0] == 0
-    assert Served().see(VMS, second(50, 0.9), second(50, 0.001))[0] == 0
+    assert Slowed().see(VMS, second(50, 0.9), second(50, 0.001))[0] == 0
     nothing = np.full((1, len(Metric)), np.nan, np.float32)
     assert learned(100).see(VMS, nothing, nothing)[0] == 0
