@@ -53,6 +53,8 @@ lint: setup ## format, lint, types and import contracts, checked and not changed
 	ruff check $(CODE)
 	mypy
 	lint-imports --no-logo
+	@# Half an hour of tests is not begun when one of them imports what is gone.
+	names=$$(pytest -qq --collect-only tests) || { tail -n 40 <<<"$$names"; exit 1; }
 
 check: lint ## the fast part: lint, unit, property and architecture tests; < 2 minutes, no root
 	@$(call meanwhile,$(REST))

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hypervigil.host.hsem import blocks
-from hypervigil.host.hsem.blocks import Served
+from hypervigil.host.hsem.blocks import Slowed
 from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
@@ -201,13 +201,13 @@ def _hoarders(  # noqa: PLR0917
 def test_who_has_as_many_requests_served_or_as_quickly_or_waits_for_none_loses_nothing(
     before: float, usual_s: float, seconds: list[tuple[float, float]]
 ) -> None:
-    served, vms = Served(), VMS[1:2]
+    slowed, vms = Slowed(), VMS[1:2]
     tails = np.full((1, len(Metric)), usual_s, np.float32)
 
     def see(rate: float, wait: float) -> float:
         values = np.zeros((1, len(Metric)), np.float32)
         values[0, [Metric.BLOCK_WRITES, Metric.BLOCK_WAIT]] = rate, wait
-        return float(served.see(vms, values, tails)[0])
+        return float(slowed.see(vms, values, tails)[0])
 
     for _ in range(60):
         see(before, usual_s)
