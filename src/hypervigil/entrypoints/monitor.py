@@ -140,8 +140,8 @@ class Monitor:
             journal_state=self._journal_state,
             samples=self._hsem.samples,
             keep_policy=self._store.apply,
-            export_history=lambda: histories.encode(self._hsem.remember()),
-            import_history=lambda data: self._hsem.recall(histories.decode(data)),
+            remember=self._hsem.remember,
+            recall=self._hsem.recall,
             since_wall=time.time(),
         )
 

@@ -92,9 +92,12 @@ class ApplyPolicy(_Message, frozen=True, kw_only=True, tag="policy"):
 class ExportHistory(_Message, frozen=True, kw_only=True, tag="history-export"):
     """The judge's memory as bytes."""
 
+    names: tuple[str, ...] = ()
+    """Of these VMs, by name or UUID; of all, if there are none."""
+
 
 class ImportHistory(_Message, frozen=True, kw_only=True, tag="history-import"):
-    """Replace the judge's memory by what was exported."""
+    """Take over what was exported of its VMs."""
 
     data: bytes
     by: str = ""

@@ -197,16 +197,19 @@ def history_show(context: click.Context) -> dict[str, Any]:
 
 @history.command("export")
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--vm", "names", metavar="NAME", multiple=True, help="Only of this VM, by name or UUID; may be repeated.")
 @printer(show.sentences)
 @click.pass_context
-def history_export(context: click.Context, path: Path) -> dict[str, Any]:
-    """Write the judge's memory to a file."""
-    data: bytes = ask_monitor(context, control.ExportHistory())["data"]
+def history_export(context: click.Context, path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Write what the judge has learned to a file, to keep it or to take it with a VM to another host."""
+    body = ask_monitor(context, control.ExportHistory(names=names))
+    data: bytes = body["data"]
     try:
         path.write_bytes(data)
     except OSError as error:
         fail(f"cannot write {path}: {error.strerror}; choose another place")
-    return {"sentences": [f"wrote {len(data)} bytes to {path}"], "bytes": len(data)}
+    vms = f"{body['vms']} VM{'' if body['vms'] == 1 else 's'}"
+    return {"sentences": [f"wrote the history of {vms} to {path}"], "vms": body["vms"], "bytes": len(data)}
 
 
 @history.command("import")
@@ -214,7 +217,7 @@ def history_export(context: click.Context, path: Path) -> dict[str, Any]:
 @printer(show.sentences)
 @click.pass_context
 def history_import(context: click.Context, path: Path) -> dict[str, Any]:
-    """Replace the judge's memory by an exported one."""
+    """Take over what an exported file says of its VMs; nothing changes for others."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -79,9 +79,9 @@ class Hsem(Known):
 
     # --- what it remembers ----
     def recall(self, known: Remembered) -> None:
-        """Replace the history; ``ValueError`` changes nothing. What was seen over hours belonged to the other one."""
+        """Take over what is said of its VMs; ``ValueError`` changes nothing. What was seen over hours is gone."""
         self._usual.recall(known)
-        self._lookback = Lookback(self._watch)
+        self._lookback.keep(self._vms.keys() - set(known.vms))
 
     def resume(self, cases: Iterable[Resumed], repetitions: Mapping[VmId, int]) -> None:
         """Take up cases where the last process left them."""

@@ -135,13 +135,14 @@ class Habits:
             if not ((values >= least) & (values <= most)).all():  # nor is NaN
                 raise ValueError("its habits have impossible values")
 
-    def recall(self, vms: Sequence[VmId], known: Copies | None) -> None:
-        """Replace all by what ``remember`` gave, or by nothing; ``ValueError`` otherwise, and nothing is changed."""
-        if known is None:
-            self._table.clear()
-            return
+    def forget(self, vms: Iterable[VmId]) -> None:
+        """Forget these."""
+        self._table.drop(vms)
+
+    def recall(self, vms: Sequence[VmId], known: Copies) -> None:
+        """Take over what ``remember`` gave of these VMs; ``ValueError`` otherwise, and nothing is changed."""
         self.check(len(vms), known)
-        self._table.replace(vms, known)
+        self._table.put(vms, known)
 
     def see(self, vms: Sequence[VmId], values: Matrix, at: Times, step_s: Times, learn: Flags | None = None) -> Matrix:
         """Take in one sample of each VM; how surprising each value is, 0 where it is unseen (NaN).

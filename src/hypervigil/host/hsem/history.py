@@ -8,7 +8,7 @@ done without, and its quantiles are told as many times larger as the grant makes
 halving keeps below what two bytes hold: 41 metrics x 48 bins are 3.9 kB per VM.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,13 @@ class Remembered:
     """What agents told (``ToldHistory``), of those VMs that have one; likewise."""
     ports: Kept | None = None
     """What they told of ports (``UsualPorts``)."""
+
+    def of(self, vms: Collection[VmId]) -> "Remembered":
+        """What is known of these VMs, as far as they have a history: what goes with a VM to another host."""
+        habits = Kept(self.vms, self.habits).of(vms).arrays if self.habits is not None else None
+        histories = Kept(self.vms, {"histogram": self.histogram, "samples": self.samples}).of(vms)
+        told, ports = (part and part.of(vms) for part in (self.told, self.ports))
+        return Remembered(histories.vms, **histories.arrays, habits=habits, told=told, ports=ports)
 
 
 class History:
@@ -199,7 +206,7 @@ class History:
         return Remembered(self._table.vms, histogram, self._table["samples"][:n].copy())
 
     def recall(self, known: Remembered) -> None:
-        """Replace by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
+        """Take over what ``remember`` gave of its VMs; ``ValueError`` otherwise, and nothing is changed."""
         histogram, samples = known.histogram, known.samples
         if histogram.ndim == 3 and samples.shape == histogram.shape[:2]:
             histogram, samples = _widened(histogram), _widened(samples)
@@ -209,7 +216,6 @@ class History:
             raise ValueError("it is a history that knows a VM twice")
         if not all(np.isfinite(array).all() and (array >= 0).all() for array in (histogram, samples)):
             raise ValueError("it is a history with impossible values")
-        self._table.clear()
         rows = self._table.rows(known.vms)
         total = histogram.sum(axis=2, keepdims=True)
         fitting = histogram * (MOST_SAMPLES / np.maximum(total, MOST_SAMPLES))

@@ -38,6 +38,10 @@ class UsualPorts:
         """Forget all but these."""
         self._table.keep(vms)
 
+    def forget(self, vms: Iterable[VmId]) -> None:
+        """Forget these."""
+        self._table.drop(vms)
+
     def visited(self, vm: VmId, opened: Mapping[int, float], elsewhere: float) -> None:
         """One answer: what was begun at each port, and at those that it does not name."""
         row = self._table.row(vm)
@@ -79,12 +83,10 @@ class UsualPorts:
             raise ValueError("it has impossible ports")
 
     def recall(self, known: Kept | None) -> None:
-        """Replace it by what ``remember`` gave, or by nothing; ``ValueError`` otherwise, and nothing is changed."""
-        if known is None:
-            self._table.clear()
-            return
-        self.check(known)
-        self._table.recall(known)
+        """Take over of its VMs what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
+        if known is not None:
+            self.check(known)
+            self._table.put(known.vms, known.arrays)
 
 
 def _place(ports: np.ndarray, looks: np.ndarray, port: int) -> int:

@@ -77,9 +77,12 @@ class Seasonal:
             self._habits.check(vms, known)
 
     def recall(self, vms: Sequence[VmId], known: Copies | None) -> None:
-        """As ``Habits``; the minutes that VMs are in begin anew."""
-        self._habits.recall(vms, known)
-        self._minute.clear()
+        """As ``Habits``; without habits these VMs have none. The minutes that they are in begin anew."""
+        self._minute.drop(vms)
+        if known is None:
+            self._habits.forget(vms)
+        else:
+            self._habits.recall(vms, known)
 
     def see(self, vms: Sequence[VmId], values: Matrix, suspects: Collection[int], now: Instant) -> list[Evidence]:
         """Take in a whole second; facts about VMs. ``suspects``: places in ``vms``.

@@ -1,6 +1,6 @@
 """Arrays that have one row per VM, grow together and close their gaps together. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,11 @@ class Kept:
     vms: tuple[VmId, ...]
     arrays: Copies
     """A row per VM in each."""
+
+    def of(self, vms: Collection[VmId]) -> "Kept":
+        """The rows of these VMs, as far as they have any."""
+        rows = [row for row, vm in enumerate(self.vms) if vm in vms]
+        return Kept(tuple(self.vms[row] for row in rows), {name: array[rows] for name, array in self.arrays.items()})
 
 
 MOST_COUNTED = int(np.iinfo(np.uint16).max)
@@ -131,9 +136,8 @@ class Table:
             found[name][places] = array[rows]
         return found
 
-    def replace(self, vms: Sequence[VmId], known: Copies) -> None:
-        """These VMs' rows are what ``copies`` gave, of arrays with the same names, and there are no others."""
-        self.clear()
+    def put(self, vms: Sequence[VmId], known: Copies) -> None:
+        """These VMs' rows are what ``copies`` gave, of arrays with the same names."""
         rows = self.rows(vms)
         for name, array in self._arrays.items():
             array[rows] = known[name]
@@ -154,10 +158,6 @@ class Table:
             if not ((array >= 0) & (array <= self.most(name, most))).all():  # nor is NaN
                 raise ValueError("it has impossible values")
 
-    def recall(self, known: Kept) -> None:
-        """Replace all rows by what ``check`` found to be right."""
-        self.replace(known.vms, known.arrays)
-
     def keep(self, vms: Iterable[VmId]) -> None:
         """Drop the rows of all others."""
         wanted = set(vms)
@@ -169,6 +169,10 @@ class Table:
             array[: len(rows)] = array[rows]
         self._rows = {vm: _number(row) for row, vm in enumerate(kept)}
         self._asked = None
+
+    def drop(self, vms: Iterable[VmId]) -> None:
+        """Drop the rows of these."""
+        self.keep(self._rows.keys() - set(vms))
 
     def clear(self) -> None:
         """Drop every row."""

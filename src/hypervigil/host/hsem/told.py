@@ -73,6 +73,10 @@ class ToldHistory:
         """Forget what all but these told."""
         self._table.keep(vms)
 
+    def forget(self, vms: Iterable[VmId]) -> None:
+        """Forget what these told."""
+        self._table.drop(vms)
+
     def hear(self, report: GuestReport) -> None:
         """A report that came in time."""
         if report.level == 1 and report.interval_s > 0 and report.at >= self._doubted.get(report.vm, report.at):
@@ -128,12 +132,11 @@ class ToldHistory:
         self._table.check(known, most=float(MOST_SAMPLES))
 
     def recall(self, known: Kept | None) -> None:
-        """Replace it by what ``remember`` gave, or by nothing; ``ValueError`` otherwise, and nothing is changed."""
+        """Take over of its VMs what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
         if known is None:
-            self._table.clear()
             return
         self.check(known)
-        self._table.recall(known)
+        self._table.put(known.vms, known.arrays)
         rows = self._table.rows(known.vms)
         # The bins say how much there is: what a file says besides could make a line of nothing.
         self._table["weight"][rows] = self._table.counts("histogram")[rows].sum(axis=2)

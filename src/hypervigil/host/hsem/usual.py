@@ -76,7 +76,7 @@ class Usual:
         return replace(known, habits=habits, told=self.told.remember(), ports=self.ports.remember())
 
     def recall(self, known: Remembered) -> None:
-        """Replace them by what ``remember`` gave; ``ValueError`` otherwise, and nothing is changed."""
+        """Take over what ``remember`` gave of its VMs; ``ValueError`` otherwise, and nothing is changed."""
         self._seasonal.check(len(known.vms), known.habits)
         if known.told is not None:
             self.told.check(known.told)
@@ -84,5 +84,7 @@ class Usual:
             self.ports.check(known.ports)
         self.history.recall(known)
         self._seasonal.recall(known.vms, known.habits)
+        self.told.forget(known.vms)
         self.told.recall(known.told)
+        self.ports.forget(known.vms)
         self.ports.recall(known.ports)

@@ -1,7 +1,7 @@
 """Answers to the command line, as plain values with wall-clock times."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any
@@ -10,6 +10,9 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
 from hypervigil.host import policyfile
+from hypervigil.host.hsem.history import Remembered
+from hypervigil.host.journal.records import Kind, OperatorCommand
+from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.conductor import FABRIC, Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
@@ -43,8 +46,8 @@ class Answers:
         journal_state: Callable[[], Body],
         samples: Callable[[VmId], int],
         keep_policy: Callable[[str], object],
-        export_history: Callable[[], bytes],
-        import_history: Callable[[bytes], None],
+        remember: Callable[[], Remembered],
+        recall: Callable[[Remembered], None],
         since_wall: float,
     ) -> None:
         self._conductor = conductor
@@ -52,8 +55,8 @@ class Answers:
         self._journal_state = journal_state
         self._samples = samples
         self._keep_policy = keep_policy
-        self._export_history = export_history
-        self._import_history = import_history
+        self._remember = remember
+        self._recall = recall
         self._since_wall = since_wall
 
     def answer(self, request: control.Request, now: Instant) -> control.Response:
@@ -86,8 +89,8 @@ class Answers:
                 return control.Answer(
                     body={"policy": to_builtins(self._conductor.policy), "inventory": to_builtins(known)}
                 )
-            case control.ExportHistory():
-                return control.Answer(body={"data": self._export_history()})
+            case control.ExportHistory(names=names):
+                return self._export(names)
             case control.SignNow():
                 return control.Answer(body=self._journal_state())
             case _:
@@ -114,17 +117,25 @@ class Answers:
         ]
         return control.Answer(body={"since": self._since_wall, "drops": found})
 
+    def _export(self, names: Collection[str]) -> control.Response:
+        known = self._remember()
+        if names:
+            found = {name: self._conductor.find(name) for name in names}
+            chosen = {name: VmId(name) if vm is None else vm.vm for name, vm in found.items()}
+            for name, vm in chosen.items():
+                if vm not in known.vms:
+                    shown = "'hypervigil history show' lists those that run; one that does not goes by its UUID"
+                    return control.Denied(reason=f"no history of a VM called '{name}': {shown}")
+            known = known.of(set(chosen.values()))
+        return control.Answer(body={"data": histories.encode(known), "vms": len(known.vms)})
+
     # --- orders ----
     def _order(self, request: control.Request, now: Instant) -> control.Response:
         match request:
             case control.ApplyPolicy():
                 return self._apply(request, now)
-            case control.ImportHistory(data=data):
-                try:
-                    self._import_history(data)
-                except ValueError as error:
-                    return control.Denied(reason=f"this is not an exported history: {error}; nothing was changed")
-                return _said(f"history of {len(data)} bytes taken over")
+            case control.ImportHistory():
+                return self._import(request, now)
             case control.Release(name=name) | control.PutLimit(name=name) | control.Exempt(name=name):
                 vm = self._conductor.find(name)
                 if vm is None:
@@ -132,6 +143,17 @@ class Answers:
                 return self._order_vm(vm, request, now)
             case _:
                 return control.Denied(reason="this request is not known here")
+
+    def _import(self, request: control.ImportHistory, now: Instant) -> control.Response:
+        try:
+            known = histories.decode(request.data)
+            self._recall(known)
+        except ValueError as error:
+            return control.Denied(reason=f"this is not an exported history: {error}; nothing was changed")
+        command = OperatorCommand(request.by, "history import", {"vms": len(known.vms), "bytes": len(request.data)})
+        self._conductor.note(Kind.OPERATOR, command, now)
+        self._conductor.commit()
+        return _said(f"history of {len(known.vms)} VM{'' if len(known.vms) == 1 else 's'} taken over")
 
     def _order_vm(self, vm: Vm, request: control.Request, now: Instant) -> control.Response:
         match request:

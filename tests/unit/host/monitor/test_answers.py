@@ -1,21 +1,27 @@
 """What the monitor hands over is what others can reckon with."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+import numpy as np
 import pytest
 from rich.console import Console
 
 from hypervigil.entrypoints.cli import show
 from hypervigil.host import policyfile
+from hypervigil.host.hsem.history import History
+from hypervigil.host.journal.records import Kind
+from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.metric import Metric
 from hypervigil.model.policy import NetworkPolicy, Policy
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control, gateway, guest
@@ -43,8 +49,8 @@ def test_status_says_what_was_shed() -> None:
         journal_state=lambda: {"records": 1, "signed_through": 1},
         samples=unused,
         keep_policy=unused,
-        export_history=unused,
-        import_history=unused,
+        remember=unused,
+        recall=unused,
         since_wall=0.0,
     )
     answer = answers.answer(control.ShowStatus(), Instant(1.0))
@@ -57,7 +63,7 @@ def test_status_says_what_was_shed() -> None:
 
 def answers_of(conductor: Conductor, **parts: Any) -> Answers:
     unused: Any = lambda *_args: None  # noqa: E731
-    names = ("sensors_connected", "journal_state", "samples", "keep_policy", "export_history", "import_history")
+    names = ("sensors_connected", "journal_state", "samples", "keep_policy", "remember", "recall")
     return Answers(conductor, **{**dict.fromkeys(names, unused), **parts}, since_wall=0.0)
 
 
@@ -72,17 +78,74 @@ def test_policy_and_inventory_come_whole_over_the_wire() -> None:
     assert msgspec.convert(there.body["inventory"], Inventory) == Inventory((VM,))
 
 
-def test_a_large_memory_goes_out_and_comes_in_as_it_is(conductor: Conductor) -> None:
+def test_a_large_memory_goes_out_and_comes_in_as_it_is() -> None:
     """That of 10,000 VMs is 15 MB, and a frame holds 16."""
-    data, taken = random.Random(1).randbytes(15_000_000), []
-    answers = answers_of(conductor, export_history=lambda: data, import_history=taken.append)
-    decoder: FrameDecoder[control.Response] = FrameDecoder(control.Response)
-    (out,) = decoder.feed(encode(answers.answer(control.ExportHistory(), Instant(1.0))))
+    data = random.Random(1).randbytes(15_000_000)
+    (out,) = FrameDecoder(control.Response).feed(encode(control.Answer(body={"data": data, "vms": 10_000})))
     assert isinstance(out, control.Answer)
-    requests: FrameDecoder[control.Request] = FrameDecoder(control.Request)
-    (back,) = requests.feed(encode(control.ImportHistory(data=out.body["data"])))
-    answers.answer(back, Instant(1.0))
-    assert taken == [data]
+    (back,) = FrameDecoder(control.Request).feed(encode(control.ImportHistory(data=out.body["data"])))
+    assert back == control.ImportHistory(data=data)
+
+
+GONE = VmId("gone")
+
+
+@pytest.fixture
+def learned() -> History:
+    history = History()
+    values = np.zeros((2, len(Metric)), np.float32)
+    values[:, Metric.OUT_SYN] = 30.0, 70.0
+    for _ in range(60):
+        history.learn([VM.vm, GONE], values)
+    return history
+
+
+@pytest.mark.parametrize(("names", "vms"), [((), {VM.vm, GONE}), (("db-1",), {VM.vm}), (("gone",), {GONE})])
+def test_the_memory_of_one_vm_goes_out_alone(learned: History, names: tuple[str, ...], vms: set[VmId]) -> None:
+    conductor = conducting(FakeHost(), FakeHost())
+    conductor.inventory(Inventory((VM,)), Instant(1.0))
+    answer = answers_of(conductor, remember=learned.remember).answer(control.ExportHistory(names=names), Instant(1.0))
+    assert isinstance(answer, control.Answer)
+    there = History()
+    there.recall(histories.decode(answer.body["data"]))
+    assert set(there.vms) == vms
+    assert all(there.tail(vm, Metric.OUT_SYN) == learned.tail(vm, Metric.OUT_SYN) for vm in vms)
+    assert answer.body["vms"] == len(vms)
+
+
+def test_of_whom_nothing_is_known_nothing_is_exported(learned: History) -> None:
+    conductor = conducting(FakeHost(), FakeHost())
+    conductor.inventory(Inventory((VM,)), Instant(1.0))
+    answers = answers_of(conductor, remember=learned.remember)
+    answer = answers.answer(control.ExportHistory(names=("db-1", "nobody")), Instant(1.0))
+    assert isinstance(answer, control.Denied)
+    assert "no history of a VM called 'nobody'" in answer.reason
+    assert "history show" in answer.reason
+
+
+def test_what_comes_in_is_taken_over_and_on_record(learned: History) -> None:
+    host, there = FakeHost(), History()
+    answers = answers_of(conducting(host, host), recall=there.recall)
+    data = histories.encode(learned.remember().of({GONE}))
+    answer = answers.answer(control.ImportHistory(data=data, by="root"), Instant(1.0))
+    assert isinstance(answer, control.Answer)
+    assert answer.body["sentences"] == ["history of 1 VM taken over"]
+    assert there.vms == (GONE,)
+    (command,) = host.recorded(Kind.OPERATOR)
+    assert (command.by, command.command, command.arguments["vms"]) == ("root", "history import", 1)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:-40], lambda _data: b"", lambda data: data[40:]])
+def test_what_is_no_history_changes_nothing_and_is_not_on_record(
+    learned: History, spoil: Callable[[bytes], bytes]
+) -> None:
+    host, there = FakeHost(), History()
+    answers = answers_of(conducting(host, host), recall=there.recall)
+    answer = answers.answer(control.ImportHistory(data=spoil(histories.encode(learned.remember()))), Instant(1.0))
+    assert isinstance(answer, control.Denied)
+    assert "nothing was changed" in answer.reason
+    assert there.vms == ()
+    assert host.recorded(Kind.OPERATOR) == []
 
 
 # --- agents ----
