@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from lab import guests, libvirtd, network, watched
+from lab import guests, libvirtd, network, otherhost, watched
 from lab.errors import LabError
 from lab.scratch import only_lab
 
@@ -38,4 +38,4 @@ def clean_all() -> list[str]:
 
 
 def _rest() -> list[str]:
-    return [*guests.clean_all(), *network.clean_all(), *libvirtd.close_kvm(), *libvirtd.stop()]
+    return [*otherhost.clean_all(), *guests.clean_all(), *network.clean_all(), *libvirtd.close_kvm(), *libvirtd.stop()]

@@ -72,6 +72,7 @@ class Guest:
         bridge = None if network.spec.routed else network.bridge
         self._definition = Definition(spec, self.domain, self.uuid, self.mac, self._directory, bridge)
         self.agent_socket = self._definition.agent_socket
+        self._lab_socket = self._directory / "lab.sock"
         self._runner: Runner | None = None
         self._interface: str | None = None
         self._boot_job: JobId | None = None
@@ -170,12 +171,27 @@ class Guest:
         self._go(domain, on_created)
         self._greet(_RESTORE_S)
 
+    def migrate(self, take: Callable[[libvirt.virDomain, dict[Path, Path]], None]) -> None:
+        """Have another host take it as it runs (`lab.otherhost`). Its tap is there then, and `interface` is no more."""
+        self._reached().close()
+        self._runner = self._interface = None
+        there = make(self._directory / "there")
+        there.chmod(0o777)
+        names = (self._lab_socket.name, self.agent_socket.name, "console.log")
+        take(
+            connection().lookupByName(self.domain),
+            {self._lab_socket.with_name(name): there / name for name in names},
+        )
+        self._lab_socket = there / self._lab_socket.name
+        self._greet(_RESTORE_S)
+
     def destroy(self) -> None:
         """Power off and undefine; nothing of it stays but the saved RAM in the cache. Works in any state."""
         if self._runner is not None:
             self._runner.close()
             self._runner = None
         self._interface = self._boot_job = None
+        self._lab_socket = self._directory / "lab.sock"
         _remove_domain(self.domain)
         shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -306,7 +322,7 @@ class Guest:
     def _greet(self, timeout_s: float) -> None:
         channel = socket.socket(socket.AF_UNIX)
         channel.settimeout(10)
-        channel.connect(str(self._directory / "lab.sock"))
+        channel.connect(str(self._lab_socket))
         self._runner = Runner(self.name, channel)
         self._runner.greet(timeout_s)
 

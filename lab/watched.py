@@ -104,17 +104,21 @@ class Vm(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Product:
-    """One installation of the product; ``nice`` is that of its command line where the lab asks."""
+    """One installation of the product; ``nice`` is that of its command line where the lab asks.
+
+    ``inside``: what brings a program to the host that it is on, if that is another than this.
+    """
 
     places: Places = Places()
     nice: int = 0
+    inside: tuple[str, ...] = ()
 
     def call(self, *arguments: str, timeout_s: float = _ANSWER_S) -> subprocess.CompletedProcess[str]:
         """Run ``hypervigil ARGUMENTS``."""
         program = Path(sys.executable).parent / "hypervigil"
         if not program.is_file():
             raise LabError(f"{program} is not there: run 'make setup'")
-        argv = ["nice", "-n", str(self.nice), str(program), *self.places.options, *arguments]
+        argv = [*self.inside, "nice", "-n", str(self.nice), str(program), *self.places.options, *arguments]
         try:
             return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
-from tests.integration.wirelab import arp, ethernet, ipv4, ipv6, udp
+from tests.integration.wirelab import announcement, arp, ethernet, ipv4, ipv6, udp
 
 BROADCAST, MULTICAST = "ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:fb"
 PORTS = (0, 22, 53, 67, 68, 80, 443, 546, 547, 5353, 40000, 65535)
@@ -34,6 +34,7 @@ class Maker:
             self._ipv6,
             self._ipv6,
             self._arp,
+            self._rarp,
             self._ethertype,
         )
 
@@ -128,6 +129,14 @@ class Maker:
         mac = self._one(self.cast.macs)
         payload = arp(self.dice.choice((1, 1, 2, 3)), mac, self.dice.choice((self._v4(), "0.0.0.0")), self._v4())
         return self._around(0x0806, payload)
+
+    def _rarp(self) -> bytes:
+        one, other = self._one(self.cast.macs), self._one(self.cast.macs)
+        told = announcement(
+            one, operation=self.dice.choice((3, 3, 3, 4)), of=other, address=self.dice.choice(("0.0.0.0", self._v4()))
+        )
+        to = BROADCAST if self.dice.random() < 0.7 else other
+        return ethernet(one, to, 0x8035, told)
 
     def _ethertype(self) -> bytes:
         kind = self.dice.choice((0x8100, 0x88A8, 0x88CC, 0x8864, 0x0026, self.dice.randrange(65536)))

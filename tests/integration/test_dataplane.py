@@ -18,7 +18,20 @@ from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy, link_local
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass
-from tests.integration.wirelab import Segment, Tap, arp, ethernet, icmp, ipv4, ipv6, namespace, run, tcp, udp
+from tests.integration.wirelab import (
+    Segment,
+    Tap,
+    announcement,
+    arp,
+    ethernet,
+    icmp,
+    ipv4,
+    ipv6,
+    namespace,
+    run,
+    tcp,
+    udp,
+)
 
 pytestmark = pytest.mark.root
 
@@ -62,7 +75,7 @@ def rig() -> Iterator[Rig]:
     with namespace():
         segment = Segment("br0")
         a, b = segment.tap("tapa", A_MAC), segment.tap("tapb", B_MAC)
-        b.send(ethernet(B_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, B_MAC, B, A)))
+        b.send(ethernet(B_MAC, ALL, 0x0806, arp(1, B_MAC, B, A)))
         plane = DataPlane.open(pin_dir, max_ports=64)
         try:
             yield Rig(segment, a, b, plane)
@@ -103,6 +116,7 @@ def nd(kind: int, target: str, option: int, mac: str) -> bytes:
 
 
 OTHER_MAC = "52:54:00:aa:00:77"
+ALL = "ff:ff:ff:ff:ff:ff"
 CLAIM = b"\x87" + bytes(7) + ip_address("fd77::99").packed
 """Who looks whether an address is free."""
 HIDDEN = b"\x3c\0\0\1\0\0\0\1" + b"\x11\1\1\x0c" + bytes(4)
@@ -113,10 +127,10 @@ VARIANTS = {
     "IPv6 none but not ICMP": (ForgedKind.IPV6, to_b(ipv6("::", B6, 17, udp(1000, 2000)), 0x86DD)),
     "IPv6 behind options": (ForgedKind.IPV6, to_b(ipv6("fd77::99", B6, 60, OPTIONS + icmp(128)), 0x86DD)),
     "ARP with another's MAC": (ForgedKind.ARP, ethernet(A_MAC, B_MAC, 0x0806, arp(2, OTHER_MAC, A, B))),
-    "ARP that asks for its own": (ForgedKind.ARP, ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, A_MAC, B, B))),
+    "ARP that asks for its own": (ForgedKind.ARP, ethernet(A_MAC, ALL, 0x0806, arp(1, A_MAC, B, B))),
     "ARP that takes an address": (
         ForgedKind.IPV4,
-        ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0806, arp(1, A_MAC, "0.0.0.0", B)),
+        ethernet(A_MAC, ALL, 0x0806, arp(1, A_MAC, "0.0.0.0", B)),
     ),
     "ND solicitation": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(135, B6, 1, OTHER_MAC)), 0x86DD)),
     "ND advertisement": (ForgedKind.ND, to_b(ipv6(A6, B6, 58, nd(136, A6, 2, OTHER_MAC)), 0x86DD)),
@@ -155,6 +169,11 @@ VARIANTS = {
     "IPv4 redirect": (ForgedKind.ROUTER_ADVERTISEMENT, to_b(ipv4(A, B, 1, icmp(5)))),
     "VLAN of a provider": (ForgedKind.VLAN, to_b(b"\0\5\x08\0" + ipv4(A, B, 17, udp(1000, 2000)), 0x88A8)),
     "VLAN with another's MAC": (ForgedKind.VLAN, to_b(b"\0\5\x08\0" + ipv4(A, B, 17, udp(1, 2)), 0x8100, OTHER_MAC)),
+    "RARP of another": (ForgedKind.ETHERTYPE, ethernet(A_MAC, ALL, 0x8035, announcement(A_MAC, of=OTHER_MAC))),
+    "RARP that answers": (ForgedKind.ETHERTYPE, ethernet(A_MAC, ALL, 0x8035, announcement(A_MAC, operation=4))),
+    "RARP that names an address": (ForgedKind.ETHERTYPE, ethernet(A_MAC, ALL, 0x8035, announcement(A_MAC, address=A))),
+    "RARP to one": (ForgedKind.ETHERTYPE, to_b(announcement(A_MAC), 0x8035)),
+    "RARP by another": (ForgedKind.MAC, ethernet(OTHER_MAC, ALL, 0x8035, announcement(OTHER_MAC))),
     "a length for ethertype": (ForgedKind.ETHERTYPE, to_b(b"\xaa\xaa\3" + b"\0" * 43, 46)),
 }
 HONEST = {
@@ -167,7 +186,7 @@ HONEST = {
     TrafficClass.ICMP: to_b(ipv4(A, B, 1, icmp(8))),
     TrafficClass.ARP: ethernet(A_MAC, B_MAC, 0x0806, arp(1, A_MAC, A, B)),
     TrafficClass.FRAGMENT: to_b(ipv4(A, B, 17, udp(1000, 2000), fragment=0x2000)),
-    TrafficClass.MULTICAST: ethernet(A_MAC, "ff:ff:ff:ff:ff:ff", 0x0800, ipv4(A, "255.255.255.255", 17, udp(5, 6))),
+    TrafficClass.MULTICAST: ethernet(A_MAC, ALL, 0x0800, ipv4(A, "255.255.255.255", 17, udp(5, 6))),
     TrafficClass.OTHER: to_b(ipv4(A, B, 47, b"\0" * 30)),
 }
 
@@ -209,6 +228,13 @@ def test_honest_frames_pass_and_are_counted_by_class_at_both_ends(rig: Rig, traf
     for packets in (sent, got):
         assert packets[traffic] == 1
         assert packets.sum() == 1
+
+
+def test_a_vm_that_comes_from_another_host_is_announced(rig: Rig) -> None:
+    rig.bind()
+    before = rig.counters(rig.a)["forged"].copy()
+    assert rig.delivered(ethernet(A_MAC, ALL, 0x8035, announcement(A_MAC)))
+    assert (rig.counters(rig.a)["forged"] == before).all()
 
 
 @pytest.mark.parametrize("source", [link_local(A_MAC), "fe80::1:2:3:4"])

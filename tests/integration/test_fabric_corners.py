@@ -21,7 +21,7 @@ from hypervigil.network.compile import OUTSIDE
 from tests.integration.mass import DROP, PORTS, Scene
 from tests.integration.mass_policies import ROUTER, SHARED_MAC, Device, devices
 from tests.integration.testrun import Runner
-from tests.integration.wirelab import Tap, arp, ethernet, ipv4, ipv6, namespace, tcp, udp
+from tests.integration.wirelab import Tap, announcement, arp, ethernet, ipv4, ipv6, namespace, tcp, udp
 
 pytestmark = pytest.mark.root
 
@@ -182,6 +182,46 @@ def test_a_frame_without_addresses_is_no_vms_on_another_network(both: Both) -> N
     both.change((ELSEWHERE, A, "any"))
     frame = ethernet("ff:ff:0a:3e:00:05", both.nics[0].mac, 0x88B5, bytes(46))
     assert not both.passes(Direction.IN, 0, frame, both.uplink)
+
+
+def test_what_tells_switches_where_a_vm_is_reaches_no_guest(both: Both) -> None:
+    both.bind(0, A)
+    both.bind(1, C)
+    both.change((A, C, "tcp/80"))
+    came = ethernet(both.nics[0].mac, "ff:ff:ff:ff:ff:ff", 0x8035, announcement(both.nics[0].mac))
+    assert both.passes(Direction.OUT, 0, came)
+    assert not both.passes(Direction.IN, 1, came, both.nics[0].ifindex)
+    elsewhere = ethernet(ROUTER, "ff:ff:ff:ff:ff:ff", 0x8035, announcement(ROUTER))
+    assert not both.passes(Direction.IN, 1, elsewhere, both.uplink), "nor does that of a VM on another host"
+
+
+def test_a_vm_on_another_host_is_known_by_its_address_and_what_it_may_is_swapped_at_once(both: Both) -> None:
+    there = (AddressRange("10.61.0.77/32", C), AddressRange("fd61::77/128", C))
+    both.bind(0, A)
+    both.change((C, A, "tcp/80"), addresses=there)
+    one = both.nics[0]
+
+    def begins(source: str, port: int) -> bool:
+        packet = (ipv6 if ":" in source else ipv4)(source, one.v6 if ":" in source else one.v4, 6, tcp(40000, port, 2))
+        frame = ethernet(ROUTER, one.mac, 0x86DD if ":" in source else 0x0800, packet)
+        return both.passes(Direction.IN, 0, frame, both.uplink)
+
+    assert begins("10.61.0.77", 80)
+    assert begins("fd61::77", 80)
+    assert not begins("10.61.0.77", 81)
+    assert not begins("10.61.0.78", 80), "that one is nobody's"
+    bank = both.plane._fabric._bank.index
+    both.change((C, A, "tcp/81"))
+    assert both.plane._fabric._bank.index != bank, "somebody may be there, so no change in place"
+    assert begins("10.61.0.77", 81)
+    bank = both.plane._fabric._bank.index
+    both.change(addresses=(there[0], AddressRange("10.61.0.79/32", C)))
+    assert both.plane._fabric._bank.index == bank, "VMs that come and go are written one by one"
+    assert [begins(f"10.61.0.{n}", 81) for n in (77, 78, 79)] == [True, False, True]
+    assert not begins("fd61::77", 81)
+    both.change(addresses=(there[0], AddressRange("10.61.0.0/24", A)))
+    assert both.plane._fabric._bank.index != bank, "a range holds who is not told of one by one"
+    assert [begins(f"10.61.0.{n}", 81) for n in (77, 79)] == [True, False]
 
 
 def test_changes_in_place_never_use_up_the_sets_of_services(both: Both) -> None:

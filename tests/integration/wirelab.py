@@ -183,6 +183,12 @@ def arp(operation: int, sender_mac: str, sender: str, target: str) -> bytes:
     )
 
 
+def announcement(mac: str, *, operation: int = 3, of: str | None = None, address: str = "0.0.0.0") -> bytes:
+    """What a hypervisor tells switches when a VM comes from another host (RFC 903, as QEMU writes it)."""
+    told = mac_bytes(of or mac) + ip_address(address).packed
+    return struct.pack("!HHBBH", 1, 0x0800, 6, 4, operation) + mac_bytes(mac) + bytes(4) + told
+
+
 def checksum(data: bytes) -> int:
     """The Internet checksum's sum, not yet inverted."""
     total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))

@@ -13,9 +13,18 @@ from hypervigil.model.policy import NetworkPolicy, Policy, VmPolicy
 from hypervigil.model.port_policy import Fabric, FabricChange
 from hypervigil.model.services import ANYTHING, COMPANIONS, ERRORS, LAST, NEIGHBOUR, NOTHING, Services, parse, service
 from hypervigil.model.vm import Inventory, Nic, Vm
-from hypervigil.network.compile import changed, compile_fabric, difference, perimeter_of_end, permits, table
+from hypervigil.network.compile import (
+    changed,
+    compile_fabric,
+    difference,
+    perimeter_of,
+    perimeter_of_address,
+    perimeter_of_end,
+    permits,
+    table,
+)
 from hypervigil.network.decide import begins, converse, decide
-from hypervigil.network.ends import Gateway, Member, Outside, members
+from hypervigil.network.ends import Gateway, Member, Outside, elsewhere, members
 from hypervigil.network.merge import BOUNDS, BROADCASTS_PER_S, bounds_of, budget_of, merge, strictest
 
 # --- services: sets of numbers, so the laws of sets ------------------------------------------------------------------
@@ -178,6 +187,47 @@ def test_every_ordered_pair_is_decided_equally_by_the_specification_and_by_what_
             assert permits(granted, *perimeters, wanted) == decision.allowed, (a, b, wanted, decision)
             if wanted not in COMPANIONS and wanted != service(58, 135):
                 assert (wanted in allowed) == decision.allowed, (a, b, wanted, decision)
+
+
+@st.composite
+def _spanning(draw: st.DrawFn) -> tuple[Policy, Inventory]:
+    """Networks that may span hosts, and VMs of which some do not run here."""
+    drawn = draw(POLICIES)
+    networks = tuple(
+        replace(network, cidr=f"10.0.{n}.0/24", spans_hosts=draw(st.booleans()))
+        for n, network in enumerate(drawn.networks, start=1)
+    )
+    vms = tuple(
+        replace(vm, addresses=(f"10.0.{draw(st.sampled_from([1, 1, 2, 3]))}.{n}", f"fd00::{n}"))
+        for n, vm in enumerate(drawn.vms, start=10)
+    )
+    whole = _inventory(draw(st.lists(_BRIDGES, min_size=len(VMS), max_size=len(VMS))))
+    here = draw(st.sets(st.sampled_from(VMS)))
+    return replace(drawn, networks=networks, vms=vms), Inventory(tuple(vm for vm in whole.vms if vm.name in here))
+
+
+@settings(deadline=None, max_examples=150)
+@given(_spanning())
+def test_vms_on_other_hosts_are_decided_as_the_members_that_they_are_by_their_addresses(
+    world: tuple[Policy, Inventory],
+) -> None:
+    policy, inventory = world
+    here, away = members(policy, inventory), elsewhere(policy, inventory)
+    fabric = compile_fabric(policy, here, away)
+    granted = table(fabric)
+    assert len({address for one in away for address in one.addresses}) == sum(len(one.addresses) for one in away)
+    assert not {one.member.vm for one in away} & {member.vm for member in here}
+    spanning = {network.name for network in policy.networks if network.spans_hosts}
+    assert {one.member.network for one in away} <= spanning
+    for one in away if policy.ruled else ():
+        for address in one.addresses:
+            assert perimeter_of_address(fabric, address) == perimeter_of(policy, one.member)
+    away_ends = tuple(one.member for one in away)
+    for a, b in _pairs((*here, *away_ends)):
+        if policy.ruled and any(isinstance(end, Member) and end.network for end in (a, b)):
+            perimeters = [perimeter_of_end(policy, fabric, end) for end in (a, b)]
+            for wanted in ASKED:
+                assert permits(granted, *perimeters, wanted) == decide(policy, a, b, wanted).allowed, (a, b, wanted)
 
 
 @HEAVY

@@ -19,13 +19,14 @@ import pytest
 
 from hypervigil.entrypoints.control_client import ask
 from hypervigil.entrypoints.layout import Layout
-from hypervigil.model.guest import GuestMetric
+from hypervigil.host.hsem.history import SETTLED_SAMPLES
+from hypervigil.model.guest import ALARM, GuestMetric
 from hypervigil.wire import control
 from lab import agents
 from lab.guests import Guest
 from lab.scenario import GuestTable, Limits, NetworkTable, Scenario
 from lab.stage import Stage, policy, staged
-from lab.watched import Product, watching
+from lab.watched import Case, Product, watching
 from tests.system.product import wait_for
 
 pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.timeout(400)]
@@ -408,6 +409,58 @@ def test_the_channel_costs_little_in_a_flood_too(town: Town) -> None:
     calm = time.time()
     wait_for("the agent is lowered again", lambda: watch.now(LIAR)["level"] == 1, within_s=120)
     print(f"lowered {time.time() - calm:.0f} s after the release")
+
+
+@pytest.mark.long
+@pytest.mark.req("A222", "A238", "A240", "A241", "A245", "A246")
+def test_what_an_agent_answers_and_details_is_told_with_its_case(town: Town) -> None:
+    town.product.ask("exempt", f"hvl-{LIAR}", "--until", "10m")  # judged, and its CPU its own
+    town.honest()
+    with town.sending(ATTACK, 40) as began:
+
+        def case() -> dict[str, Any] | None:
+            opened = [one for one in town.product.cases() if one.name == f"hvl-{LIAR}" and one.opened_at > began - 1]
+            return town.product.ask("case", opened[0].case) if opened else None
+
+        def answered() -> dict[str, Any] | None:
+            found = case()
+            return found if found and found["told"] and found["details"] else None
+
+        found = wait_for("answers and details of its agent", answered, within_s=30)
+        wait_for("the sender's name", lambda: transmitting((case() or {}).get("details"), "hping3"), within_s=20)
+        details = (case() or found)["details"]
+    print([one["text"] for one in found["told"]])
+    assert any(town.victim in one["text"] for one in found["told"]), "whom it sends most to"
+    assert any(town.victim in str(flow) for flow in details["flows"])
+    assert details["flows_in_all"] >= len(details["flows"]) >= 1
+
+
+def transmitting(details: dict[str, Any] | None, name: str) -> bool:
+    """Whether a program is among those of the guest that send."""
+    return details is not None and any(name in str(one) for one in details["transmitters"])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(700)
+@pytest.mark.req("A236", "A244")
+def test_what_only_the_guest_sees_draws_a_close_look_and_no_limit(town: Town) -> None:
+    """Processes by the hundred: to the host a VM that computes, as others do."""
+    town.honest()
+    town.product.ask("exempt", f"hvl-{LIAR}", "--until", "now")
+    wait_for("its agent has told what is usual", lambda: aged(town, SETTLED_SAMPLES + 10), within_s=420)
+    began = time.time()
+    job = town.liar.spawn("timeout 40 sh -c 'while :; do /bin/true; done'")
+
+    def drawn() -> Case | None:
+        new = [one for one in town.product.cases() if one.name == f"hvl-{LIAR}" and one.opened_at >= began]
+        return next((one for one in new if any(fact.kind == ALARM for fact in one.evidence)), None)
+
+    found = wait_for("a case that its agent's word drew", drawn, within_s=30)
+    print(f"drawn after {found.opened_at - began:.1f} s")
+    closed = wait_for("its end", lambda: (one := drawn()) is not None and one.closed_at and one, within_s=60)
+    town.liar.stop(job)
+    assert closed.role not in {"attacker", "victim"}
+    assert not [limit for limit in town.product.limits() if limit.case == found.case]
 
 
 @pytest.mark.long

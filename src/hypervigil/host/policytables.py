@@ -60,6 +60,7 @@ TABLES: tuple[Table, ...] = (
             Key("trusted_dhcp_macs", v.several(v.mac)),
             Key("free_until_leased", v.flag),
             Key("uplinks", v.several(v.interface)),
+            Key("spans_hosts", v.flag),
             Key("forwarding", v.word(Forwarding)),
             Key("members", v.some(v.rule_end)),
             Key("between", v.word(Between)),

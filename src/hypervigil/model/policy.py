@@ -51,6 +51,8 @@ class NetworkPolicy:
     """Networks in which its members may begin something, as far as a path allows it."""
     outside: bool = False
     """Whether it has a way outside and back in, as far as a path allows it."""
+    spans_hosts: bool = False
+    """Whether VMs that the policy names and that do not run here are members all the same, known by their addresses."""
     free_until_leased: bool = False
     """A NIC without any known address may use whatever is nobody's, until a trusted server gives it one."""
 
@@ -63,6 +65,8 @@ class NetworkPolicy:
             raise ValueError(f"network {self.name}: trusted_dhcp_macs must hold at most {MAX_DHCP_SERVERS}")
         if self.free_until_leased and not self.trusted_dhcp_macs:
             raise ValueError(f"network {self.name}: free_until_leased needs trusted_dhcp_macs, which give the leases")
+        if self.spans_hosts and self.cidr is None:
+            raise ValueError(f"network {self.name}: spans_hosts needs a cidr, which says whose addresses are on it")
         if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
             raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
 

@@ -28,7 +28,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class AddressRange:
-    """Addresses that are no VM's, and the perimeter they are; the longest prefix decides."""
+    """Addresses of nobody who runs here, and the perimeter they are; the longest prefix decides."""
 
     cidr: str
     perimeter: PerimeterId

@@ -5,7 +5,7 @@ perimeters and rules, not with pairs of VMs, and a perimeter keeps its name whil
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import product
@@ -16,7 +16,7 @@ from hypervigil.model.policy import NetworkPolicy, Policy
 from hypervigil.model.port_policy import AddressRange, Fabric, FabricChange, Grant
 from hypervigil.model.services import ANYTHING, COMPANIONS, NOTHING, Services, canonical
 from hypervigil.network.decide import infrastructure, is_open, routing
-from hypervigil.network.ends import End, Gateway, Member, Outside
+from hypervigil.network.ends import Elsewhere, End, Gateway, Member, Outside
 
 OUTSIDE = PerimeterId("*outside")
 STRANGER = PerimeterId("*stranger")
@@ -36,9 +36,9 @@ class Reach:
     addresses: tuple[AddressRange, ...]
 
 
-def reach(policy: Policy, members: Iterable[Member]) -> Reach:
-    """What may be begun between the perimeters of these NICs, of the gateways and of the outside."""
-    perimeters = _Perimeters(policy, members)
+def reach(policy: Policy, members: Iterable[Member], away: Iterable[Elsewhere] = ()) -> Reach:
+    """What may be begun between the perimeters of these NICs, here and ``away``, of the gateways and of the outside."""
+    perimeters = _Perimeters(policy, members, tuple(away))
     found = _granted(policy, perimeters)
     denied = _denied(policy, perimeters, found)
     begins = {}
@@ -50,11 +50,14 @@ def reach(policy: Policy, members: Iterable[Member]) -> Reach:
     return Reach(begins, denied, perimeters.addresses())
 
 
-def compile_fabric(policy: Policy, members: Iterable[Member]) -> Fabric:
-    """Perimeters and grants for these NICs, and which addresses of others are in which perimeter."""
+def compile_fabric(policy: Policy, members: Iterable[Member], away: Iterable[Elsewhere] = ()) -> Fabric:
+    """Perimeters and grants for these NICs, and which addresses of others are in which perimeter.
+
+    ``away``: NICs on other hosts, which are known here by their addresses alone.
+    """
     if not policy.ruled:
         return Fabric()
-    found = reach(policy, members)
+    found = reach(policy, members, away)
     grants = dict(found.begins)
     for one, other in found.begins:
         for pair in ((one, other), (other, one)):
@@ -157,13 +160,14 @@ class _Named:
 class _Perimeters:
     """Every perimeter with one end that stands for it, and the perimeters that each end of a rule means."""
 
-    def __init__(self, policy: Policy, members: Iterable[Member]) -> None:
+    def __init__(self, policy: Policy, members: Iterable[Member], away: Sequence[Elsewhere]) -> None:
         named = _Named(policy)
         self._policy = policy
+        self._away = [(named.perimeter(one.member), one.addresses) for one in away]
         self.ends: dict[PerimeterId, End] = {}
         self.meant: dict[RuleEnd, set[PerimeterId]] = defaultdict(set)
         self.of_network: dict[str, list[PerimeterId]] = defaultdict(list)
-        for member in members:
+        for member in (*members, *(one.member for one in away)):
             perimeter = named.perimeter(member)
             if perimeter is not None and perimeter not in self.ends and member.admitted and member.network is not None:
                 self._add(perimeter, member, _names_of(member))
@@ -195,7 +199,14 @@ class _Perimeters:
             for address in network.gateways
             if not ip_address(address).is_link_local
         ]
-        return (*gateways, *ranges)
+        away = [
+            AddressRange(str(ip_network(address)), perimeter)
+            for perimeter, addresses in self._away
+            if perimeter is not None
+            for address in addresses
+            if not ip_address(address).is_link_local
+        ]
+        return (*gateways, *ranges, *away)
 
 
 def _names_of(member: Member) -> list[RuleEnd]:

@@ -132,6 +132,48 @@ class Directory:
         return Member(whole.vm, whole.port, whole.tenant, whole.groups, whole.network, admitted=False)
 
 
+def fits(address: str, network: NetworkPolicy | None) -> bool:
+    """Whether a VM's address can be that of a NIC on this network: it has no range of that kind, or holds it."""
+    if network is None or network.cidr is None:
+        return True
+    net, one = ip_network(network.cidr, strict=False), ip_address(address)
+    return net.version != one.version or one in net
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A NIC of a VM that does not run here, on a network that spans hosts, and the addresses that it is known by."""
+
+    member: Member
+    addresses: tuple[str, ...]
+
+
+def elsewhere(policy: Policy, inventory: Inventory) -> tuple[Elsewhere, ...]:
+    """The NICs of VMs that the policy names and that may run on other hosts, in the policy's order.
+
+    A VM is on a network that spans hosts if that network's range holds one of its addresses.
+    """
+    spanning = [network for network in policy.networks if network.spans_hosts and network.cidr is not None]
+    here = {vm.name for vm in inventory.vms}
+    directory, taken = Directory(policy), set[str]()
+    found = []
+    for entry in policy.vms if spanning else ():
+        own = [] if entry.name in here else [str(ip_address(address)) for address in entry.addresses]
+        for network in spanning:
+            held = ip_network(network.cidr or "", strict=False)
+            mine = tuple(address for address in own if address not in taken and fits(address, network))
+            if any(ip_address(address) in held for address in mine):
+                taken.update(mine)
+                nic = Nic(PortId(""), "", 0, network.bridge, mine)
+                found.append(Elsewhere(directory.member(Vm(VmId(entry.name), entry.name, 1, 1, (nic,)), nic), mine))
+    return tuple(found)
+
+
+def everybody(policy: Policy, inventory: Inventory) -> tuple[Member, ...]:
+    """``members``, and those that may run on other hosts."""
+    return (*members(policy, inventory), *(one.member for one in elsewhere(policy, inventory)))
+
+
 def imagined(policy: Policy) -> Inventory:
     """The VMs that a policy names, each with a NIC in every network that has one of its addresses.
 

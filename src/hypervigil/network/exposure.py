@@ -12,7 +12,7 @@ from hypervigil.model.services import ANYTHING, NOTHING, Services
 from hypervigil.model.vm import Inventory
 from hypervigil.network.compile import OUTSIDE, Reach, gateway_of, perimeters_of, range_of, reach
 from hypervigil.network.decide import FROM_SERVERS, TO_SERVERS, decide
-from hypervigil.network.ends import End, Gateway, Member, Outside, members, names
+from hypervigil.network.ends import End, Gateway, Member, Outside, elsewhere, everybody, members, names
 
 _NAMES_SHOWN = 4
 
@@ -50,10 +50,10 @@ class Change:
 
 def exposures(policy: Policy, inventory: Inventory) -> tuple[Exposure, ...]:
     """Everything that may be begun, but for what every network gives its members."""
-    here = members(policy, inventory)
-    who = _who(policy, here)
+    here, away = members(policy, inventory), elsewhere(policy, inventory)
+    who = _who(policy, everybody(policy, inventory))
     found = []
-    for (source, destination), services in reach(policy, here).begins.items():
+    for (source, destination), services in reach(policy, here, away).begins.items():
         kind = _kind(who[source], who[destination])
         if services not in (TO_SERVERS, FROM_SERVERS) and _several(source, destination, who):
             found.append(Exposure(kind, _called(who[source]), _called(who[destination]), services))
@@ -79,7 +79,7 @@ def changes(old: Policy, new: Policy, inventory: Inventory) -> tuple[Change, ...
 
 def idle(policy: Policy, inventory: Inventory) -> tuple[str, ...]:
     """One sentence for each path, group and permission that comes to nothing as things are."""
-    here = members(policy, inventory)
+    here = everybody(policy, inventory)
     said = [
         f"group {group.name} holds none of these VMs"
         for group in policy.groups

@@ -19,7 +19,7 @@ from hypervigil.network.compile import (
     table,
 )
 from hypervigil.network.decide import begins, decide
-from hypervigil.network.ends import End, Gateway, Member, Outside, imagined, members
+from hypervigil.network.ends import End, Gateway, Member, Outside, elsewhere, imagined, members
 
 TENANTS = RuleEnd(EndKind.NETWORK, "tenants")
 WEB, DB = RuleEnd(EndKind.GROUP, "web"), RuleEnd(EndKind.GROUP, "db")
@@ -274,6 +274,49 @@ def test_a_policy_without_a_host_is_looked_at_with_the_vms_that_it_names() -> No
         ("web-1", "tenants"),
         ("web-1", "storage"),
     ]
+
+
+def away(*names: str, **changes: object) -> tuple[Policy, Inventory]:
+    """A policy whose networks span hosts, and an inventory without these VMs."""
+    vms = (
+        VmPolicy("web-1", tenant="blue", addresses=("10.60.0.5", "fd60::5")),
+        VmPolicy("web-2", tenant="blue", addresses=("10.60.0.6",)),
+        VmPolicy("db-1", tenant="red", addresses=("10.60.0.7",)),
+        VmPolicy("nas-1", tenant="blue", addresses=("10.61.0.8", "172.16.0.8")),
+        VmPolicy("x", tenant="blue", addresses=("172.16.0.9",)),
+    )
+    policy = replace(
+        POLICY, vms=vms, networks=tuple(replace(one, **{"spans_hosts": True, **changes}) for one in POLICY.networks)
+    )
+    return policy, Inventory(tuple(vm for vm in INVENTORY.vms if vm.name not in names))
+
+
+def test_a_vm_that_runs_on_another_host_is_who_it_is() -> None:
+    policy, inventory = away("web-2", "db-1", "nas-1")
+    found = {one.member.vm: one for one in elsewhere(policy, inventory)}
+    assert {name: (one.member.network, one.addresses) for name, one in found.items()} == {
+        "web-2": ("tenants", ("10.60.0.6",)),
+        "db-1": ("tenants", ("10.60.0.7",)),
+        "nas-1": ("storage", ("10.61.0.8",)),
+    }, "and x has no address on any of these networks"
+    [web] = [member for member in members(policy, inventory) if member.vm == "web-1"]
+    for name, wanted, allowed in (
+        ("web-2", "tcp/22", True),
+        ("db-1", "tcp/5432", True),
+        ("db-1", "tcp/22", False),
+        ("nas-1", "tcp/873", True),
+        ("nas-1", "tcp/874", False),
+    ):
+        assert decide(policy, web, found[name].member, parse_one(wanted)).allowed == allowed, name
+
+
+def test_without_that_word_who_is_not_here_is_outside() -> None:
+    policy, inventory = away("web-2", "db-1", spans_hosts=False)
+    assert elsewhere(policy, inventory) == ()
+    plain, fabric = members(policy, inventory), compile_fabric(policy, members(policy, inventory))
+    assert compile_fabric(policy, plain, elsewhere(policy, inventory)) == fabric
+    with pytest.raises(ValueError, match="spans_hosts needs a cidr"):
+        NetworkPolicy("n", "br0", spans_hosts=True)
 
 
 def test_begins_says_everything_at_once() -> None:

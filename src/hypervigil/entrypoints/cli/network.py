@@ -19,8 +19,9 @@ from hypervigil.host.inventory import compile_ports
 from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.services import parse_one
 from hypervigil.model.vm import Inventory
+from hypervigil.network.compile import perimeter_of
 from hypervigil.network.decide import Decision, decide
-from hypervigil.network.ends import Directory, End, Gateway, Member, Outside, imagined, members
+from hypervigil.network.ends import Directory, End, Gateway, Member, Outside, elsewhere, everybody, imagined
 from hypervigil.network.exposure import Change, changes, exposures, idle
 from hypervigil.network.merge import bounds_of, of_network
 from hypervigil.wire import control
@@ -134,7 +135,7 @@ def audit(context: click.Context, /, only: str | None, **about: Path | None) -> 
 def show_network(context: click.Context, /, **about: Path | None) -> dict[str, Any]:
     """Show the networks, their members, groups, rules and budgets."""
     world = _world(context, **about)
-    here = members(world.policy, world.inventory)
+    here = everybody(world.policy, world.inventory)
     compiled = compile_ports(world.inventory, world.policy)
     perimeters = {str(port.port): port.perimeter for port in compiled.ports}
     networks = []
@@ -153,10 +154,10 @@ def show_network(context: click.Context, /, **about: Path | None) -> dict[str, A
                 "members": [
                     {
                         "name": member.vm,
-                        "port": member.port,
+                        "port": member.port or None,
                         "tenant": member.tenant,
                         "groups": sorted(member.groups),
-                        "perimeter": perimeters.get(member.port),
+                        "perimeter": perimeters.get(member.port) or perimeter_of(world.policy, member),
                         "admitted": member.admitted,
                     }
                     for member in here
@@ -299,7 +300,7 @@ def _ends(world: _World, word: str) -> list[End]:
         return [Outside()]
     if word == "gateway":
         return [_ANY_GATEWAY]
-    here = members(world.policy, world.inventory)
+    here = everybody(world.policy, world.inventory)
     names = {vm.vm: vm.name for vm in world.inventory.vms}
     found = [member for member in here if member.vm == names.get(word, word)]  # type: ignore[call-overload]
     if found:
@@ -316,6 +317,7 @@ def _ends(world: _World, word: str) -> list[End]:
     ports = compile_ports(world.inventory, world.policy).ports
     owners = {a: port.port for port in ports for a in (*port.addresses, *port.leases)}
     mine = [member for member in here if member.port == owners.get(address)]
+    mine += [one.member for one in elsewhere(world.policy, world.inventory) if address in one.addresses]
     gateways = [one for one in world.policy.networks if address in one.gateways]
     return [*mine] or [Gateway(gateways[0].name)] if mine or gateways else [Outside(address)]
 

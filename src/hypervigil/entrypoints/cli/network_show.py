@@ -57,7 +57,8 @@ def shown(console: Console, body: dict[str, Any]) -> None:
         table = Table("VM", "tenant", "groups", "perimeter", box=None, header_style="bold")
         for member in network["members"]:
             perimeter = member["perimeter"] if member["admitted"] else "no member: passes nothing"
-            table.add_row(member["name"], member["tenant"], ", ".join(member["groups"]) or "–", perimeter or "–")
+            name = member["name"] if member["port"] is not None else f"{member['name']} (not on this host)"
+            table.add_row(name, member["tenant"], ", ".join(member["groups"]) or "–", perimeter or "–")
         console.print(table)
     rules = Table("rule", "name", "from", "to", "services", "by", box=None, header_style="bold")
     for rule in body["rules"]:

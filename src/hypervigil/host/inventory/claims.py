@@ -1,13 +1,13 @@
 """Who may use which address: claims of policy, of libvirt's XML and by DHCP, joined so that none has two owners."""
 
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from hypervigil.model.ids import PortId, VmId
-from hypervigil.model.policy import NetworkPolicy, Policy
+from hypervigil.model.policy import Policy
 from hypervigil.model.port_policy import link_local
 from hypervigil.model.vm import Inventory, Nic, Vm
-from hypervigil.network.ends import Directory
+from hypervigil.network.ends import Directory, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ def settle(inventory: Inventory, policy: Policy) -> Claims:
             f"{vm.name}: the policy's address {address} is in no network that the VM has a NIC in; "
             "correct the address or the network's cidr"
             for address in own.addresses
-            if vm.nics and not any(_fits(address, place) for place in places.values())
+            if vm.nics and not any(fits(address, place) for place in places.values())
         ]
         for nic in nics[vm.vm]:
-            wanted = [*nic.addresses, *(a for a in own.addresses if _fits(a, places[nic.port]))]
+            wanted = [*nic.addresses, *(a for a in own.addresses if fits(a, places[nic.port]))]
             mine: list[str] = []
             for address in dict.fromkeys(str(ip_address(a)) for a in wanted):
                 holder = _holder(address, vm, reserved, owners, names)
@@ -63,7 +63,7 @@ def settle(inventory: Inventory, policy: Policy) -> Claims:
             continue
         for address in nic.leased:
             holder = _holder(address, vm, reserved, owners, names)
-            if holder is not None or not _fits(address, network):
+            if holder is not None or not fits(address, network):
                 whose = f"belongs to {holder}" if holder is not None else f"is outside of the cidr {network.cidr}"
                 notes.append(
                     f"{vm.name}: DHCP leased {address}, which {whose}, and is not taken for its owner; correct what "
@@ -107,11 +107,3 @@ def _holder(
         return f"{by_policy} (by policy)"
     other = owners.get(address, vm.vm)
     return None if other == vm.vm else names[other]
-
-
-def _fits(address: str, network: NetworkPolicy | None) -> bool:
-    """Whether a VM's address can be that of a NIC on this network: it has no range of that kind, or holds it."""
-    if network is None or network.cidr is None:
-        return True
-    net, one = ip_network(network.cidr, strict=False), ip_address(address)
-    return net.version != one.version or one in net

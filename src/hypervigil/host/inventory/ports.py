@@ -10,7 +10,7 @@ from hypervigil.model.port_policy import Fabric, HostRoutes, Leasing, PortPolicy
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import compile_fabric, perimeters_of
-from hypervigil.network.ends import Directory
+from hypervigil.network.ends import Directory, elsewhere
 from hypervigil.network.merge import budget_of
 
 
@@ -63,7 +63,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
         if entry.unchecked:
             kinds = ", ".join(kind.name.lower() for kind in entry.unchecked)
             notes.append(f"{vm.name}: the policy lets it send what others may not: {kinds}")
-    return Compiled(tuple(ports), tuple(notes), compile_fabric(policy, members))
+    return Compiled(tuple(ports), tuple(notes), compile_fabric(policy, members, elsewhere(policy, inventory)))
 
 
 def protected_networks(policy: Policy) -> tuple[NetworkPolicy, ...]:

@@ -26,7 +26,7 @@ struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, _
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024); __type(key, __u32); __type(value, struct hv_place); } hv_places SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 2048); __type(key, struct hv_member_key); __type(value, struct hv_member); } hv_members SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 8192); __type(key, struct hv_address); __type(value, __u32); } hv_homes SEC(".maps");
-struct { __uint(type, BPF_MAP_TYPE_LPM_TRIE); __uint(max_entries, 8192); __uint(map_flags, BPF_F_NO_PREALLOC); __type(key, struct hv_range_key); __type(value, __u32); } hv_ranges SEC(".maps");
+struct { __uint(type, BPF_MAP_TYPE_LPM_TRIE); __uint(max_entries, 65536); __uint(map_flags, BPF_F_NO_PREALLOC); __type(key, struct hv_range_key); __type(value, __u32); } hv_ranges SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_HASH); __uint(max_entries, 131072); __uint(map_flags, BPF_F_NO_PREALLOC); __type(key, struct hv_grant_key); __type(value, __u32); } hv_grants SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 4096); __type(key, __u32); __type(value, struct hv_services); } hv_services SEC(".maps");
 struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1024 * HV_FLOW_SETS); __type(key, __u32); __type(value, struct hv_flow_set); } hv_flows SEC(".maps");
@@ -44,7 +44,7 @@ struct other {
 
 static __always_inline __u32 service_of(const struct frame *f)
 {
-	if (f->ethertype == ETH_ARP)
+	if (f->ethertype == ETH_ARP || f->ethertype == ETH_RARP)
 		return NEIGHBOUR;
 	if (f->protocol == 58 && f->l4 && ((f->icmp_type >= 130 && f->icmp_type <= 137) || f->icmp_type == 143))
 		return NEIGHBOUR;
@@ -471,6 +471,8 @@ static __always_inline int not_for(struct __sk_buff *skb, struct scratch *s, con
 		return asks_another(skb, s, port);
 	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 133 && f->l4)
 		return !(port->flags & HV_MAY_ADVERTISE_ROUTES);	/* a question to routers */
+	if (f->ethertype == ETH_RARP)
+		return CHECKED(HV_F_MAC);	/* it tells switches where a VM is */
 	return f->ethertype == ETH_ARP && !same_address(&f->source, &f->destination) && !bound(s, port, &f->destination) && !port->pairs;
 }
 

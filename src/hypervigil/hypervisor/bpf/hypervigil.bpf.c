@@ -16,6 +16,7 @@
 #define ETH_HLEN 14
 #define ETH_IPV4 0x0800
 #define ETH_ARP 0x0806
+#define ETH_RARP 0x8035
 #define ETH_IPV6 0x86dd
 #define WINDOW_NS 100000000ULL
 #define SECOND_NS 1000000000ULL
@@ -449,6 +450,20 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
 	return bound(s, port, &f->source) ? HV_FORGED_KINDS : HV_F_ARP;
 }
 
+/*
+ * A VM that comes from another host is announced by its hypervisor, so that switches learn where it is now: to everybody, a
+ * question of RARP (RFC 903) in which both MACs are its own and no address is named (announce_self_create in QEMU).
+ */
+static __always_inline int announces(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
+{
+	struct arp *arp = &s->raw.arp;
+
+	return s->frame.multicast && !bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)) && arp->hardware == bpf_htons(1) &&
+	       arp->protocol == bpf_htons(ETH_IPV4) && arp->operation == bpf_htons(3) && same_mac(arp->sender_mac, port->mac) &&
+	       same_mac(arp->target_mac, port->mac) && !(arp->sender[0] | arp->sender[1] | arp->sender[2] | arp->sender[3] |
+							     arp->target[0] | arp->target[1] | arp->target[2] | arp->target[3]);
+}
+
 static __always_inline __u32 forged_nd(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
 	struct frame *f = &s->frame;
@@ -537,7 +552,7 @@ static __noinline __u32 forged(struct __sk_buff *skb, struct scratch *s, const s
 			return f->protocol == 58 || !CHECKED(HV_F_IPV6) ? HV_FORGED_KINDS : HV_F_IPV6;
 		return !CHECKED(HV_F_IPV6) || bound_ipv6(s, port, &f->source) ? HV_FORGED_KINDS : HV_F_IPV6;
 	}
-	return CHECKED(HV_F_ETHERTYPE) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;
+	return CHECKED(HV_F_ETHERTYPE) && !(f->ethertype == ETH_RARP && announces(skb, s, port)) ? HV_F_ETHERTYPE : HV_FORGED_KINDS;
 }
 
 static __always_inline int in_force(const struct hv_rate *rate, __u64 now)

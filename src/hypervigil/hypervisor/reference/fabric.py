@@ -13,7 +13,7 @@ from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.reference.bucket import Bucket, Rate
 from hypervigil.hypervisor.reference.conversations import Key, conversation, fragments
 from hypervigil.hypervisor.reference.directory import NONE, Directory, Granted, Seat, gateway
-from hypervigil.hypervisor.reference.frame import ARP, ICMP, ICMPV6, IPV4, IPV6, Frame
+from hypervigil.hypervisor.reference.frame import ARP, ICMP, ICMPV6, IPV4, IPV6, RARP, Frame
 from hypervigil.hypervisor.reference.identity import link_local
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.port_policy import FabricChange, PortPolicy
@@ -268,7 +268,7 @@ def _later(frame: Frame) -> bool:
 
 def _service(frame: Frame) -> int:
     """What the frame would begin (see ``model.services``)."""
-    if frame.ethertype == ARP:
+    if frame.ethertype in {ARP, RARP}:
         return NEIGHBOUR
     if frame.protocol in _BEGINS:
         return canonical(frame.protocol << 16 | frame.icmp_type)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypervigil.model.traffic import TrafficClass
 
 ETH_HLEN = 14
-ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
+ARP, RARP, IPV4, IPV6 = 0x0806, 0x8035, 0x0800, 0x86DD
 ICMP, UDP, ICMPV6 = 1, 17, 58
 V4_MAPPED = bytes(10) + b"\xff\xff"
 MAX_EXTENSIONS = 6

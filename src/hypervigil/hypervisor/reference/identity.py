@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hypervigil.hypervisor.reference.frame import ARP, ETH_HLEN, ICMP, ICMPV6, IPV6, UDP, Frame
+from hypervigil.hypervisor.reference.frame import ARP, ETH_HLEN, ICMP, ICMPV6, IPV6, RARP, UDP, Frame
 from hypervigil.hypervisor.reference.leases import Leasing, of_dhcp
 from hypervigil.model.traffic import Direction, ForgedKind
 
@@ -55,6 +55,8 @@ class Identity:
                 return self._ipv4(frame, leased, asks)
             case 0x86DD:
                 return self._ipv6(frame, owns, leased)
+            case 0x8035 if self._announces(frame):
+                return None
         return None if ForgedKind.ETHERTYPE in self.unchecked else ForgedKind.ETHERTYPE
 
     def none_of_its_business(self, frame: Frame, others: Others, leased: Leased) -> bool:
@@ -69,6 +71,8 @@ class Identity:
             if frame.icmp_type == _SOLICITATION:
                 return self._asks_another(frame, others, leased)
             return frame.icmp_type == _ROUTER_SOLICITATION and not self.may_advertise_routes
+        if frame.ethertype == RARP:
+            return ForgedKind.MAC not in self.unchecked
         question = frame.ethertype == ARP and frame.source != frame.destination
         return question and not self.pairs and self._foreign(frame, frame.destination, leased)
 
@@ -107,6 +111,12 @@ class Identity:
     def _given(self, address: bytes) -> bool:
         """Whether a link-local address is the port's own without its doing."""
         return address == _of_mac(self.mac) or address in self.addresses
+
+    def _announces(self, frame: Frame) -> bool:
+        """Whether it is what a hypervisor tells switches in the name of a VM that comes from another host (RFC 903)."""
+        announced = b"".join((_ETHERNET_ARP, b"\0\3", self.mac, bytes(4), self.mac, bytes(4)))
+        told = frame.load(ETH_HLEN, 28)
+        return frame.multicast and told is not None and told[:4] + told[6:] == announced
 
     def _arp(self, frame: Frame, leased: Leased) -> ForgedKind | None:
         arp = frame.load(ETH_HLEN, 28)

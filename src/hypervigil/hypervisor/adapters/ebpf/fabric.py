@@ -9,135 +9,29 @@ costs the same for one VM as for thousands.
 import ctypes
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.hypervisor.adapters.ebpf.accounts import Account, Accounts
+from hypervigil.hypervisor.adapters.ebpf.bank import Bank, Names
 from hypervigil.hypervisor.adapters.ebpf.program import DataPlaneError
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import Budget
 from hypervigil.model.port_policy import AddressRange, FabricChange, PortPolicy
-from hypervigil.model.services import ANYTHING, COMPANIONS, NEIGHBOUR, NOTHING, Services
-from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed, is_gateway
+from hypervigil.model.services import Services
+from hypervigil.network.compile import OUTSIDE, gateway_of, is_fixed
 from hypervigil.network.merge import strictest
 
-_OUTSIDE, _EVERYBODY, _FIRST = 1, 3, 16
-_EVERYTHING = ANYTHING | Services(((NEIGHBOUR, NEIGHBOUR),))
-_ANYTHING, _ONE_WAY, _BACK, _UNUSED = 1, 0x10000, 0x20000, 0xFFFFFFFF
 _ROUTED, _BUDGET, _BROADCASTS = 1, 2, 4
-_IS_GATEWAY = 0x40000000
-_V4 = 96
 
-Names = tuple[PerimeterId, PerimeterId]
-Numbers = tuple[int, int]
 _Where = tuple[str | None, PerimeterId | None]
 """A network and a perimeter."""
+_Moves = tuple[frozenset[AddressRange], frozenset[AddressRange]]
+"""Which addresses come and which go: of VMs that leave for another host, or come from there."""
 _U32 = ctypes.c_uint32
-
-
-class _Bank:
-    """One of the two: what perimeters and sets of services are called by number in it, and what it holds."""
-
-    def __init__(self, index: int, maps: Mapping[str, int]) -> None:
-        self.index = index
-        self._maps = maps
-        self._half = kernel.max_entries(maps["hv_services"]) // 2
-        self._sets: dict[Services, int] = {_EVERYTHING: _ANYTHING}
-        self.numbers: dict[PerimeterId, int] = {OUTSIDE: _OUTSIDE}
-        self.grants: dict[Numbers, int] = {}
-        self.ranges: list[layout.RangeKey] = []
-
-    @classmethod
-    def found(cls, index: int, maps: Mapping[str, int]) -> "_Bank":
-        """What the kernel holds of it by an earlier process's doing: good for nothing but to be cleared."""
-        bank = cls(index, maps)
-        keys = [key for key in kernel.keys(maps["hv_grants"], layout.GrantKey) if key.source >> 31 == index]
-        bank.grants = {(key.source & ~(1 << 31), key.destination): 0 for key in keys}
-        bank.ranges = [key for key in kernel.keys(maps["hv_ranges"], layout.RangeKey) if key.bank == index]
-        return bank
-
-    def number(self, name: PerimeterId) -> int:
-        """A perimeter's number, a new one where it has none."""
-        return self.numbers.setdefault(name, _FIRST + len(self.numbers))
-
-    def put(self, granted: Mapping[Names, Services], pairs: Iterable[Names]) -> None:
-        """Write the grants of these pairs."""
-        news: dict[int, Services] = {}
-        wanted: dict[Numbers, int] = {}
-        for source, destination in pairs:
-            services = granted[source, destination]
-            back = granted.get((destination, source), NOTHING)
-            kind = 0 if back == _EVERYTHING else _ONE_WAY | _BACK if back - COMPANIONS else _ONE_WAY
-            wanted[self.number(source), self.number(destination)] = self._set(services, news) | kind
-        kernel.write_batch(
-            self._maps["hv_services"],
-            (_U32 * len(news))(*news),
-            (layout.ServiceSet * len(news))(*(_service_set(services) for services in news.values())),
-        )
-        keys = (layout.GrantKey * len(wanted))(*(layout.GrantKey(a | self.index << 31, b) for a, b in wanted))
-        kernel.write_batch(self._maps["hv_grants"], keys, (_U32 * len(wanted))(*wanted.values()))
-        self.grants |= wanted
-
-    def put_everybody(self, granted: Mapping[Names, Services], sources: Iterable[PerimeterId]) -> None:
-        """Write what each of these may begin with anybody, for frames that go to a group."""
-        found: dict[PerimeterId, list[tuple[int, int]]] = {source: [] for source in sources}
-        for (source, _), services in granted.items():
-            if source in found:
-                found[source] += services.ranges
-        everybody = PerimeterId("")
-        self.numbers[everybody] = _EVERYBODY
-        joined = {(source, everybody): Services.of(dict.fromkeys(ranges)) for source, ranges in found.items() if ranges}
-        self.put(joined, joined)
-        self.drop((source, everybody) for source, ranges in found.items() if not ranges)
-
-    def drop(self, pairs: Iterable[Names]) -> None:
-        """Delete the grants of these pairs."""
-        numbers = [(self.number(source), self.number(destination)) for source, destination in pairs]
-        self._delete([pair for pair in numbers if self.grants.pop(pair, None) is not None])
-
-    def put_ranges(self, addresses: Collection[AddressRange]) -> None:
-        """Write which addresses are in which perimeter."""
-        # All of IPv4 lies within IPv6 here, but not in a policy's ranges of IPv6.
-        found = {(_V4, layout.pack_address("::ffff:0:0")): OUTSIDE} if addresses else {}
-        for entry in sorted(addresses, key=lambda one: one.perimeter):
-            network = ip_network(entry.cidr)
-            packed = layout.pack_address(str(network.network_address))
-            found[network.prefixlen + (_V4 if network.version == 4 else 0), packed] = entry.perimeter
-        for (length, packed), perimeter in found.items():
-            key = layout.RangeKey(32 + length, self.index, layout.Address.from_buffer_copy(packed))
-            kind = _IS_GATEWAY if is_gateway(perimeter) else 0
-            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(perimeter) | kind))
-            self.ranges.append(key)
-
-    def clear(self) -> None:
-        """Delete all that it holds."""
-        self._delete(list(self.grants))
-        self.grants.clear()
-        for key in self.ranges:
-            kernel.delete(self._maps["hv_ranges"], key)
-        self.ranges.clear()
-
-    def _delete(self, pairs: list[Numbers]) -> None:
-        for one, other in pairs:
-            kernel.delete(self._maps["hv_grants"], layout.GrantKey(one | self.index << 31, other))
-
-    def _set(self, services: Services, news: dict[int, Services]) -> int:
-        known = self._sets.get(services)
-        if known is not None:
-            return known
-        if len(services.ranges) > layout.RANGES:
-            raise DataPlaneError(
-                f"one grant falls into {len(services.ranges)} ranges of services: at most {layout.RANGES} fit; "
-                "name ranges instead of single ports"
-            )
-        if len(self._sets) >= self._half:
-            raise DataPlaneError(f"the network policy has more than {self._half} different sets of services")
-        number = self._sets[services] = self.index * self._half + len(self._sets) + 1
-        news[number] = services
-        return number
 
 
 class FabricMaps:
@@ -149,6 +43,8 @@ class FabricMaps:
         self._touched: set[int] = set()
         self._granted: dict[Names, Services] = {}
         self._addresses: tuple[AddressRange, ...] = ()
+        self._ranged: frozenset[PerimeterId] = frozenset()
+        """The perimeters of these, in which somebody may always be."""
         self._networks: dict[str, int] = {}
         self._places: dict[int, bytes] = {}
         self._settled: dict[int, PerimeterId | None] = {}
@@ -168,8 +64,8 @@ class FabricMaps:
         """What each account's VM may take, as it was put."""
         self._epoch = layout.Epoch()
         kernel.lookup(maps["hv_epoch"], _U32(0), self._epoch)
-        self._bank = _Bank.found(self._epoch.word & 1, maps)
-        _Bank.found(1 - self._bank.index, maps).clear()
+        self._bank = Bank.found(self._epoch.word & 1, maps)
+        Bank.found(1 - self._bank.index, maps).clear()
         self._fresh = True
         """Nothing was put by this process yet, so the first change writes all."""
         if not self._epoch.seed:
@@ -227,14 +123,17 @@ class FabricMaps:
         granted |= {(grant.source, grant.destination): grant.services for grant in change.grants}
         addresses = change.addresses if change.addresses is not None else () if change.whole else self._addresses
         moved = [slot for slot in self._touched if self._settled.get(slot) != self._ports[slot].perimeter]
-        in_place = not self._fresh and addresses == self._addresses and bool(granted) == bool(self._granted)
+        places = None if self._fresh else _moves(self._addresses, addresses)
+        alike = bool(granted) == bool(self._granted) and len(moved) <= 1 and self._apart(change, moved)
         try:
-            if not (in_place and len(moved) <= 1 and self._apart(change, moved) and self._extended(change, granted)):
+            if places is None or not alike or not self._extended(change, granted, places):
                 self._flip(granted, addresses)
         except OSError as error:
             raise DataPlaneError(
                 f"the kernel has no room for the network policy ({error.strerror}): let rules name fewer kinds of ends"
             ) from error
+        if addresses != self._addresses:
+            self._ranged = frozenset(entry.perimeter for entry in addresses)
         self._granted, self._addresses, self._fresh = granted, addresses, False
         self._touched.clear()
 
@@ -244,17 +143,21 @@ class FabricMaps:
         return not any(self._busy(one, moved) and self._busy(other, moved) for one, other in pairs)
 
     def _busy(self, name: PerimeterId, moved: list[int]) -> bool:
-        return is_fixed(name) or self._crowd[name] > sum(self._settled.get(slot) == name for slot in moved)
+        return (
+            is_fixed(name)
+            or name in self._ranged
+            or self._crowd[name] > sum(self._settled.get(slot) == name for slot in moved)
+        )
 
-    def _extended(self, change: FabricChange, granted: Mapping[Names, Services]) -> bool:
+    def _extended(self, change: FabricChange, granted: Mapping[Names, Services], places: _Moves) -> bool:
         """Whether a change could be made in place: after many, the bank has no numbers left for sets of services."""
         try:
-            self._extend(change, granted)
+            self._extend(change, granted, places)
         except DataPlaneError:
             return False
         return True
 
-    def _extend(self, change: FabricChange, granted: Mapping[Names, Services]) -> None:
+    def _extend(self, change: FabricChange, granted: Mapping[Names, Services], places: _Moves) -> None:
         """First what the port will have there, then the port, then nothing of what it had."""
         if change.grants or change.gone:
             pairs = [*((grant.source, grant.destination) for grant in change.grants), *change.gone]
@@ -262,12 +165,15 @@ class FabricMaps:
             self._bank.put(granted, [pair for pair in both if pair in granted])
             self._bank.put_everybody(granted, {source for source, _ in pairs})
         self._settle(self._touched, self._bank, granted)
+        come, gone = places
+        self._bank.put_ranges(come)
+        self._bank.drop_ranges(gone)
         self._bank.drop(change.gone)
         self._turn(self._bank)
 
     def _flip(self, granted: Mapping[Names, Services], addresses: tuple[AddressRange, ...]) -> None:
         """All of it into the other bank, then that one in force."""
-        bank = _Bank(1 - self._bank.index, self._maps)
+        bank = Bank(1 - self._bank.index, self._maps)
         try:
             bank.put(granted, granted)
             bank.put_everybody(granted, {source for source, _ in granted})
@@ -280,13 +186,13 @@ class FabricMaps:
         self._turn(bank)
         before.clear()
 
-    def _turn(self, bank: _Bank) -> None:
+    def _turn(self, bank: Bank) -> None:
         """Put a bank in force, the same or the other, and make all that was remembered of either void."""
         self._bank = bank
         self._epoch.word = (self._epoch.word & ~1) + 2 | bank.index
         kernel.update(self._maps["hv_epoch"], _U32(0), self._epoch)
 
-    def _settle(self, slots: Iterable[int], bank: _Bank, granted: Mapping[Names, Services]) -> None:
+    def _settle(self, slots: Iterable[int], bank: Bank, granted: Mapping[Names, Services]) -> None:
         """Write these ports' places, and by which MAC and addresses others find them."""
         places: dict[int, layout.Place] = {}
         for slot in slots:
@@ -315,7 +221,7 @@ class FabricMaps:
         budgets = [self._ports[one].budget for one in siblings]
         return budgets[0] if len(budgets) == 1 else strictest(*budgets)
 
-    def _put_in(self, policy: PortPolicy, place: layout.Place, bank: _Bank) -> None:
+    def _put_in(self, policy: PortPolicy, place: layout.Place, bank: Bank) -> None:
         """A place's network and perimeter."""
         if policy.network is None or policy.perimeter is None:
             place.perimeter[bank.index] = 0
@@ -403,8 +309,8 @@ class FabricMaps:
         self._members.clear()
         self._sharers.clear()
         self._found.clear()
-        self._bank = _Bank.found(self._bank.index, self._maps)
-        _Bank.found(1 - self._bank.index, self._maps).clear()
+        self._bank = Bank.found(self._bank.index, self._maps)
+        Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
         self._bounds.clear()
         self._fresh = True
@@ -419,13 +325,16 @@ class FabricMaps:
         return bytes(place)
 
 
-def _service_set(services: Services) -> layout.ServiceSet:
-    """The ranges in order; those not used begin above every service."""
-    found = layout.ServiceSet()
-    unused = [(_UNUSED, _UNUSED)] * (layout.RANGES - len(services.ranges))
-    for index, (first, last) in enumerate((*services.ranges, *unused)):
-        found.range[index][0], found.range[index][1] = first, last
-    return found
+def _moves(before: tuple[AddressRange, ...], after: tuple[AddressRange, ...]) -> _Moves | None:
+    """What leads from one to the other, if that can be written one by one: single addresses that are nowhere else."""
+    if before == after:
+        return frozenset(), frozenset()
+    old, new = frozenset(before), frozenset(after)
+    come, gone, stay = new - old, old - new, {entry.cidr for entry in old & new}
+    changed = [entry.cidr for entry in (*come, *gone)]
+    if not stay or len(set(changed)) < len(changed) or not stay.isdisjoint(changed):
+        return None
+    return (come, gone) if all(ip_network(cidr).num_addresses == 1 for cidr in changed) else None
 
 
 def _members(policy: PortPolicy, slot: int, network: int) -> dict[bytes, bytes]:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from hypervigil.model.traffic import DenialKind, ForgedKind, TrafficClass
 
-ABI = 9
+ABI = 10
 """Changes with every change of a map's layout: pins of another ABI are not reused."""
 CLASSES = len(TrafficClass)
 ALL = CLASSES
