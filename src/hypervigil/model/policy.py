@@ -67,6 +67,11 @@ class NetworkPolicy:
             raise ValueError(f"network {self.name}: free_until_leased needs trusted_dhcp_macs, which give the leases")
         if self.spans_hosts and self.cidr is None:
             raise ValueError(f"network {self.name}: spans_hosts needs a cidr, which says whose addresses are on it")
+        if self.spans_hosts and self.free_until_leased:
+            raise ValueError(
+                f"network {self.name}: free_until_leased lets a NIC use an address of a VM on another host, which "
+                "spans_hosts believes; take one of them away"
+            )
         if self.bridge is None and (self.forwarding is Forwarding.BRIDGED or self.cidr is None):
             raise ValueError(f"network {self.name}: without a bridge it must be routed and have a cidr")
 

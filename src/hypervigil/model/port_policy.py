@@ -124,6 +124,8 @@ class PortPolicy:
     """``None``: what DHCP servers say teaches nothing of it."""
     leases: tuple[str, ...] = ()
     """What DHCP gave it, as far as is known: where others find it. What it may use the kernel's own list says."""
+    migrating: bool = False
+    """Its VM runs on another host: the port is bound, and others do not find it here."""
 
     def __post_init__(self) -> None:
         for address in (*self.addresses, *self.quarantine_allows, *self.gateways, *self.leases):

@@ -35,6 +35,8 @@ class Vm:
     """The host's socket at the other end of its agent's port; ``None`` where it has no such port."""
     cpu: float | None = None
     """The quota of each of its vCPUs, as a fraction of a physical CPU; ``None``: no quota."""
+    migrating: bool = False
+    """It stands still here because it runs on another host: not yet here, or no more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,14 +118,17 @@ class Directory:
 
     def member(self, vm: Vm, nic: Nic) -> Member:
         """One NIC with everything that rules may ask of it."""
-        network = self.network(vm.name, nic)
+        return self.member_on(self.network(vm.name, nic), vm.name, nic.port)
+
+    def member_on(self, network: NetworkPolicy | None, name: str, port: PortId) -> Member:
+        """The VM of this libvirt name on a network, by one of its NICs."""
         whole = Member(
-            vm=vm.name,
-            port=nic.port,
-            tenant=self.entry(vm.name).tenant,
-            groups=self.groups(vm.name),
+            vm=name,
+            port=port,
+            tenant=self.entry(name).tenant,
+            groups=self.groups(name),
             network=network.name if network is not None else None,
-            serves_dhcp=network is not None and nic.port in {mac.lower() for mac in network.trusted_dhcp_macs},
+            serves_dhcp=network is not None and port in {mac.lower() for mac in network.trusted_dhcp_macs},
         )
         if network is None or not network.members or any(names(one, whole) for one in network.members):
             return whole
@@ -151,10 +154,11 @@ class Elsewhere:
 def elsewhere(policy: Policy, inventory: Inventory) -> tuple[Elsewhere, ...]:
     """The NICs of VMs that the policy names and that may run on other hosts, in the policy's order.
 
-    A VM is on a network that spans hosts if that network's range holds one of its addresses.
+    A VM is on a network that spans hosts if that network's range holds one of its addresses. One that serves DHCP is
+    not known to, since that is by a MAC.
     """
     spanning = [network for network in policy.networks if network.spans_hosts and network.cidr is not None]
-    here = {vm.name for vm in inventory.vms}
+    here = {vm.name for vm in inventory.vms if not vm.migrating}
     directory, taken = Directory(policy), set[str]()
     found = []
     for entry in policy.vms if spanning else ():
@@ -164,8 +168,7 @@ def elsewhere(policy: Policy, inventory: Inventory) -> tuple[Elsewhere, ...]:
             mine = tuple(address for address in own if address not in taken and fits(address, network))
             if any(ip_address(address) in held for address in mine):
                 taken.update(mine)
-                nic = Nic(PortId(""), "", 0, network.bridge, mine)
-                found.append(Elsewhere(directory.member(Vm(VmId(entry.name), entry.name, 1, 1, (nic,)), nic), mine))
+                found.append(Elsewhere(directory.member_on(network, entry.name, PortId("")), mine))
     return tuple(found)
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_network
 
 from hypervigil.model.ids import PerimeterId
 from hypervigil.model.network import EndKind, Rule, RuleEnd
@@ -12,7 +13,7 @@ from hypervigil.model.services import ANYTHING, NOTHING, Services
 from hypervigil.model.vm import Inventory
 from hypervigil.network.compile import OUTSIDE, Reach, gateway_of, perimeters_of, range_of, reach
 from hypervigil.network.decide import FROM_SERVERS, TO_SERVERS, decide
-from hypervigil.network.ends import End, Gateway, Member, Outside, elsewhere, everybody, members, names
+from hypervigil.network.ends import Elsewhere, End, Gateway, Member, Outside, elsewhere, everybody, members, names
 
 _NAMES_SHOWN = 4
 
@@ -63,8 +64,9 @@ def exposures(policy: Policy, inventory: Inventory) -> tuple[Exposure, ...]:
 def changes(old: Policy, new: Policy, inventory: Inventory) -> tuple[Change, ...]:
     """Whose reach differs between two policies, for the VMs that run."""
     before, after = members(old, inventory), members(new, inventory)
-    ends: list[tuple[End, End]] = [*zip(before, after, strict=True), *_others(old, new)]
-    sides = (_Side(old, before), _Side(new, after))
+    away = elsewhere(old, inventory), elsewhere(new, inventory)
+    ends: list[tuple[End, End]] = [*zip(before, after, strict=True), *_absent(*away), *_others(old, new)]
+    sides = (_Side(old, before, away[0]), _Side(new, after, away[1]))
     alike: dict[_Cell, list[End]] = defaultdict(list)
     for one, other in ends:
         alike[sides[0].perimeter(one), sides[1].perimeter(other)].append(other)
@@ -98,10 +100,11 @@ def idle(policy: Policy, inventory: Inventory) -> tuple[str, ...]:
 class _Side:
     """One policy with its reach; without rules everything may be begun."""
 
-    def __init__(self, policy: Policy, here: Sequence[Member]) -> None:
+    def __init__(self, policy: Policy, here: Sequence[Member], away: Sequence[Elsewhere]) -> None:
         self._policy = policy
-        self._of = dict(zip(here, perimeters_of(policy, here), strict=True))
-        self.reach = reach(policy, here) if policy.ruled else Reach({}, {}, ())
+        everybody = [*here, *(one.member for one in away)]
+        self._of = dict(zip(everybody, perimeters_of(policy, everybody), strict=True))
+        self.reach = reach(policy, here, away) if policy.ruled else Reach({}, {}, ())
         self._ranges = frozenset(_ranges(policy))
 
     def perimeter(self, end: End) -> PerimeterId | None:
@@ -141,6 +144,16 @@ def _meets(sources: Sequence[End], destinations: Sequence[End]) -> bool:
     """Whether two cells hold two different ends, one of them a VM's."""
     both = {*sources, *destinations}
     return len(both) > 1 and any(isinstance(end, Member) for end in both)
+
+
+def _absent(before: Sequence[Elsewhere], after: Sequence[Elsewhere]) -> list[tuple[End, End]]:
+    """Addresses of VMs on other hosts, with whose they are by either policy; the outside's where one says nothing."""
+    was, now = ({address: one.member for one in away for address in one.addresses} for away in (before, after))
+    found: dict[tuple[End, End], None] = {}
+    for address in {**was, **now}:
+        outside = Outside(str(ip_network(address)))
+        found[was.get(address, outside), now.get(address, outside)] = None
+    return list(found)
 
 
 def _others(old: Policy, new: Policy) -> list[tuple[End, End]]:

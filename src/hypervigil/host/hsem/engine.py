@@ -67,6 +67,8 @@ class Hsem(Known):
         self._full = Full()
         self._accused: deque[Watched] = deque()
         """Whom a verdict of this moment names as a target, and who is still to be judged for it."""
+        self._paused: set[VmId] = set()
+        """Who stands still, which is no habit of theirs."""
         self._judged = 0
         """How many were judged in this report because somebody accused them."""
         self.set_policy(bounds, ladder)
@@ -103,6 +105,7 @@ class Hsem(Known):
         """These VMs run now; cases of those that are gone are closed."""
         known = list(vms)
         running = {vm.vm for vm in known} | {HOST}
+        self._paused = {vm.vm for vm in known if vm.paused}
         self._grabs.keep(known)
         decisions: list[Decision] = []
         for vm in [vm for vm in self._vms if vm not in running]:
@@ -228,7 +231,7 @@ class Hsem(Known):
         suspects: set[int] = set()
         hoarding = self._grabs.hoarding()
         for row, vm in enumerate(report.vms):
-            if vm in hoarding:
+            if vm in hoarding or vm in self._paused:
                 suspects.add(row)
             record = self._record(vm)
             if record.dossier is not None:

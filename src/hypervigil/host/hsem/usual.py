@@ -77,11 +77,14 @@ class Usual:
 
     def recall(self, known: Remembered) -> None:
         """Take over what ``remember`` gave of its VMs; ``ValueError`` otherwise, and nothing is changed."""
+        if len({*self.history.vms, *known.vms}) > MAX_HISTORIES:
+            raise ValueError(f"there would be more than {MAX_HISTORIES:,} VMs")
         self._seasonal.check(len(known.vms), known.habits)
         if known.told is not None:
             self.told.check(known.told)
         if known.ports is not None:
             self.ports.check(known.ports)
+        known = known.of(known.vms)  # and what it says of others is nobody's
         self.history.recall(known)
         self._seasonal.recall(known.vms, known.habits)
         self.told.forget(known.vms)

@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 from hypervigil.host.inventory.claims import settle
 from hypervigil.model.network import AddressPair, Forwarding
 from hypervigil.model.policy import Mode, NetworkPolicy, Policy, VmPolicy
-from hypervigil.model.port_policy import Fabric, HostRoutes, Leasing, PortPolicy
+from hypervigil.model.port_policy import Fabric, HostRoutes, Leasing, PortPolicy, link_local
 from hypervigil.model.traffic import ForgedKind
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.network.compile import compile_fabric, perimeters_of
@@ -36,6 +36,9 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
         entry, network = directory.entry(vm.name), directory.network(vm.name, nic)
         mode = entry.mode or policy.mode
         addresses = claims.granted.get(nic.port, ())
+        unknown = not addresses and network is not None and network.spans_hosts and not network.trusted_dhcp_macs
+        if unknown:
+            addresses = (link_local(nic.port),)  # what is nobody's here may be somebody's on another host
         ports.append(
             PortPolicy(
                 port=nic.port,
@@ -49,7 +52,7 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 may_advertise_routes=ForgedKind.ROUTER_ADVERTISEMENT in entry.unchecked,
                 network=member.network,
                 routed=network is not None and network.forwarding is Forwarding.ROUTED,
-                routes=_routes(nic, network, addresses, routed),
+                routes=None if vm.migrating else _routes(nic, network, addresses, routed),
                 perimeter=perimeter,
                 budget=budget_of(policy.floor, directory.floor(entry.tenant), entry),
                 unchecked=entry.unchecked,
@@ -57,9 +60,15 @@ def compile_ports(inventory: Inventory, policy: Policy) -> Compiled:
                 gateways=network.gateways if network is not None else (),
                 leases=claims.leased.get(nic.port, ()),
                 leasing=None if member.serves_dhcp else _leasing(network, addresses),
+                migrating=vm.migrating,
             )
         )
         notes += _weaknesses(vm, nic, network, ports[-1])
+        if unknown:
+            notes.append(
+                f"{vm.name}: no address is known for {nic.interface}, and {member.network} spans hosts, so it may use "
+                "none; name its addresses in the policy or in libvirt's XML"
+            )
         if entry.unchecked:
             kinds = ", ".join(kind.name.lower() for kind in entry.unchecked)
             notes.append(f"{vm.name}: the policy lets it send what others may not: {kinds}")

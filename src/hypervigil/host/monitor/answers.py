@@ -16,7 +16,7 @@ from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.conductor import FABRIC, Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
-from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
+from hypervigil.model.ids import HOST, OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
@@ -119,6 +119,7 @@ class Answers:
 
     def _export(self, names: Collection[str]) -> control.Response:
         known = self._remember()
+        known = known.of(set(known.vms) - {HOST})  # which is this one's, wherever its VMs go
         if names:
             found = {name: self._conductor.find(name) for name in names}
             chosen = {name: VmId(name) if vm is None else vm.vm for name, vm in found.items()}
@@ -147,6 +148,7 @@ class Answers:
     def _import(self, request: control.ImportHistory, now: Instant) -> control.Response:
         try:
             known = histories.decode(request.data)
+            known = known.of(set(known.vms) - {HOST})
             self._recall(known)
         except ValueError as error:
             return control.Denied(reason=f"this is not an exported history: {error}; nothing was changed")

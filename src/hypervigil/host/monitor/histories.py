@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from hypervigil.model.ids import VmId
 COMPRESSION = 3
 """A third of NumPy's own choice in time, for a tenth more bytes: it is written every few seconds."""
 VMS = "vms"
+LONGEST = 64
+"""Characters of a VM's id; a UUID has 36."""
 HABITS = "habits."
 """The names of what is known of habits begin so; a history of an earlier version has none."""
 
@@ -22,7 +25,7 @@ HABITS = "habits."
 def encode(known: Remembered) -> bytes:
     """NumPy's npz."""
     arrays = {
-        VMS: np.array(known.vms, dtype="U64"),
+        VMS: np.array(known.vms, dtype=f"U{LONGEST}"),
         "histogram": known.histogram,
         "samples": known.samples,
         **{HABITS + name: array for name, array in (known.habits or {}).items()},
@@ -41,7 +44,7 @@ def _named(part: str, known: Kept | None) -> Copies:
     if known is None:
         return {}
     arrays = {f"{part}.{name}": array for name, array in known.arrays.items()}
-    return {f"{part}.{VMS}": np.array(known.vms, dtype="U64"), **arrays}
+    return {f"{part}.{VMS}": np.array(known.vms, dtype=f"U{LONGEST}"), **arrays}
 
 
 def _part(part: str, stored: Mapping[str, npt.NDArray[Any]]) -> Kept | None:
@@ -50,14 +53,22 @@ def _part(part: str, stored: Mapping[str, npt.NDArray[Any]]) -> Kept | None:
     if not names:
         return None
     arrays = {name.removeprefix(f"{part}."): stored[name].astype(np.float32) for name in names}
-    return Kept(tuple(VmId(str(vm)) for vm in stored[f"{part}.{VMS}"]), arrays)
+    return Kept(_vms(stored[f"{part}.{VMS}"]), arrays)
+
+
+def _vms(untrusted_names: npt.NDArray[Any]) -> tuple[VmId, ...]:
+    """``ValueError`` where one is longer than is written, so that none becomes another's."""
+    names = tuple(VmId(str(name)) for name in untrusted_names)
+    if any(len(name) > LONGEST for name in names):
+        raise ValueError("a VM's name is too long")
+    return names
 
 
 def decode(untrusted_bytes: bytes) -> Remembered:
     """What ``encode`` gave; ``ValueError`` otherwise."""
     try:
         with np.load(io.BytesIO(untrusted_bytes), allow_pickle=False) as stored:
-            vms = tuple(VmId(str(vm)) for vm in stored[VMS])
+            vms = _vms(stored[VMS])
             habits = {
                 name.removeprefix(HABITS): stored[name].astype(np.float32)
                 for name in stored.files
@@ -72,7 +83,9 @@ def decode(untrusted_bytes: bytes) -> Remembered:
         TypeError,
         ValueError,
         AttributeError,
+        RuntimeError,  # encrypted, or packed by a method that is not there
         zipfile.BadZipFile,
+        zlib.error,
         MemoryError,
     ) as error:
         raise ValueError(f"it is no history ({type(error).__name__})") from error

@@ -465,14 +465,14 @@ static __always_inline int not_for(struct __sk_buff *skb, struct scratch *s, con
 {
 	const struct frame *f = &s->frame;
 
+	if (f->ethertype == ETH_RARP)
+		return CHECKED(HV_F_MAC);	/* it tells switches where a VM is */
 	if (!f->multicast)
 		return !same_mac(f->destination_mac, port->mac) && !paired_mac(port, f->destination_mac) && CHECKED(HV_F_MAC);
 	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 135 && f->l4)
 		return asks_another(skb, s, port);
 	if (f->ethertype == ETH_IPV6 && f->protocol == 58 && f->icmp_type == 133 && f->l4)
 		return !(port->flags & HV_MAY_ADVERTISE_ROUTES);	/* a question to routers */
-	if (f->ethertype == ETH_RARP)
-		return CHECKED(HV_F_MAC);	/* it tells switches where a VM is */
 	return f->ethertype == ETH_ARP && !same_address(&f->source, &f->destination) && !bound(s, port, &f->destination) && !port->pairs;
 }
 

@@ -456,9 +456,10 @@ static __always_inline __u32 forged_arp(struct __sk_buff *skb, struct scratch *s
  */
 static __always_inline int announces(struct __sk_buff *skb, struct scratch *s, const struct hv_port *port)
 {
+	const __u16 *to = (const __u16 *)s->frame.destination_mac;
 	struct arp *arp = &s->raw.arp;
 
-	return s->frame.multicast && !bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)) && arp->hardware == bpf_htons(1) &&
+	return (to[0] & to[1] & to[2]) == 0xffff && !bpf_skb_load_bytes(skb, ETH_HLEN, arp, sizeof(*arp)) && arp->hardware == bpf_htons(1) &&
 	       arp->protocol == bpf_htons(ETH_IPV4) && arp->operation == bpf_htons(3) && same_mac(arp->sender_mac, port->mac) &&
 	       same_mac(arp->target_mac, port->mac) && !(arp->sender[0] | arp->sender[1] | arp->sender[2] | arp->sender[3] |
 							     arp->target[0] | arp->target[1] | arp->target[2] | arp->target[3]);

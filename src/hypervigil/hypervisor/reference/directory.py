@@ -184,10 +184,12 @@ class Directory:
             seat.network, seat.generation = policy.network, self._generation(slot)
         shared = {layout.pack_mac(pair.mac): 0 for pair in policy.pairs if pair.mac is not None}
         own = {layout.pack_mac(policy.port): policy.ifindex}
-        seat.macs = {**shared, **own} if seat.perimeter is not None else {}
+        seat.macs = {**shared, **own} if seat.perimeter is not None and not policy.migrating else {}
         addresses = (*policy.addresses, *policy.leases, *(pair.address for pair in policy.pairs))
         seat.addresses = frozenset(
-            layout.pack_address(address) for address in addresses if not ip_address(address).is_link_local
+            layout.pack_address(address)
+            for address in addresses
+            if not ip_address(address).is_link_local and not policy.migrating
         )
 
     def _bound(self, seat: Seat) -> None:

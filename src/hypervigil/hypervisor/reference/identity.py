@@ -64,6 +64,8 @@ class Identity:
 
         ``others`` says whether a link-local address that is not given to the port is known to be somebody else's.
         """
+        if frame.ethertype == RARP:
+            return ForgedKind.MAC not in self.unchecked
         if not frame.multicast:
             mine = frame.destination_mac == self.mac or any(frame.destination_mac == mac for _, mac in self.pairs)
             return not mine and ForgedKind.MAC not in self.unchecked
@@ -71,8 +73,6 @@ class Identity:
             if frame.icmp_type == _SOLICITATION:
                 return self._asks_another(frame, others, leased)
             return frame.icmp_type == _ROUTER_SOLICITATION and not self.may_advertise_routes
-        if frame.ethertype == RARP:
-            return ForgedKind.MAC not in self.unchecked
         question = frame.ethertype == ARP and frame.source != frame.destination
         return question and not self.pairs and self._foreign(frame, frame.destination, leased)
 
@@ -116,7 +116,8 @@ class Identity:
         """Whether it is what a hypervisor tells switches in the name of a VM that comes from another host (RFC 903)."""
         announced = b"".join((_ETHERNET_ARP, b"\0\3", self.mac, bytes(4), self.mac, bytes(4)))
         told = frame.load(ETH_HLEN, 28)
-        return frame.multicast and told is not None and told[:4] + told[6:] == announced
+        everybody = frame.destination_mac == b"\xff" * 6
+        return everybody and told is not None and told[:4] + told[6:] == announced
 
     def _arp(self, frame: Frame, leased: Leased) -> ForgedKind | None:
         arp = frame.load(ETH_HLEN, 28)

@@ -32,8 +32,8 @@ class Bank:
         self._sets: dict[Services, int] = {_EVERYTHING: _ANYTHING}
         self.numbers: dict[PerimeterId, int] = {OUTSIDE: _OUTSIDE}
         self.grants: dict[Numbers, int] = {}
-        self.ranges: set[bytes] = set()
-        """Keys."""
+        self.ranges: dict[bytes, int] = {}
+        """By keys."""
 
     @classmethod
     def found(cls, index: int, maps: Mapping[str, int]) -> "Bank":
@@ -41,7 +41,8 @@ class Bank:
         bank = cls(index, maps)
         keys = [key for key in kernel.keys(maps["hv_grants"], layout.GrantKey) if key.source >> 31 == index]
         bank.grants = {(key.source & ~(1 << 31), key.destination): 0 for key in keys}
-        bank.ranges = {bytes(key) for key in kernel.keys(maps["hv_ranges"], layout.RangeKey) if key.bank == index}
+        ranges = kernel.keys(maps["hv_ranges"], layout.RangeKey)
+        bank.ranges = {bytes(key): 0 for key in ranges if key.bank == index}
         return bank
 
     def number(self, name: PerimeterId) -> int:
@@ -90,14 +91,15 @@ class Bank:
         for entry in (*whole, *sorted(addresses, key=lambda one: one.perimeter)):
             key = self._range_key(entry)
             kind = _IS_GATEWAY if is_gateway(entry.perimeter) else 0
-            kernel.update(self._maps["hv_ranges"], key, _U32(self.number(entry.perimeter) | kind))
-            self.ranges.add(bytes(key))
+            value = self.number(entry.perimeter) | kind
+            kernel.update(self._maps["hv_ranges"], key, _U32(value))
+            self.ranges[bytes(key)] = value
 
     def drop_ranges(self, addresses: Iterable[AddressRange]) -> None:
         """Delete what was written of these."""
         for key in map(self._range_key, addresses):
-            self.ranges.discard(bytes(key))
             kernel.delete(self._maps["hv_ranges"], key)
+            self.ranges.pop(bytes(key), None)
 
     def _range_key(self, entry: AddressRange) -> layout.RangeKey:
         network = ip_network(entry.cidr)

@@ -123,12 +123,13 @@ class FabricMaps:
         granted |= {(grant.source, grant.destination): grant.services for grant in change.grants}
         addresses = change.addresses if change.addresses is not None else () if change.whole else self._addresses
         moved = [slot for slot in self._touched if self._settled.get(slot) != self._ports[slot].perimeter]
-        places = None if self._fresh else _moves(self._addresses, addresses)
+        places = None if self._fresh or change.whole else _moves(self._addresses, addresses)
         alike = bool(granted) == bool(self._granted) and len(moved) <= 1 and self._apart(change, moved)
         try:
             if places is None or not alike or not self._extended(change, granted, places):
                 self._flip(granted, addresses)
         except OSError as error:
+            self._fresh = True
             raise DataPlaneError(
                 f"the kernel has no room for the network policy ({error.strerror}): let rules name fewer kinds of ends"
             ) from error
@@ -150,10 +151,13 @@ class FabricMaps:
         )
 
     def _extended(self, change: FabricChange, granted: Mapping[Names, Services], places: _Moves) -> bool:
-        """Whether a change could be made in place: after many, the bank has no numbers left for sets of services."""
+        """Whether a change could be made in place: after many, the bank has no numbers left for sets of services.
+
+        What a change that failed put there goes with the bank.
+        """
         try:
             self._extend(change, granted, places)
-        except DataPlaneError:
+        except (OSError, DataPlaneError):
             return False
         return True
 
@@ -202,8 +206,10 @@ class FabricMaps:
             place.flags = (_ROUTED if policy.routed else 0) | _budget_flags(budget)
             place.account, place.table = account.number, account.table
             self._put_in(policy, place, bank)
-            self._write_members(slot, _members(policy, slot, place.network) if policy.perimeter else {})
-            self._write_homes(slot, _homes(policy) if granted else frozenset(), (policy.network, policy.perimeter))
+            found = policy.perimeter is not None and not policy.migrating
+            self._write_members(slot, _members(policy, slot, place.network) if found else {})
+            homes = _homes(policy) if granted and not policy.migrating else frozenset[str]()
+            self._write_homes(slot, homes, (policy.network, policy.perimeter))
             self._write_budget(account.number, budget)
             if bytes(place) != self._places[slot]:
                 places[slot] = place
@@ -296,12 +302,18 @@ class FabricMaps:
             bytes(layout.GrantKey(one | self._bank.index << 31, other)): value.to_bytes(4, "little")
             for (one, other), value in self._bank.grants.items()
         }
+        ranges = {
+            key: int.from_bytes(value, "little")
+            for key, value in _content(self._maps["hv_ranges"], layout.RangeKey, layout.Number).items()
+            if layout.RangeKey.from_buffer_copy(key).bank == self._bank.index
+        }
         return (
             bytes(epoch) != bytes(self._epoch)
             or any(places[bytes(_U32(slot))] != raw for slot, raw in self._places.items())
             or any(_bounds_of(allowances[bytes(_U32(one))]) != bounds for one, bounds in self._bounds.items())
             or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != self._found
             or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
+            or ranges != self._bank.ranges
         )
 
     def repair(self) -> None:

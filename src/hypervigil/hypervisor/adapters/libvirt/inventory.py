@@ -139,7 +139,9 @@ def _memory_kib(name: str, element: ET.Element | None) -> int:
     return number * unit // 1024
 
 
-def place(domain: Domain, links: Mapping[str, Link], *, paused: bool) -> tuple[Vm, tuple[DomainNic, ...]]:
+def place(
+    domain: Domain, links: Mapping[str, Link], *, paused: bool, migrating: bool = False
+) -> tuple[Vm, tuple[DomainNic, ...]]:
     """The domain on this host, and its NICs that cannot be watched because no network device is there for them.
 
     The kernel's word on the bridge goes before the XML's: a port may have been moved since.
@@ -152,8 +154,16 @@ def place(domain: Domain, links: Mapping[str, Link], *, paused: bool) -> tuple[V
         else:
             nics.append(Nic(nic.port, link.name, link.index, link.master or nic.bridge, nic.addresses))
     known = domain.vm, domain.name, domain.vcpus, domain.memory_kib
-    vm = Vm(*known, tuple(nics), paused, domain.channel, domain.cpu)
+    vm = Vm(*known, tuple(nics), paused, domain.channel, domain.cpu, migrating)
     return vm, tuple(missing)
+
+
+def _migrates(paused: libvirt.virDomain) -> bool:
+    """Whether a domain stands still because it runs on another host: it is on its way here, or just left."""
+    with contextlib.suppress(libvirt.libvirtError):  # it is gone meanwhile
+        state, reason = map(int, paused.state())
+        return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +215,7 @@ class DomainReader:
             with self._lock:
                 self._stale |= stale
             raise LibvirtUnreachableError(f"libvirt does not say what runs: {told(error)}") from error
-        still = {domain.UUIDString() for domain in paused}
+        still = {domain.UUIDString(): _migrates(domain) for domain in paused}
         keyed = sorted(((domain.UUIDString(), domain.ID()), domain) for domain in running if domain.ID() >= 0)
         again = {key for key, _ in self._in_turn(keyed)}
         known, self._domains = self._domains, {}
@@ -226,7 +236,7 @@ class DomainReader:
             if isinstance(parsed, str):
                 unseen.append(parsed)
                 continue
-            vm, missing = place(parsed, links, paused=key[0] in still)
+            vm, missing = place(parsed, links, paused=key[0] in still, migrating=still.get(key[0], False))
             vms.append(vm)
             for nic in missing:
                 expects_more |= nic.kind in {"bridge", "network", "ethernet", "direct"}
