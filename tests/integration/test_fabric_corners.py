@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
 from hypervigil.hypervisor.reference.fabric import Fabric
 from hypervigil.hypervisor.reference.frame import read
@@ -222,6 +223,37 @@ def test_a_vm_on_another_host_is_known_by_its_address_and_what_it_may_is_swapped
     both.change(addresses=(there[0], AddressRange("10.61.0.0/24", A)))
     assert both.plane._fabric._bank.index != bank, "a range holds who is not told of one by one"
     assert [begins(f"10.61.0.{n}", 81) for n in (77, 79)] == [True, False]
+
+
+def test_who_is_on_its_way_is_found_where_it_still_runs(both: Both) -> None:
+    """Its tap is here for all the time that its memory comes."""
+    both.bind(0, A)
+    both.bind(1, C, migrating=True)
+    one, coming = both.nics[:2]
+    both.change((A, C, "tcp/80"), (C, A, "tcp/80"), addresses=(AddressRange(f"{coming.v4}/32", C),))
+    to = ethernet(one.mac, coming.mac, 0x0800, ipv4(one.v4, coming.v4, 6, tcp(40000, 80, 2)))
+    came = ethernet(coming.mac, one.mac, 0x0800, ipv4(coming.v4, one.v4, 6, tcp(40000, 80, 2)))
+    fate = both.model.take(one.ifindex, Direction.OUT, read(to, len(to)), 10**12)
+    assert (fate.passes, fate.device) == (True, 0), "by the bridge, and not to the tap here"
+    assert both.passes(Direction.OUT, 0, to)
+    assert both.passes(Direction.IN, 0, came, both.uplink)
+    both.bind(1, C)
+    both.change(addresses=())
+    assert not both.passes(Direction.IN, 0, came, both.uplink), "now it is here, and nobody else may be it"
+    assert both.passes(Direction.IN, 0, came, coming.ifindex)
+    assert both.model.take(one.ifindex, Direction.OUT, read(to, len(to)), 10**12).device == coming.ifindex
+
+
+def test_an_address_that_somebody_deletes_is_missed_and_put_back(both: Both) -> None:
+    both.bind(0, A)
+    both.change((C, A, "tcp/80"), addresses=(AddressRange("10.61.0.77/32", C),))
+    fabric = both.plane._fabric
+    assert not fabric.drifted()
+    key = layout.RangeKey.from_buffer_copy(next(iter(fabric._bank.ranges)))
+    kernel.delete(fabric._maps["hv_ranges"], key)
+    assert fabric.drifted()
+    fabric.repair()
+    assert not fabric.drifted()
 
 
 def test_changes_in_place_never_use_up_the_sets_of_services(both: Both) -> None:

@@ -310,6 +310,22 @@ def test_a_vm_that_runs_on_another_host_is_who_it_is() -> None:
         assert decide(policy, web, found[name].member, parse_one(wanted)).allowed == allowed, name
 
 
+def test_who_is_on_its_way_is_elsewhere_until_it_runs_here() -> None:
+    policy, inventory = away("db-1", "nas-1")
+    moving = Inventory(tuple(replace(vm, migrating=vm.name == "web-2", paused=True) for vm in inventory.vms))
+    assert {one.member.vm for one in elsewhere(policy, moving)} == {"web-2", "db-1", "nas-1"}
+
+
+def test_a_vm_of_two_routed_networks_is_elsewhere_in_the_one_that_spans_hosts() -> None:
+    networks = (
+        NetworkPolicy("r1", None, "10.62.0.0/24", forwarding=Forwarding.ROUTED),
+        NetworkPolicy("r2", None, "10.63.0.0/24", forwarding=Forwarding.ROUTED, spans_hosts=True),
+    )
+    policy = Policy(networks=networks, vms=(VmPolicy("a", addresses=("10.62.0.5", "10.63.0.5")),))
+    [found] = elsewhere(policy, Inventory(()))
+    assert (found.member.network, found.addresses) == ("r2", ("10.63.0.5",))
+
+
 def test_without_that_word_who_is_not_here_is_outside() -> None:
     policy, inventory = away("web-2", "db-1", spans_hosts=False)
     assert elsewhere(policy, inventory) == ()
@@ -317,6 +333,9 @@ def test_without_that_word_who_is_not_here_is_outside() -> None:
     assert compile_fabric(policy, plain, elsewhere(policy, inventory)) == fabric
     with pytest.raises(ValueError, match="spans_hosts needs a cidr"):
         NetworkPolicy("n", "br0", spans_hosts=True)
+    servers = ("52:54:00:00:00:01",)
+    with pytest.raises(ValueError, match="take one of them away"):
+        NetworkPolicy("n", "br0", "10.0.0.0/24", servers, spans_hosts=True, free_until_leased=True)
 
 
 def test_begins_says_everything_at_once() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypervigil.model.network import EndKind, Floor, Group, RuleEnd
 from hypervigil.model.policy import Policy
 from hypervigil.model.services import Services
+from hypervigil.model.vm import Inventory
 from hypervigil.network.decide import begins
 from hypervigil.network.ends import Gateway, Member, Outside, members
 from hypervigil.network.exposure import Kind, changes, exposures, idle, shortened
@@ -60,6 +61,19 @@ def test_a_change_says_what_is_more_and_what_is_less() -> None:
         (("nas-2",), ("the gateway of storage",)): ("nothing", "udp/67, udp/547"),
     }
     assert changes(POLICY, POLICY, INVENTORY) == ()
+
+
+def test_what_changes_for_vms_on_other_hosts_is_told() -> None:
+    vms = tuple(replace(one, addresses=(f"10.60.0.{n}",)) for n, one in enumerate(POLICY.vms, start=5))
+    plain = replace(POLICY, vms=vms)
+    spanning = replace(plain, networks=tuple(replace(one, spans_hosts=True) for one in plain.networks))
+    here = Inventory(tuple(vm for vm in INVENTORY.vms if vm.name != "db-1"))
+    found = {(one.sources, one.destinations): (str(one.more), str(one.less)) for one in changes(plain, spanning, here)}
+    assert found[("web-1", "web-2"), ("db-1",)] == ("tcp/5432", "nothing")
+    closed = replace(spanning, paths=tuple(one for one in spanning.paths if one.name != "web to db"))
+    found = {(one.sources, one.destinations): (str(one.more), str(one.less)) for one in changes(spanning, closed, here)}
+    assert found == {(("web-1", "web-2"), ("db-1",)): ("nothing", "tcp/5432")}
+    assert "db-1" in {name for one in exposures(spanning, here) for name in one.destinations}
 
 
 def test_a_first_network_policy_takes_away_what_it_does_not_allow() -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hypervigil.host.hsem import usual
 from hypervigil.host.hsem.history import Remembered
 from hypervigil.host.hsem.usual import Usual
 from hypervigil.host.monitor import histories
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
+from tests.unit.host.hsem.scene import Scene
 from tests.unit.host.hsem.test_told_history import told
 
 MOVES, STAYS, OTHER = VmId("moves"), VmId("stays"), VmId("other host's")
@@ -26,14 +28,14 @@ def rows(vms: list[VmId], n: int) -> np.ndarray:
 
 
 def lived(vms: list[VmId]) -> Usual:
-    usual = Usual()
+    known = Usual()
     for n in range(60 * MINUTES):
         for vm in vms:
-            usual.told.hear(replace(told(n, FORKS=20 + n % 7), vm=vm))
-        usual.learn(vms, rows(vms, n), set(), Instant(float(n)))
+            known.told.hear(replace(told(n, FORKS=20 + n % 7), vm=vm))
+        known.learn(vms, rows(vms, n), set(), Instant(float(n)))
         if n % 60 == 0:
-            usual.ports.visited(vms[0], {443: 2.0}, 0.0)
-    return usual
+            known.ports.visited(vms[0], {443: 2.0}, 0.0)
+    return known
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def moved(known: Remembered) -> Remembered:
 
 def same(one: Usual, other: Usual, vm: VmId) -> bool:
     """Whether they know the same of a VM."""
-    parts = [histories.encode(usual.remember().of({vm})) for usual in (one, other)]
+    parts = [histories.encode(known.remember().of({vm})) for known in (one, other)]
     return parts[0] == parts[1]
 
 
@@ -67,10 +69,10 @@ def test_it_goes_on_as_if_it_had_stayed() -> None:
     home, there = lived([MOVES]), lived([OTHER])
     there.recall(moved(home.remember()))
     for n in range(60 * MINUTES, 60 * (MINUTES + 3)):
-        for usual, vms in ((home, [MOVES]), (there, [OTHER, MOVES])):
-            usual.learn(vms, rows(vms, n), set(), Instant(float(n)))
-    one, other = (usual.remember().of({MOVES}) for usual in (home, there))
-    assert (one.histogram == other.histogram).all()
+        for one, vms in ((home, [MOVES]), (there, [OTHER, MOVES])):
+            one.learn(vms, rows(vms, n), set(), Instant(float(n)))
+    mine, its = (known.remember().of({MOVES}) for known in (home, there))
+    assert (mine.histogram == its.histogram).all()
     assert there.history.samples(MOVES) == 60 * (MINUTES + 3)
 
 
@@ -82,6 +84,38 @@ def test_what_was_known_of_it_here_before_gives_way(source: Remembered) -> None:
     assert there.brief(MOVES).ports == ()
     assert not any(array.any() for array in there.remember().of({MOVES}).habits.values())
     assert there.history.tail(MOVES, Metric.OUT_SYN) == home.history.tail(MOVES, Metric.OUT_SYN)
+
+
+def test_what_a_file_says_besides_of_others_is_nobodys(source: Remembered) -> None:
+    there, before = lived([OTHER]), lived([OTHER])
+    wide = replace(source.of({MOVES}), told=lived([STAYS, OTHER]).remember().told)
+    there.recall(moved(wide))
+    assert same(there, before, OTHER)
+
+
+def test_a_name_that_would_be_cut_to_anothers_is_refused() -> None:
+    long = VmId("x" * 65)
+    with pytest.raises(ValueError, match="too long"):
+        histories._vms(np.array([long], dtype="U65"))
+
+
+def test_more_vms_than_there_is_room_for_are_refused(source: Remembered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usual, "MAX_HISTORIES", 2)
+    there = lived([OTHER])
+    with pytest.raises(ValueError, match="more than 2 VMs"):
+        there.recall(source)
+    assert there.history.vms == (OTHER,)
+
+
+def test_who_stands_still_learns_nothing_of_it() -> None:
+    scene = Scene("a", "b").learn(40)
+    vms = scene._inventory("ab").vms
+    before = [scene.hsem.samples(vm.vm) for vm in vms]
+    scene.hsem.inventory([replace(vms[0], paused=True), vms[1]], scene.now)
+    scene.run(20)
+    grown = [scene.hsem.samples(vm.vm) - many for vm, many in zip(vms, before, strict=True)]
+    assert grown[0] == 0
+    assert grown[1] >= 19
 
 
 def test_of_whom_nothing_is_known_nothing_goes(source: Remembered) -> None:

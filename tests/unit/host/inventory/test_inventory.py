@@ -44,6 +44,28 @@ def test_without_any_address_what_is_nobody_elses_may_be_used_and_that_is_said()
     assert "it may use any that is nobody else's" in compiled.notes[0]
 
 
+def test_on_a_network_that_spans_hosts_who_has_no_known_address_may_use_none() -> None:
+    """What is nobody's here may be that of a VM on another host, which is believed by its address."""
+    spanning = replace(NET, spans_hosts=True)
+    compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5),)), Policy(networks=(spanning,)))
+    [port], notes = compiled.ports, compiled.notes
+    assert (port.addresses, port.leasing) == ((link_local(MAC_A),), None)
+    assert len(notes) == 1
+    assert "so it may use none; name its addresses" in notes[0]
+
+
+def test_who_runs_on_another_host_yet_is_bound_and_has_no_route() -> None:
+    routed = NetworkPolicy("r", None, "10.62.0.0/24", forwarding=Forwarding.ROUTED, spans_hosts=True, outside=True)
+    policy = Policy(networks=(routed,), vms=(VmPolicy("a", addresses=("10.62.0.5",)),))
+    running = vm(A, "a", MAC_A, 5, bridge=None)
+    coming = replace(running, paused=True, migrating=True)
+    ports = [compile_ports(Inventory((one,)), policy).ports[0] for one in (running, coming)]
+    assert [port.addresses for port in ports] == [("10.62.0.5", link_local(MAC_A))] * 2
+    assert [port.migrating for port in ports] == [False, True]
+    assert [port.routes is None for port in ports] == [False, True]
+    assert [one.cidr for one in compile_ports(Inventory((coming,)), policy).fabric.addresses] == ["10.62.0.5/32"]
+
+
 def test_on_a_bridge_that_no_policy_names_only_the_mac_is_bound() -> None:
     """Which other bridges' addresses mean the same there is not known."""
     compiled = compile_ports(Inventory((vm(A, "a", MAC_A, 5),)), Policy())
