@@ -13,7 +13,7 @@ import pytest
 
 from hypervigil.hypervisor.adapters.ebpf import layout
 from hypervigil.hypervisor.adapters.ebpf.dataplane import DataPlane, remove_all
-from hypervigil.hypervisor.reference.frame import ETH_HLEN, Frame, read
+from hypervigil.hypervisor.reference.frame import ARP, ETH_HLEN, RARP, Frame, read
 from hypervigil.model.ids import PortId, VmId
 from hypervigil.model.policy import Mode
 from hypervigil.model.port_policy import PortPolicy
@@ -37,7 +37,7 @@ HEADERS = {6: 20, 17: 8, 1: 8, 58: 8}
 
 def payload_at(frame: Frame) -> int | None:
     """Where nothing but payload follows; ``None`` where that cannot be said, or where nothing is payload."""
-    if not frame.readable or frame.ethertype == 0x0806 or frame.neighbour_discovery:
+    if not frame.readable or frame.ethertype in {ARP, RARP} or frame.neighbour_discovery:
         return None
     if frame.ethertype not in {0x0800, 0x86DD}:
         return ETH_HLEN
