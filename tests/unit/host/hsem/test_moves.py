@@ -15,7 +15,7 @@ from tests.unit.host.hsem.scene import Scene
 from tests.unit.host.hsem.test_told_history import told
 
 MOVES, STAYS, OTHER = VmId("moves"), VmId("stays"), VmId("other host's")
-MINUTES = 30
+MINUTES = 10
 
 
 def rows(vms: list[VmId], n: int) -> np.ndarray:
