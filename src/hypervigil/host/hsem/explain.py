@@ -371,6 +371,12 @@ def grabs(facts: Facts) -> list[Evidence]:
             found.append(_fact(facts, "at-others-cost", one.cost, "times", text))
         if one.forks is not None:
             found.append(_forks(facts, one, one.forks))
+        if one.storm is not None:
+            rate, usual = one.storm.rate, one.storm.tail
+            text = f"it asks the hypervisor {rate:,.0f} times a second; its own 95th percentile is {usual:,.0f}"
+            found.append(
+                Evidence(facts.vm, "request-storm", Origin.HOST_OBSERVED, one.last_at, rate, usual, "/s", text)
+            )
         if one.beyond and one.bound is not None:
             text = f"it was given {_amount(one, one.bound)}"
             found.append(_fact(facts, "beyond-its-grant", one.rate / one.bound, "times", text))
@@ -403,6 +409,8 @@ def grab_cause(facts: Facts, worst: Grab, role: Role) -> str:
         how += f", which leaves {worst.denied:.0%} of what others begin there without an answer"
     if worst.unended:
         how += f", which has {worst.unended:,.0f} connections of it on which it ends nothing that it begins to say"
+    if worst.storm is not None:
+        how += f", while it asks the hypervisor {worst.storm.rate:,.0f} times a second"
     if role is Role.ATTACKER and worst.forks is not None:
         how += f", while its own agent tells of {worst.forks.rate:,.0f} forks a second"
     why = "because others ask for so much" if role is Role.VICTIM else "and nobody asked for it"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from hypervigil.host.hsem.blocks import TIMES, Slowed
 from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
 from hypervigil.host.hsem.forks import ToldForks
-from hypervigil.host.hsem.resources import BEYOND, Grab, Resource
+from hypervigil.host.hsem.resources import BEYOND, Grab, Resource, Storm
 from hypervigil.host.hsem.serving import RECOVERS_S, Denied, Serving, Taken
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport
@@ -60,6 +60,9 @@ LITTLE = 2000.0
 SERVED = 0.5
 """Of what is bearable, others may be denied so much and the server be at work as ever."""
 NEAR_BOUND = 0.9
+STORM, STORM_TIMES = 50_000.0, 4.0
+"""So many requests to the hypervisor a second more than usual, and so many times more, are a storm: a busy NIC or disk
+makes some ten thousand."""
 
 Flags = npt.NDArray[np.bool_]
 Cost = tuple[float, VmId | None]
@@ -99,6 +102,7 @@ class _Run:
     """Connections accepted of it, beyond what its history allows, that it did not end."""
     lately: float = 0.0
     """Of those on which it says something, the last second's: they count if others are served in the next one."""
+    storm: Storm | None = None
     unserved_at: Instant = NEVER
     """When others were last not served where it begins them."""
 
@@ -277,6 +281,8 @@ class Grabs:
         run.last_at, run.rate = now, max(run.rate, value)
         if run.asked_at is None and vm in self._asked:
             run.asked_at = self._asked[vm][0]
+        if resource is Resource.CPU:
+            run.storm = _storm(second, row, run.storm)
         if resource is Resource.CONNECTIONS and row in second.hoards:
             self._hold(second, row, run, allowed)
         cost, sufferer = self._cost(second, resource, row, rows, run) if part >= LEAST_PART else (0.0, None)
@@ -384,7 +390,17 @@ class Grabs:
             denied=run.denied if hurts else 0.0,
             unended=run.unended if hurts else 0.0,
             forks=self._forks.of(vm, now) if hurts and resource is Resource.CPU else None,
+            storm=run.storm if hurts else None,
         )
+
+
+def _storm(second: _Second, row: int, before: Storm | None) -> Storm | None:
+    """What a VM asks of the hypervisor, if that is far more than ever; the worst of it so far."""
+    for metric in (Metric.EXITS, Metric.HYPERCALLS):
+        rate, usual = float(second.values[row, metric]), float(second.tails[row, metric])
+        if rate > max(STORM_TIMES * usual, usual + STORM) and (before is None or rate > before.rate):
+            return Storm(rate, usual)
+    return before
 
 
 def _taken(resource: Resource, values: Matrix) -> Matrix:

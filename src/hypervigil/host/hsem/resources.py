@@ -32,6 +32,16 @@ class Forks:
 
 
 @dataclass(frozen=True, slots=True)
+class Storm:
+    """Requests to the hypervisor (VM exits, as the accelerator counts them), far more than ever, per second."""
+
+    rate: float
+    """At its highest."""
+    tail: float
+    """The VM's own 95th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grab:
     """Far more of one resource than the VM's history explains, and what that costs others."""
 
@@ -57,6 +67,8 @@ class Grab:
     """Connections of it at the sufferer on which it says something and ends nothing, where these are what it bears."""
     forks: Forks | None = None
     """What the VM's agent tells meanwhile, where the host sees that it takes the CPU of others."""
+    storm: Storm | None = None
+    """What it asks of the hypervisor meanwhile, likewise: each such request is work of the host's."""
 
     @property
     def beyond(self) -> bool:

@@ -176,6 +176,30 @@ def test_to_compute_at_others_cost_is_no_attack_and_is_shared(scene: Scene) -> N
     assert scene.limits("mallory") == []
 
 
+@pytest.mark.parametrize("metric", ["exits", "hypercalls"])
+@pytest.mark.parametrize(("rate", "told"), [(300_000.0, True), (50_000.0, False)])
+def test_a_storm_of_requests_to_the_hypervisor_is_told_of_who_computes_at_others_cost(
+    metric: str, rate: float, *, told: bool
+) -> None:
+    """Where the accelerator counts them; a busy disk or NIC makes many, so that alone is nobody's fault."""
+    scene = begun()
+    for name in scene.names:
+        scene.takes(name, **{metric: 8000.0})
+    scene.learn(60)
+    scene.takes("mallory", **{metric: rate}).run(8.0)
+    assert scene.suspected() == set(), "nobody bears anything"
+    uses_cpu(scene)
+    scene.takes("web", cpu_wait=0.5).run(8.0)
+    verdict = scene.verdict("mallory")
+    storms = [one for one in verdict.evidence if one.kind == "request-storm"]
+    assert [(one.value, one.baseline is not None and 7000 < one.baseline < 9000) for one in storms] == (
+        [(rate, True)] if told else []
+    )
+    assert ("asks the hypervisor 300,000 times a second" in verdict.cause) is told
+    assert verdict.role is Role.OVERLOADED
+    assert scene.blamed() == set()
+
+
 @pytest.mark.parametrize(("waits", "bears"), [(0.36, False), (0.5, True)])
 def test_who_usually_waits_bears_as_much_more_of_what_is_left(waits: float, *, bears: bool) -> None:
     """A vCPU that waits a fifth of the time runs four fifths: 30 % less of these is what others' work may cost it."""
