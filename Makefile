@@ -53,8 +53,6 @@ lint: setup ## format, lint, types and import contracts, checked and not changed
 	ruff check $(CODE)
 	mypy
 	lint-imports --no-logo
-	@# Half an hour of tests is not begun when one of them imports what is gone.
-	names=$$(pytest -qq --collect-only tests) || { tail -n 40 <<<"$$names"; exit 1; }
 
 check: lint ## the fast part: lint, unit, property and architecture tests; < 2 minutes, no root
 	@$(call meanwhile,$(REST))
@@ -62,7 +60,9 @@ check: lint ## the fast part: lint, unit, property and architecture tests; < 2 m
 	exit $$status
 
 test: lab lint ## everything in ≤ 30 minutes, real guests included; needs root
-	@# What measures rates or boots guests waits until this has ended (tests/conftest.py): the machine is its own then.
+	@# Half an hour of tests is not begun when one of them imports what is gone.
+	names=$$(pytest -qq --collect-only tests) || { tail -n 40 <<<"$$names"; exit 1; }
+	# What measures rates or boots guests waits until this has ended (tests/conftest.py): the machine is its own then.
 	$(call meanwhile,$(HSEM))
 	pytest --complete --durations 20 --durations-min 5 -m "not long" --with build/half.log --ignore $(HSEM) \
 		tests/unit tests/fuzz tests/integration tests/system || status=$$?
