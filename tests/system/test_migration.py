@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import libvirt
 import pytest
 
 from lab import libvirtd
@@ -113,6 +114,11 @@ def move(stage: Stage, guest: Guest) -> float:
     return time.monotonic() - began
 
 
+def quota(host: libvirt.virConnect, guest: Guest) -> int:
+    """What a guest's vCPUs may use, in microseconds a period; below 0 all of it."""
+    return int(host.lookupByName(guest.domain).schedulerParameters()["vcpu_quota"])
+
+
 def names(product: Product) -> set[str]:
     return {vm.name for vm in product.vms()}
 
@@ -146,8 +152,12 @@ def test_who_is_there_already_talks_with_a_guest_while_it_comes(stage: Stage) ->
     """It has a tap there for all the time that it still runs here."""
     there, b, c = stage.there.product, stage.b, stage.c
     assert b.domain in names(there), "it has moved before"
+    before = quota(libvirtd.connection(), c)
+    stage.here.ask("limit", c.domain, "--cpu", "0.5", "--for", "10m")
+    wait_for("a limit by libvirt", lambda: quota(libvirtd.connection(), c) != before, within_s=10)
     job = b.spawn(f"ping -n -i {EVERY_S} -c {PINGS} -W 1 {c.address}")
     took = move(stage, c)
+    wait_for("its end where nobody ordered it", lambda: quota(stage.there.connection, c) == before, within_s=20)
     told = wait_for("the end of its pings", lambda: b.stop(job) if b.run("pgrep -x ping").exit else None, within_s=60)
     received = told.output.count("bytes from")
     print(f"moved in {took:.1f} s, {PINGS - received} of {PINGS} pings lost at {1 / EVERY_S:.0f} a second")

@@ -1,5 +1,6 @@
 """CPU, block I/O, memory and pause: what was before is written down before anything changes, and put back after."""
 
+import logging
 from collections.abc import Callable
 
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainGoneError
@@ -18,12 +19,20 @@ DOMAIN_KINDS = (
 )
 
 
+LOOKS = 20
+"""Domains whose marks are read at a time: each takes libvirt a millisecond, and limits wait meanwhile."""
+
+log = logging.getLogger(__name__)
+
+
 class DomainSteps:
     """Steps through libvirt, run in a worker thread: a domain's lock may hold one for seconds."""
 
     def __init__(self, domains: Domains, keep: Callable[[], None]) -> None:
         self._domains = domains
         self._keep = keep
+        self._looked: set[VmId] = set()
+        """Whose marks of other enforcers were read."""
 
     def settle(self, state: State, vm: VmId, kind: LimitKind) -> str:
         """Bring one domain in line with its limits of one kind; what libvirt then says. Raises ``DomainError``."""
@@ -37,15 +46,45 @@ class DomainSteps:
                     pass  # what is gone has no limit any more
                 state.forget(vm, kind)
                 self._keep()
+                self._mark(state, vm)
             return "as before"
         if original is None:
             original = self._domains.original(vm, kind)
             state.originals.append(Original(vm, kind, original))
             self._keep()
+            self._mark(state, vm)
         return self._domains.put(vm, kind, value_of(wanted), original if wanted.grants else None)
+
+    def _mark(self, state: State, vm: VmId) -> None:
+        """Write into the domain what it had, so that it can be put back on whatever host it runs then."""
+        try:
+            self._domains.mark(vm, {o.kind: o.was for o in state.originals if o.vm == vm})
+        except DomainGoneError:
+            pass
+        except DomainError as error:
+            log.warning("domain.unmarked vm=%s reason=%s", vm, error)
+
+    def adopt(self, state: State) -> None:
+        """Take up what limits came with domains from other hosts, or from a file: nobody here ordered them."""
+        here = {port.vm for port in list(state.ports.values()) if not port.migrating}
+        self._looked &= here
+        for vm in sorted(here - self._looked)[:LOOKS]:
+            try:
+                marks = self._domains.marks(vm)
+            except DomainError:
+                continue  # gone, or libvirt does not answer: the next look tells
+            self._looked.add(vm)
+            ours = {original.kind for original in state.originals if original.vm == vm}
+            found = [
+                Original(vm, kind, was) for kind, was in marks.items() if kind in DOMAIN_KINDS and kind not in ours
+            ]
+            if found:
+                state.originals += found
+                self._keep()
 
     def repair(self, state: State) -> list[tuple[str, bool, str]]:
         """Find what somebody else changed, and what could not be restored when its limit ended, and put it back."""
+        self.adopt(state)
         repaired = []
         limited = {(limit.vm, limit.kind) for limit in list(state.limits.values()) if limit.kind in DOMAIN_KINDS}
         for vm, kind in limited | {(original.vm, original.kind) for original in state.originals}:

@@ -272,7 +272,7 @@ class Enforcer:
 
     async def tick_domains(self) -> None:
         """The same for domains, on its own: libvirt may let one wait for long."""
-        if self._state.originals:
+        if self._state.originals or self._state.ports:
             loop = asyncio.get_running_loop()
             with contextlib.suppress(TimeoutError):
                 step = loop.run_in_executor(self._worker, self._domains.repair, self._state)

@@ -189,6 +189,7 @@ class Libvirt:
 
     def __init__(self) -> None:
         self.now: dict[tuple[VmId, LimitKind], float] = {}
+        self.marked: dict[VmId, dict[LimitKind, dict[str, int]]] = {}
         self.gone: set[VmId] = set()
         self.silent = False
 
@@ -216,3 +217,11 @@ class Libvirt:
     def holds(self, vm, kind, value, above=None):
         self._look(vm)
         return self.now.get((vm, kind)) == value
+
+    def mark(self, vm, originals):
+        self._look(vm)
+        self.marked[vm] = dict(originals)
+
+    def marks(self, vm):
+        self._look(vm)
+        return self.marked.get(vm, {})

@@ -5,7 +5,10 @@ import pytest
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError
 from hypervigil.hypervisor.enforcer.domains import DomainSteps
 from hypervigil.hypervisor.enforcer.state import State
+from hypervigil.model.ids import PortId
 from hypervigil.model.limits import Limit, LimitKind
+from hypervigil.model.policy import Mode
+from hypervigil.model.port_policy import PortPolicy
 from tests.unit.hypervisor.enforcer.fakes import RED, Libvirt, limit
 
 CPU = LimitKind.CPU
@@ -140,3 +143,60 @@ def test_a_grant_that_somebody_changes_is_put_back(rig):
     rig.put(grant(1000.0))
     rig.libvirt.now[RED, LimitKind.MEMORY] = 3
     assert rig.steps.repair(rig.state) == [("red memory", True, "it was changed; now memory 1000")]
+
+
+# --- limits that go with a domain ---
+def arrived(rig: Rig, *, migrating: bool = False) -> State:
+    """Another host, where the domain of the rig runs now, with what was in its definition."""
+    port = PortPolicy(PortId("52:54:00:00:00:01"), RED, "vnet0", 3, Mode.ENFORCE, migrating=migrating)
+    return State("another boot", ports={port.port: port})
+
+
+def test_what_a_domain_had_is_written_into_it_until_it_has_it_again(rig):
+    cpu, disk = limit(CPU, 0.5), limit(LimitKind.BLOCK_OCTETS, 1e6)
+    rig.put(cpu)
+    rig.put(disk)
+    assert set(rig.libvirt.marked[RED]) == {CPU, LimitKind.BLOCK_OCTETS}
+    rig.lift(cpu)
+    assert rig.libvirt.marked[RED] == {LimitKind.BLOCK_OCTETS: {"was": Libvirt.WAS}}
+    rig.lift(disk)
+    assert rig.libvirt.marked[RED] == {}
+
+
+def test_a_limit_that_came_with_a_domain_is_lifted_where_nobody_ordered_it(rig):
+    rig.put(limit(CPU, 0.5))
+    there = arrived(rig)
+    steps = DomainSteps(rig.libvirt, lambda: None)
+    assert steps.repair(there) == [("red cpu", True, "its limit was left over; now as before")]
+    assert rig.now == Libvirt.WAS
+    assert rig.libvirt.marked[RED] == {}
+    assert steps.repair(there) == []
+
+
+def test_who_is_still_on_its_way_is_looked_at_when_it_is_there(rig):
+    rig.put(limit(CPU, 0.5))
+    steps = DomainSteps(rig.libvirt, lambda: None)
+    assert steps.repair(arrived(rig, migrating=True)) == []
+    assert rig.now == 0.5
+    rig.libvirt.silent = True
+    there = arrived(rig)
+    assert steps.repair(there) == []
+    rig.libvirt.silent = False
+    assert len(steps.repair(there)) == 1
+
+
+def test_ones_own_limits_are_no_others_after_a_restart(rig):
+    rig.put(limit(CPU, 0.5))
+    rig.state.ports = arrived(rig).ports
+    assert DomainSteps(rig.libvirt, rig.keep).repair(rig.state) == []
+    assert rig.now == 0.5
+    assert len(rig.state.originals) == 1
+
+
+def test_a_domain_that_cannot_be_marked_is_limited_all_the_same(rig, monkeypatch):
+    def refuse(_vm, _originals):
+        raise DomainError("libvirt refused: metadata is not supported")
+
+    monkeypatch.setattr(rig.libvirt, "mark", refuse)
+    assert rig.put(limit(CPU, 0.5)) == "cpu 0.5"
+    assert rig.now == 0.5

@@ -1,12 +1,13 @@
 """Limits of CPU, block I/O, memory and running at all, set on live domains through libvirt and read back from it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from xml.etree import ElementTree as ET
 
 import libvirt
 
+from hypervigil.hypervisor.adapters.libvirt import marks
 from hypervigil.hypervisor.adapters.libvirt.channel import agent_channel
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
@@ -66,6 +67,16 @@ class DomainLimits:
         """Whether the limit is still as it was put. A balloon moves by itself, so only the guest's obedience varies."""
         domain = self._domain(vm)
         return self._try(vm, lambda: _holds(domain, kind, value, above))
+
+    def mark(self, vm: VmId, originals: Mapping[LimitKind, Original]) -> None:
+        """Write into the domain what was before what limits it now."""
+        domain = self._domain(vm)
+        self._try(vm, lambda: marks.write(domain, originals))
+
+    def marks(self, vm: VmId) -> dict[LimitKind, Original]:
+        """What is written there, also by another host's enforcer."""
+        domain = self._domain(vm)
+        return self._try(vm, lambda: marks.read(domain))
 
     def channel(self, vm: VmId) -> str:
         """The host's end of its agent's port."""
