@@ -31,8 +31,9 @@ class DomainSteps:
     def __init__(self, domains: Domains, keep: Callable[[], None]) -> None:
         self._domains = domains
         self._keep = keep
-        self._looked: set[VmId] = set()
-        """Whose marks of other enforcers were read."""
+        self._looked: set[tuple[VmId, int]] = set()
+        """By their NICs, whose marks of other enforcers were read."""
+        self._turn = 0
 
     def settle(self, state: State, vm: VmId, kind: LimitKind) -> str:
         """Bring one domain in line with its limits of one kind; what libvirt then says. Raises ``DomainError``."""
@@ -48,12 +49,18 @@ class DomainSteps:
                 self._keep()
                 self._mark(state, vm)
             return "as before"
+        fresh = original is None
+        if original is None:
+            self._take_up(state, vm)  # or what came with it would be taken for its own
+            original = state.original(vm, kind)
         if original is None:
             original = self._domains.original(vm, kind)
             state.originals.append(Original(vm, kind, original))
             self._keep()
+        told = self._domains.put(vm, kind, value_of(wanted), original if wanted.grants else None)
+        if fresh:
             self._mark(state, vm)
-        return self._domains.put(vm, kind, value_of(wanted), original if wanted.grants else None)
+        return told
 
     def _mark(self, state: State, vm: VmId) -> None:
         """Write into the domain what it had, so that it can be put back on whatever host it runs then."""
@@ -64,23 +71,29 @@ class DomainSteps:
         except DomainError as error:
             log.warning("domain.unmarked vm=%s reason=%s", vm, error)
 
+    def _take_up(self, state: State, vm: VmId) -> None:
+        """What is written into the domain and not known here: of limits that nobody here ordered."""
+        marks = self._domains.marks(vm)
+        ours = {original.kind for original in state.originals if original.vm == vm}
+        found = [Original(vm, kind, was) for kind, was in marks.items() if kind not in ours]
+        if found:
+            state.originals += found
+            self._keep()
+        if ours - marks.keys() - {LimitKind.PAUSE}:
+            self._mark(state, vm)
+
     def adopt(self, state: State) -> None:
-        """Take up what limits came with domains from other hosts, or from a file: nobody here ordered them."""
-        here = {port.vm for port in list(state.ports.values()) if not port.migrating}
+        """Take up what limits came with domains from other hosts, or from a file; each once a start, some at a time."""
+        here = {(port.vm, port.ifindex) for port in list(state.ports.values()) if not port.migrating}
         self._looked &= here
-        for vm in sorted(here - self._looked)[:LOOKS]:
+        waiting = sorted(here - self._looked)
+        self._turn = (self._turn + LOOKS) % max(1, len(waiting))
+        for vm, ifindex in [*waiting[self._turn :], *waiting[: self._turn]][:LOOKS]:
             try:
-                marks = self._domains.marks(vm)
+                self._take_up(state, vm)
             except DomainError:
-                continue  # gone, or libvirt does not answer: the next look tells
-            self._looked.add(vm)
-            ours = {original.kind for original in state.originals if original.vm == vm}
-            found = [
-                Original(vm, kind, was) for kind, was in marks.items() if kind in DOMAIN_KINDS and kind not in ours
-            ]
-            if found:
-                state.originals += found
-                self._keep()
+                continue  # gone, on its way, or libvirt does not answer: another look tells
+            self._looked.add((vm, ifindex))
 
     def repair(self, state: State) -> list[tuple[str, bool, str]]:
         """Find what somebody else changed, and what could not be restored when its limit ended, and put it back."""
@@ -97,6 +110,7 @@ class DomainSteps:
                     continue
                 else:
                     told = f"it was changed; now {self._domains.put(vm, kind, value_of(wanted), above)}"
+                    self._mark(state, vm)
             except DomainError:
                 continue  # gone, or libvirt does not answer: the next look tells
             repaired.append((f"{vm} {kind}", True, told))

@@ -272,13 +272,15 @@ class Enforcer:
 
     async def tick_domains(self) -> None:
         """The same for domains, on its own: libvirt may let one wait for long."""
-        if self._state.originals or self._state.ports:
-            loop = asyncio.get_running_loop()
-            with contextlib.suppress(TimeoutError):
-                step = loop.run_in_executor(self._worker, self._domains.repair, self._state)
-                for subject, ok, what in await asyncio.wait_for(step, DOMAIN_STEP_S):
-                    self._notify(Repaired(at=_now(), subject=subject, ok=ok, detail=what))
-        await self._end_what_is_over(DOMAIN_KINDS)
+        try:
+            if self._state.originals or self._state.ports:
+                loop = asyncio.get_running_loop()
+                with contextlib.suppress(TimeoutError):
+                    step = loop.run_in_executor(self._worker, self._domains.repair, self._state)
+                    for subject, ok, what in await asyncio.wait_for(step, DOMAIN_STEP_S):
+                        self._notify(Repaired(at=_now(), subject=subject, ok=ok, detail=what))
+        finally:
+            await self._end_what_is_over(DOMAIN_KINDS)
 
     async def _end_what_is_over(self, kinds: Collection[LimitKind]) -> None:
         now = _now()

@@ -1,5 +1,6 @@
 """``hypervigil off``: take away everything that was ever put in force, with or without a process of ours alive."""
 
+import contextlib
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf.dataplane import remove_all
@@ -19,6 +20,8 @@ def undo_all(run_dir: Path, state_dir: Path, pin_dir: Path) -> list[str]:
     for original in state.originals:
         try:
             domains.restore(original.vm, original.kind, original.was)
+            with contextlib.suppress(DomainError):  # it was not written, or stays: it says what is so now
+                domains.mark(original.vm, {o.kind: o.was for o in left if o.vm == original.vm})
             done.append(f"put back {original.kind} of {original.vm}")
         except DomainGoneError:
             continue

@@ -193,6 +193,27 @@ def test_ones_own_limits_are_no_others_after_a_restart(rig):
     assert len(rig.state.originals) == 1
 
 
+def test_a_limit_that_is_ordered_before_anybody_looked_does_not_take_another_hosts_for_the_domains_own(rig):
+    rig.put(limit(CPU, 0.5))
+    there = arrived(rig)
+    steps = DomainSteps(rig.libvirt, lambda: None)
+    one = limit(CPU, 0.3)
+    there.limits[one.id] = one
+    assert steps.settle(there, RED, CPU) == "cpu 0.3"
+    there.limits.clear()
+    steps.settle(there, RED, CPU)
+    assert rig.now == Libvirt.WAS
+
+
+def test_a_domain_that_starts_again_under_a_limit_is_marked_again(rig):
+    rig.put(limit(CPU, 0.5))
+    rig.libvirt.marked.clear()
+    rig.libvirt.now[RED, CPU] = 1.0
+    rig.state.ports = arrived(rig).ports
+    assert len(rig.steps.repair(rig.state)) == 1
+    assert set(rig.libvirt.marked[RED]) == {CPU}
+
+
 def test_a_domain_that_cannot_be_marked_is_limited_all_the_same(rig, monkeypatch):
     def refuse(_vm, _originals):
         raise DomainError("libvirt refused: metadata is not supported")

@@ -68,6 +68,8 @@ class FabricMaps:
         Bank.found(1 - self._bank.index, maps).clear()
         self._fresh = True
         """Nothing was put by this process yet, so the first change writes all."""
+        self._unsure = False
+        """The last change failed on its way: the next one writes all into the other bank."""
         if not self._epoch.seed:
             self._epoch.seed = secrets.randbits(63) | 1
             kernel.update(maps["hv_epoch"], _U32(0), self._epoch)
@@ -123,19 +125,19 @@ class FabricMaps:
         granted |= {(grant.source, grant.destination): grant.services for grant in change.grants}
         addresses = change.addresses if change.addresses is not None else () if change.whole else self._addresses
         moved = [slot for slot in self._touched if self._settled.get(slot) != self._ports[slot].perimeter]
-        places = None if self._fresh or change.whole else _moves(self._addresses, addresses)
+        places = None if self._fresh or self._unsure or change.whole else _moves(self._addresses, addresses)
         alike = bool(granted) == bool(self._granted) and len(moved) <= 1 and self._apart(change, moved)
         try:
             if places is None or not alike or not self._extended(change, granted, places):
                 self._flip(granted, addresses)
         except OSError as error:
-            self._fresh = True
+            self._unsure = True
             raise DataPlaneError(
                 f"the kernel has no room for the network policy ({error.strerror}): let rules name fewer kinds of ends"
             ) from error
         if addresses != self._addresses:
             self._ranged = frozenset(entry.perimeter for entry in addresses)
-        self._granted, self._addresses, self._fresh = granted, addresses, False
+        self._granted, self._addresses, self._fresh, self._unsure = granted, addresses, False, False
         self._touched.clear()
 
     def _apart(self, change: FabricChange, moved: list[int]) -> bool:
@@ -151,13 +153,10 @@ class FabricMaps:
         )
 
     def _extended(self, change: FabricChange, granted: Mapping[Names, Services], places: _Moves) -> bool:
-        """Whether a change could be made in place: after many, the bank has no numbers left for sets of services.
-
-        What a change that failed put there goes with the bank.
-        """
+        """Whether a change could be made in place: after many, the bank has no numbers left for sets of services."""
         try:
             self._extend(change, granted, places)
-        except (OSError, DataPlaneError):
+        except DataPlaneError:
             return False
         return True
 

@@ -158,11 +158,18 @@ def place(
     return vm, tuple(missing)
 
 
+_ELSEWHERE = {
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+    libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+}
+
+
 def _migrates(paused: libvirt.virDomain) -> bool:
     """Whether a domain stands still because it runs on another host: it is on its way here, or just left."""
     with contextlib.suppress(libvirt.libvirtError):  # it is gone meanwhile
         state, reason = map(int, paused.state())
-        return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION)
+        return state == int(libvirt.VIR_DOMAIN_PAUSED) and reason in _ELSEWHERE
     return False
 
 

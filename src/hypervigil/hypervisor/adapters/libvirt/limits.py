@@ -74,8 +74,10 @@ class DomainLimits:
         self._try(vm, lambda: marks.write(domain, originals))
 
     def marks(self, vm: VmId) -> dict[LimitKind, Original]:
-        """What is written there, also by another host's enforcer."""
+        """What is written there, also by another host's enforcer; ``DomainError`` while it comes or goes."""
         domain = self._domain(vm)
+        if self._try(vm, lambda: int(domain.jobInfo()[0])) != libvirt.VIR_DOMAIN_JOB_NONE:
+            raise DomainError(f"domain {vm} migrates, or is saved: it can be changed when that is over")
         return self._try(vm, lambda: marks.read(domain))
 
     def channel(self, vm: VmId) -> str:
@@ -196,8 +198,8 @@ def _restore(domain: Domain, kind: LimitKind, original: Original) -> None:
             unlimited = quota <= 0 or quota >= _UNLIMITED_US
             domain.setSchedulerParametersFlags(original | {"vcpu_quota": -1 if unlimited else quota}, _LIVE)
         case LimitKind.BLOCK_OPERATIONS | LimitKind.BLOCK_OCTETS:
-            for disk, was in original.items():
-                domain.setBlockIoTune(disk, {_BLOCK_FIELDS[kind]: was}, _LIVE)
+            for disk in set(_disks(domain)) & original.keys():  # one may be unplugged by now
+                domain.setBlockIoTune(disk, {_BLOCK_FIELDS[kind]: original[disk]}, _LIVE)
         case LimitKind.MEMORY:
             domain.setMemoryFlags(original["kib"], _LIVE)
         case LimitKind.PAUSE:

@@ -9,7 +9,7 @@ from hypervigil.hypervisor.adapters.libvirt import marks
 from hypervigil.model.limits import LimitKind
 
 CPU, DISK = LimitKind.CPU, LimitKind.BLOCK_OCTETS
-WAS = {CPU: {"vcpu_quota": -1, "vcpu_period": 100_000}, DISK: {"vda": 0, "vdb": 4_000_000}}
+WAS = {CPU: {"vcpu_quota": -1, "vcpu_period": 100_000, "cpu_shares": 1024}, DISK: {"vda": 0, "vdb": 4_000_000}}
 
 
 @pytest.fixture
@@ -30,6 +30,8 @@ def test_what_is_written_is_read_and_goes_with_the_definition(domain: libvirt.vi
     assert marks.read(domain) == {}
     assert "hypervigil" not in domain.XMLDesc()
     marks.write(domain, {})
+    marks.write(domain, {LimitKind.PAUSE: {"paused": 0}})
+    assert marks.read(domain) == {}, "nobody is resumed by a mark"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,12 @@ def test_what_is_written_is_read_and_goes_with_the_definition(domain: libvirt.vi
         "<before-limits><was kind='cpu' name='a' value='one'/></before-limits>",
         "<before-limits><was kind='cpu' name='a'/></before-limits>",
         "<before-limits><was kind='cpu' name='a' value='--1'/></before-limits>",
+        "<before-limits><was kind='cpu' name='vcpu_quota' value='-1'/></before-limits>",
+        "<before-limits><was kind='memory' name='x' value='1'/></before-limits>",
+        "<before-limits><was kind='memory' name='kib' value='-5'/></before-limits>",
+        "<before-limits><was kind='block-octets' name='vda' value='-1'/></before-limits>",
+        "<before-limits><was kind='block-octets' name='../vda' value='1'/></before-limits>",
+        "<before-limits><was kind='pause' name='paused' value='0'/></before-limits>",
         f"<before-limits><was kind='cpu' name='a' value='{1 << 60}'/></before-limits>",
     ],
 )
