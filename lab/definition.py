@@ -87,6 +87,11 @@ class Definition:
 """
 
     @property
+    def lab_socket(self) -> Path:
+        """The host's end of the lab's own port."""
+        return self.directory / "lab.sock"
+
+    @property
     def agent_socket(self) -> Path:
         """The host's end of its agent's port; only of a guest with an agent."""
         return self.directory / "agent.sock"
@@ -112,7 +117,7 @@ class Definition:
 
     def _channels(self) -> str:
         """Its ports; where nobody here speaks at one, libvirt chooses where the socket is."""
-        sockets = {PORT: f" path='{self.directory}/lab.sock'"}
+        sockets = {PORT: f" path='{self.lab_socket}'"}
         if self.spec.agent:
             sockets[agents.PORT] = f" path='{self.agent_socket}'"
         sockets |= dict.fromkeys(self.spec.channels, "")

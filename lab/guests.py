@@ -72,7 +72,7 @@ class Guest:
         bridge = None if network.spec.routed else network.bridge
         self._definition = Definition(spec, self.domain, self.uuid, self.mac, self._directory, bridge)
         self.agent_socket = self._definition.agent_socket
-        self._lab_socket = self._directory / "lab.sock"
+        self._lab_socket = self._definition.lab_socket
         self._runner: Runner | None = None
         self._interface: str | None = None
         self._boot_job: JobId | None = None
@@ -191,7 +191,7 @@ class Guest:
             self._runner.close()
             self._runner = None
         self._interface = self._boot_job = None
-        self._lab_socket = self._directory / "lab.sock"
+        self._lab_socket = self._definition.lab_socket
         _remove_domain(self.domain)
         shutil.rmtree(self._directory, ignore_errors=True)
 

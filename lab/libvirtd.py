@@ -54,15 +54,15 @@ def start() -> bool:
     say("starting libvirt, which is not running")
     if Path("/run/systemd/system").is_dir():
         call(["systemctl", "start", "libvirtd.service"])
-        _await(_answers, "libvirtd")
+        awaited(_answers, "libvirtd")
         return False  # systemd's to stop: it ends by itself when idle
     if not _log_daemon_answers():
         call(["virtlogd", "-d"])
         _remember("virtlogd")
-        _await(_log_daemon_answers, "virtlogd")
+        awaited(_log_daemon_answers, "virtlogd")
     call(["libvirtd", "-d", "-f", str(_configured())])
     _remember("libvirtd")
-    _await(_answers, "libvirtd")
+    awaited(_answers, "libvirtd")
     return True
 
 
@@ -82,7 +82,7 @@ def stop() -> list[str]:
     for name, pid, began in reversed(json.loads(_STARTED.read_text())):
         if _began(pid) == began:
             os.kill(pid, signal.SIGTERM)
-            _await(partial(_ended, pid), f"the end of {name}")
+            awaited(partial(_ended, pid), f"the end of {name}")
             ended.append(str(name))
     _STARTED.unlink()
     _CONFIGURED.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def _log_daemon_answers() -> bool:
 def _remember(name: str) -> None:
     """Write down, for `stop`, a daemon that just went to the background."""
     pid_file = Path(f"/run/{name}.pid")
-    _await(pid_file.exists, name)
+    awaited(pid_file.exists, name)
     pid = int(pid_file.read_text())
     make(STATE)
     known = json.loads(_STARTED.read_text()) if _STARTED.exists() else []
@@ -164,7 +164,8 @@ def _ended(pid: int) -> bool:
     return _began(pid) is None
 
 
-def _await(condition: Callable[[], bool], what: str) -> None:
+def awaited(condition: Callable[[], bool], what: str) -> None:
+    """Wait until it is so; LabError when it is not in time."""
     end = time.monotonic() + _WAIT_S
     while not condition():
         if time.monotonic() > end:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import libvirt
 
 from lab.commands import call, works
 from lab.errors import LabError
+from lab.libvirtd import awaited
 from lab.network import Network
 from lab.paths import STATE, make
 from lab.scratch import told
@@ -32,7 +32,6 @@ _OWN = ("etc/libvirt", "run/libvirt", "var/lib/libvirt", "var/log/libvirt", "var
 _KNOWN = "/var/cache/libvirt/qemu"
 """What libvirt found out about QEMU, which takes it a while."""
 _DAEMONS = ("virtlogd", "libvirtd")
-_WAIT_S = 20.0
 # What its processes see: their network's /sys with what else is mounted in it, and directories of libvirt's own.
 _MOUNTS = f"""
 set -e
@@ -123,13 +122,12 @@ class OtherHost:
         for daemon in _DAEMONS:
             configured = ["-f", str(_configured())] if daemon == "libvirtd" else []
             self.call(daemon, "-d", "-p", str(_HOME / f"{daemon}.pid"), *configured)
-        end = time.monotonic() + _WAIT_S
-        while self._connection is None:
-            with suppress(libvirt.libvirtError):
-                self._connection = libvirt.open(f"qemu+unix:///system?socket={_HOME}/run/libvirt/libvirt-sock")
-            if time.monotonic() > end:
-                raise LabError(f"the other host's libvirt did not come within {_WAIT_S:.0f} s")
-            time.sleep(0.05)
+        awaited(self._connected, "the other host's libvirt")
+
+    def _connected(self) -> bool:
+        with suppress(libvirt.libvirtError):
+            self._connection = libvirt.open(f"qemu+unix:///system?socket={_HOME}/run/libvirt/libvirt-sock")
+        return self._connection is not None
 
 
 def _wire(network: Network) -> None:
@@ -155,11 +153,10 @@ def _hold() -> subprocess.Popen[bytes]:
         shutil.copytree(_KNOWN, Path(f"{_HOME}{_KNOWN}"))
     argv = ["nsenter", f"--net=/run/netns/{NAMESPACE}", "unshare", "--mount", "--uts", "sh", "-c", _MOUNTS]
     holder = subprocess.Popen(argv, start_new_session=True)
-    end = time.monotonic() + _WAIT_S
-    while not (_HOME / "ready").exists():
-        if holder.poll() is not None or time.monotonic() > end:
-            raise LabError("the other host's namespaces could not be made")
-        time.sleep(0.02)
+    ready = _HOME / "ready"
+    awaited(lambda: ready.exists() or holder.poll() is not None, "the other host")
+    if not ready.exists():
+        raise LabError("the other host's namespaces could not be made: it said why on standard error")
     return holder
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hypervigil.hypervisor.adapters.ebpf import kernel, layout
 from hypervigil.model.traffic import Direction, ForgedKind
@@ -19,9 +20,42 @@ from lab.commands import call
 from lab.guests import Guest
 from lab.paths import GUEST_FILES, STATE, make
 from tests.integration.percpu import summed
+from tests.integration.wirelab import mac_bytes
 
 WIRE = GUEST_FILES / "wire.py"
 _SEEN = "/tmp/seen.json"
+
+
+class Wire:
+    """Every frame by a MAC that passes a device of the host, since the last look; the lab's own capture."""
+
+    def __init__(self, device: str, mac: str) -> None:
+        self._mac = mac_bytes(mac)
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._socket.bind((device, 0))
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def seen(self) -> list[bytes]:
+        """Whole frames, of at most 2,048 octets."""
+        found = []
+        while True:
+            try:
+                frame = self._socket.recv(2048)
+            except BlockingIOError:
+                return found
+            if frame[6:12] == self._mac:
+                found.append(frame)
+
+    def close(self) -> None:
+        """Look no more."""
+        self._socket.close()
 
 
 @dataclass(frozen=True)

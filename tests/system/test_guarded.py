@@ -21,6 +21,7 @@ from lab.guests import Guest, destroy_all, start_all
 from lab.network import Networks, NetworkSpec
 from lab.place import Place
 from tests.integration.enforcing import Driver, awaited, enforcer
+from tests.system.observed import Wire
 
 pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.req("T-NET-1", "A204")]
 
@@ -60,27 +61,6 @@ def policy(port: PortId, interface: str, guest: Guest) -> PortPolicy:
 
 def reaches(place: Place, target: str) -> bool:
     return place.run(f"ping -q -c 3 -i 0.2 -W 1 {target}").exit == 0
-
-
-class Wire:
-    """Every frame that a bridge gets from, or sends to, a MAC; the lab's own capture."""
-
-    def __init__(self, bridge: str, mac: str) -> None:
-        self._mac = bytes.fromhex(mac.replace(":", ""))
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._socket.bind((bridge, 0))
-        self._socket.setblocking(False)
-
-    def seen(self) -> int:
-        found = 0
-        while True:
-            try:
-                found += self._socket.recv(2048)[6:12] == self._mac
-            except BlockingIOError:
-                return found
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def sent(interface: str) -> int:
@@ -139,7 +119,7 @@ def test_nothing_passes_that_has_no_policy_and_nobody_need_be_alive(stage: Stage
     assert sent(a.interface) > 0, "the control: it did send"
     assert not reaches(a, network.gateway)
     assert not reaches(b, a.address)
-    assert wire.seen() == 0, "not a frame of it is on the bridge"
+    assert len(wire.seen()) == 0, "not a frame of it is on the bridge"
 
     # A NIC that is plugged into a running guest: on the guarded bridge it passes nothing.
     hot = Wire(network.bridge, HOT_MAC)
@@ -147,16 +127,16 @@ def test_nothing_passes_that_has_no_policy_and_nobody_need_be_alive(stage: Stage
     name = up_in(b, HOT_MAC, "10.61.0.200")
     assert b.run(f"arping -c 3 -w 2 -I {name} {network.gateway}").exit != 0
     assert sent(tap) > 0, "the control: it did send"
-    assert hot.seen() == 0
+    assert len(hot.seen()) == 0
     assert reaches(b, network.gateway), "its bound NIC goes on"
 
     # The next enforcer lets through what gets a policy, and only that.
     driver.start()
     stage.bind(a, b)
     awaited("the guest that started", lambda: reaches(a, b.address), 5)
-    assert wire.seen() > 0
+    assert len(wire.seen()) > 0
     assert b.run(f"arping -c 2 -w 2 -I {name} {network.gateway}").exit != 0
-    assert hot.seen() == 0
+    assert len(hot.seen()) == 0
 
     # On a bridge that is not named a new tap is let through at once.
     plug(b, office.bridge, OFFICE_MAC)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import libvirt
 import pytest
@@ -23,7 +22,7 @@ from lab.guests import Guest, destroy_all, start_all
 from lab.network import Network, Networks, NetworkSpec
 from lab.otherhost import WIRE, OtherHost
 from lab.residue import look, residue
-from tests.integration.wirelab import mac_bytes
+from tests.system.observed import Wire
 from tests.system.product import Product, installed, wait_for
 
 pytestmark = [pytest.mark.guests, pytest.mark.root, pytest.mark.long, pytest.mark.timeout(900)]
@@ -71,34 +70,6 @@ def policy(network: Network, guests: list[Guest]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class Wire:
-    """Frames that a guest sends, as they pass between the hosts; the lab's own capture."""
-
-    def __init__(self, guest: Guest) -> None:
-        self._mac = mac_bytes(guest.mac)
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self._socket.bind((WIRE, 0))
-        self._socket.setblocking(False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def seen(self) -> list[bytes]:
-        """Since the last look."""
-        found = []
-        while True:
-            try:
-                frame = self._socket.recv(2048)
-            except BlockingIOError:
-                return found
-            if frame[6:12] == self._mac:
-                found.append(frame)
-
-
 def ethertype(frame: bytes) -> int:
     return struct.unpack_from("!H", frame, 12)[0]
 
@@ -131,7 +102,7 @@ def test_a_guest_talks_on_is_known_by_its_past_and_announced(stage: Stage, tmp_p
     here.ask("history", "export", str(file), "--vm", b.domain)
     there.ask("history", "import", str(file))
     job = b.spawn(f"ping -n -i {EVERY_S} -c {PINGS} -W 1 {stage.a.address}")
-    with Wire(b) as wire:
+    with Wire(WIRE, b.mac) as wire:
         took = move(stage, b)
         arrived = wait_for("it at the other host", lambda: b.domain in names(there) and there.vm(b.domain), within_s=20)
         assert arrived["samples"] >= learned
@@ -166,7 +137,7 @@ def test_who_is_there_already_talks_with_a_guest_while_it_comes(stage: Stage) ->
 
 def test_not_a_forged_frame_leaves_while_its_sender_moves(stage: Stage) -> None:
     there, a = stage.there.product, stage.a
-    with Wire(a) as wire:
+    with Wire(WIRE, a.mac) as wire:
         # To this host itself, so that from there it has to cross the wire.
         a.spawn(f"hping3 -q -S -p 80 -a {NOBODY} -i u5000 {stage.network.gateway}")
         wait_for("the first host's notice of it", lambda: stage.here.cases_of(a.domain), within_s=30)

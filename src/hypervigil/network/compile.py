@@ -16,7 +16,7 @@ from hypervigil.model.policy import NetworkPolicy, Policy
 from hypervigil.model.port_policy import AddressRange, Fabric, FabricChange, Grant
 from hypervigil.model.services import ANYTHING, COMPANIONS, NOTHING, Services, canonical
 from hypervigil.network.decide import infrastructure, is_open, routing
-from hypervigil.network.ends import Elsewhere, End, Gateway, Member, Outside
+from hypervigil.network.ends import Elsewhere, End, Gateway, Member, Outside, joined
 
 OUTSIDE = PerimeterId("*outside")
 STRANGER = PerimeterId("*stranger")
@@ -167,7 +167,7 @@ class _Perimeters:
         self.ends: dict[PerimeterId, End] = {}
         self.meant: dict[RuleEnd, set[PerimeterId]] = defaultdict(set)
         self.of_network: dict[str, list[PerimeterId]] = defaultdict(list)
-        for member in (*members, *(one.member for one in away)):
+        for member in joined(members, away):
             perimeter = named.perimeter(member)
             if perimeter is not None and perimeter not in self.ends and member.admitted and member.network is not None:
                 self._add(perimeter, member, _names_of(member))

@@ -1,6 +1,7 @@
 """The ends of conversations: which NIC is a member of which network, and whom a rule means."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -172,9 +173,14 @@ def elsewhere(policy: Policy, inventory: Inventory) -> tuple[Elsewhere, ...]:
     return tuple(found)
 
 
+def joined(here: Iterable[Member], away: Iterable[Elsewhere]) -> tuple[Member, ...]:
+    """Members wherever they run."""
+    return (*here, *(one.member for one in away))
+
+
 def everybody(policy: Policy, inventory: Inventory) -> tuple[Member, ...]:
     """``members``, and those that may run on other hosts."""
-    return (*members(policy, inventory), *(one.member for one in elsewhere(policy, inventory)))
+    return joined(members(policy, inventory), elsewhere(policy, inventory))
 
 
 def imagined(policy: Policy) -> Inventory:

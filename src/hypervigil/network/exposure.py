@@ -13,7 +13,18 @@ from hypervigil.model.services import ANYTHING, NOTHING, Services
 from hypervigil.model.vm import Inventory
 from hypervigil.network.compile import OUTSIDE, Reach, gateway_of, perimeters_of, range_of, reach
 from hypervigil.network.decide import FROM_SERVERS, TO_SERVERS, decide
-from hypervigil.network.ends import Elsewhere, End, Gateway, Member, Outside, elsewhere, everybody, members, names
+from hypervigil.network.ends import (
+    Elsewhere,
+    End,
+    Gateway,
+    Member,
+    Outside,
+    elsewhere,
+    everybody,
+    joined,
+    members,
+    names,
+)
 
 _NAMES_SHOWN = 4
 
@@ -52,7 +63,7 @@ class Change:
 def exposures(policy: Policy, inventory: Inventory) -> tuple[Exposure, ...]:
     """Everything that may be begun, but for what every network gives its members."""
     here, away = members(policy, inventory), elsewhere(policy, inventory)
-    who = _who(policy, everybody(policy, inventory))
+    who = _who(policy, joined(here, away))
     found = []
     for (source, destination), services in reach(policy, here, away).begins.items():
         kind = _kind(who[source], who[destination])
@@ -102,8 +113,8 @@ class _Side:
 
     def __init__(self, policy: Policy, here: Sequence[Member], away: Sequence[Elsewhere]) -> None:
         self._policy = policy
-        everybody = [*here, *(one.member for one in away)]
-        self._of = dict(zip(everybody, perimeters_of(policy, everybody), strict=True))
+        all_ = joined(here, away)
+        self._of = dict(zip(all_, perimeters_of(policy, all_), strict=True))
         self.reach = reach(policy, here, away) if policy.ruled else Reach({}, {}, ())
         self._ranges = frozenset(_ranges(policy))
 

@@ -118,8 +118,7 @@ class Answers:
         return control.Answer(body={"since": self._since_wall, "drops": found})
 
     def _export(self, names: Collection[str]) -> control.Response:
-        known = self._remember()
-        known = known.of(set(known.vms) - {HOST})  # which is this one's, wherever its VMs go
+        known = _of_vms(self._remember())
         if names:
             found = {name: self._conductor.find(name) for name in names}
             chosen = {name: VmId(name) if vm is None else vm.vm for name, vm in found.items()}
@@ -147,8 +146,7 @@ class Answers:
 
     def _import(self, request: control.ImportHistory, now: Instant) -> control.Response:
         try:
-            known = histories.decode(request.data)
-            known = known.of(set(known.vms) - {HOST})
+            known = _of_vms(histories.decode(request.data))
             self._recall(known)
         except ValueError as error:
             return control.Denied(reason=f"this is not an exported history: {error}; nothing was changed")
@@ -420,6 +418,11 @@ class Answers:
 def _named_fields(item: Struct) -> Body:
     """A part of a guest's message as plain values."""
     return {name: value.name.lower() if isinstance(value, Enum) else value for name, value in asdict(item).items()}
+
+
+def _of_vms(known: Remembered) -> Remembered:
+    """Without the host's own, which stays where it is, wherever VMs go."""
+    return known.of(set(known.vms) - {HOST})
 
 
 def _said(*sentences: str) -> control.Answer:

@@ -25,7 +25,7 @@ HABITS = "habits."
 def encode(known: Remembered) -> bytes:
     """NumPy's npz."""
     arrays = {
-        VMS: np.array(known.vms, dtype=f"U{LONGEST}"),
+        VMS: _written(known.vms),
         "histogram": known.histogram,
         "samples": known.samples,
         **{HABITS + name: array for name, array in (known.habits or {}).items()},
@@ -44,7 +44,7 @@ def _named(part: str, known: Kept | None) -> Copies:
     if known is None:
         return {}
     arrays = {f"{part}.{name}": array for name, array in known.arrays.items()}
-    return {f"{part}.{VMS}": np.array(known.vms, dtype=f"U{LONGEST}"), **arrays}
+    return {f"{part}.{VMS}": _written(known.vms), **arrays}
 
 
 def _part(part: str, stored: Mapping[str, npt.NDArray[Any]]) -> Kept | None:
@@ -54,6 +54,10 @@ def _part(part: str, stored: Mapping[str, npt.NDArray[Any]]) -> Kept | None:
         return None
     arrays = {name.removeprefix(f"{part}."): stored[name].astype(np.float32) for name in names}
     return Kept(_vms(stored[f"{part}.{VMS}"]), arrays)
+
+
+def _written(vms: tuple[VmId, ...]) -> npt.NDArray[np.str_]:
+    return np.array(vms, dtype=f"U{LONGEST}")
 
 
 def _vms(untrusted_names: npt.NDArray[Any]) -> tuple[VmId, ...]:

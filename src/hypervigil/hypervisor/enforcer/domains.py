@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 
 from hypervigil.hypervisor.adapters.libvirt.limits import DomainError, DomainGoneError
+from hypervigil.hypervisor.adapters.libvirt.marks import MARKED
 from hypervigil.hypervisor.enforcer.ports import Domains
 from hypervigil.hypervisor.enforcer.state import Original, State
 from hypervigil.hypervisor.plan import prevailing, value_of
@@ -17,8 +18,6 @@ DOMAIN_KINDS = (
     LimitKind.MEMORY,
     LimitKind.PAUSE,
 )
-
-
 LOOKS = 20
 """Domains whose marks are read at a time: each takes libvirt a millisecond, and limits wait meanwhile."""
 
@@ -49,18 +48,21 @@ class DomainSteps:
                 self._keep()
                 self._mark(state, vm)
             return "as before"
-        fresh = original is None
+        above = original if original is not None else self._before(state, vm, kind)
+        told = self._domains.put(vm, kind, value_of(wanted), above if wanted.grants else None)
         if original is None:
-            self._take_up(state, vm)  # or what came with it would be taken for its own
-            original = state.original(vm, kind)
-        if original is None:
-            original = self._domains.original(vm, kind)
-            state.originals.append(Original(vm, kind, original))
-            self._keep()
-        told = self._domains.put(vm, kind, value_of(wanted), original if wanted.grants else None)
-        if fresh:
             self._mark(state, vm)
         return told
+
+    def _before(self, state: State, vm: VmId, kind: LimitKind) -> dict[str, int]:
+        """What a domain has, written down; what came with it, and is another host's limit, is not its own."""
+        self._take_up(state, vm)
+        known = state.original(vm, kind)
+        if known is None:
+            known = self._domains.original(vm, kind)
+            state.originals.append(Original(vm, kind, known))
+            self._keep()
+        return known
 
     def _mark(self, state: State, vm: VmId) -> None:
         """Write into the domain what it had, so that it can be put back on whatever host it runs then."""
@@ -79,7 +81,7 @@ class DomainSteps:
         if found:
             state.originals += found
             self._keep()
-        if ours - marks.keys() - {LimitKind.PAUSE}:
+        if (ours & MARKED) - marks.keys():
             self._mark(state, vm)
 
     def adopt(self, state: State) -> None:

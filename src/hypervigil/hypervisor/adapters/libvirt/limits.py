@@ -9,6 +9,7 @@ import libvirt
 
 from hypervigil.hypervisor.adapters.libvirt import marks
 from hypervigil.hypervisor.adapters.libvirt.channel import agent_channel
+from hypervigil.hypervisor.adapters.libvirt.marks import Original
 from hypervigil.model.ids import VmId
 from hypervigil.model.limits import LimitKind
 
@@ -28,8 +29,6 @@ _BLOCK_FIELDS = {LimitKind.BLOCK_OPERATIONS: "total_iops_sec", LimitKind.BLOCK_O
 T = TypeVar("T")
 Domain = Any
 """A ``libvirt.virDomain``; the types it declares are wrong (dictionaries are said to be strings)."""
-Original = dict[str, int]
-"""What was before a limit, by name: enough to put it back exactly."""
 
 
 class DomainError(Exception):

@@ -15,25 +15,25 @@ import libvirt
 from hypervigil.model.limits import LimitKind
 
 Original = dict[str, int]
+"""What was before a limit, by name: enough to put it back exactly."""
 _KEY, _NAMESPACE = "hypervigil", "urn:hypervigil:before-limits:1"
 _ELEMENT = libvirt.VIR_DOMAIN_METADATA_ELEMENT
 _LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
-MARKED = (LimitKind.CPU, LimitKind.BLOCK_OPERATIONS, LimitKind.BLOCK_OCTETS, LimitKind.MEMORY)
+MARKED = frozenset({LimitKind.CPU, LimitKind.BLOCK_OPERATIONS, LimitKind.BLOCK_OCTETS, LimitKind.MEMORY})
 _NUMBER = re.compile(r"-?[0-9]{1,16}")
 _DISK = re.compile(r"[a-z]{2,3}[a-z]{0,4}")
-_CPU = {"vcpu_quota": range(-1, 1 << 53), "vcpu_period": range(1000, 1_000_001), "cpu_shares": range(1 << 18 | 1)}
+_CPU = {"vcpu_quota": range(-1, 1 << 53), "vcpu_period": range(1000, 1_000_001), "cpu_shares": range((1 << 18) + 1)}
 
 
 def write(domain: Any, originals: Mapping[LimitKind, Original]) -> None:
     """Replace what the domain says of this; ``libvirtError`` where it may not be written."""
-    if not originals:
+    marked = {kind: original for kind, original in originals.items() if kind in MARKED}
+    if not marked:
         if _text(domain) is not None:
             domain.setMetadata(_ELEMENT, None, _KEY, _NAMESPACE, _LIVE)
         return
     root = ET.Element("before-limits")
-    for kind, original in originals.items():
-        if kind not in MARKED:
-            continue
+    for kind, original in marked.items():
         for name, value in original.items():
             ET.SubElement(root, "was", {"kind": str(kind), "name": name, "value": str(value)})
     domain.setMetadata(_ELEMENT, ET.tostring(root, encoding="unicode"), _KEY, _NAMESPACE, _LIVE)
@@ -48,7 +48,7 @@ def read(domain: Any) -> dict[LimitKind, Original]:
         return {}
     for element in root.iter():
         kind, name, value = (element.get(key, "") for key in ("kind", "name", "value"))
-        if kind in set(MARKED) and _NUMBER.fullmatch(value):
+        if kind in MARKED and _NUMBER.fullmatch(value):
             found.setdefault(LimitKind(kind), {})[name] = int(value)
     return {kind: original for kind, original in found.items() if _can_be(kind, original)}
 
