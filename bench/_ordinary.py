@@ -22,6 +22,7 @@ from hypervigil.model.traffic import Direction
 Matrix = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 DAY_S = 86_400.0
 BUNCH = 3.0
@@ -32,6 +33,8 @@ SIZES = 0.7
 """Spread of the logarithm of what a request moves."""
 MANY_OF_ONE = 5.0
 """From so many requests of a client in about a second on it may look as if many ports were tried."""
+TOLD_EVERY_S = 20.0
+"""So often a VM's peers are told that does nothing of interest: to tell them always would take most of the time."""
 LOUD_S = 2.0
 """Whose peers are told is followed for so long."""
 FEW = 3
@@ -245,6 +248,7 @@ class Vms:
         self._lately: Numbers = np.zeros((n, len(Work)))
         """Requests of about the last second: so long a data plane remembers which ports were tried."""
         self._number = 0
+        self._turns = round(TOLD_EVERY_S / beat_s)
         self._strangers = 0
 
     @property
@@ -282,12 +286,18 @@ class Vms:
             forged += [ForgedCount(self.names[row], one.kind, one.frames) for one in moment.forged]
         told /= _divisors(self.beat_s)
         self._mark(told, requests, fresh, at)
-        for row in np.flatnonzero(self._loud_until >= at).tolist():
+        for row in np.flatnonzero((self._loud_until >= at) | self._told_anyhow()).tolist():
             pairs += self._pairs(row, requests[row], sizes[row], int(fresh[row]))
         counts[:, Metric.CPU :] = self._resources(level, at)
         self._number += 1
         self._requests = requests
         return Step(counts, tuple(pairs), tuple(forged))
+
+    def _told_anyhow(self) -> Flags:
+        """Whose turn it is to have its peers told, though nothing is the matter with it: sensors tell them always."""
+        turn = np.arange(len(self.names)) * self._turns // len(self.names)
+        found: Flags = turn == self._number % self._turns
+        return found
 
     def requests(self, row: int) -> Numbers:
         """How many requests of each kind of work a VM had in the last interval."""
@@ -450,7 +460,7 @@ class Vms:
         begins = work is Work.COPY and not self._requests[row, Work.COPY]
         opened = 1.0 if begins else many * _OPENINGS[work]
         ours = work in _BEGUN_HERE
-        service = 1 << (7 * work % 64)
+        service = 1 << (7 * _INSTEAD.get(work, work) % 64)
         # Whoever answers does so to a port of the asker's choice: of each connection another.
         chosen = min(64, max(1, round(many * ports))) if work in _NEW_PORTS else 1
         for direction, sent, back in ((Direction.OUT, out, into), (Direction.IN, into, out)):

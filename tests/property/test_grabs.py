@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 
 from hypervigil.host.hsem import blocks
 from hypervigil.host.hsem.blocks import Slowed
-from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.grabs import LEAST_PART, Grabs
 from hypervigil.host.hsem.judge import judge
 from hypervigil.host.hsem.limiting import hardened, shared
 from hypervigil.host.hsem.resources import Resource
+from hypervigil.host.hsem.sides import Asked
 from hypervigil.model.ids import HOST, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric

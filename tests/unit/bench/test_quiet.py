@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import quiet
-from bench._ordinary import DAY_S, STATES, Chances, Vms, Work
+from bench._ordinary import DAY_S, STATES, TOLD_EVERY_S, Chances, Vms, Work
 from bench._series import Series
 from bench._tapes import Moment, Tape
 from bench.quiet import Event, Lived, causes, figures, kept, live, most, result
@@ -82,6 +82,25 @@ def test_the_pairs_of_a_vm_add_up_to_its_counts():
             assert told == pytest.approx(out, abs=2.5)
             checked += out > 0
     assert checked > 50
+
+
+@pytest.mark.parametrize(("count", "beat_s"), [(40, 1.0), (7, 1.0), (25, 0.2)])
+def test_whoever_does_nothing_of_interest_is_told_of_now_and_then(count, beat_s):
+    vms = _vms(count=count, beat_s=beat_s)
+    vms.allowed[:] = np.inf
+    whole = [{pair.vm for pair in vms.step().pairs} for _ in range(round(12 * TOLD_EVERY_S / beat_s))]
+    assert len(set().union(*whole)) >= 0.8 * count, "all but who has nothing to do in that second"
+    assert sum(map(len, whole)) < 0.2 * count * len(whole), "and not all the time"
+
+
+def test_what_is_tried_while_it_is_gone_is_what_was_asked_before():
+    one, other = _vms(count=5), _vms(count=5, chances=Chances(away=1e9, gone=0.0, restart=0.0, reboot=0.0))
+
+    def asked(vms):
+        vms.watched[:] = True
+        return {p.services for _ in range(30) for p in vms.step().pairs if p.address.startswith(("100.65", "10.1."))}
+
+    assert asked(one) & asked(other)
 
 
 def test_a_server_that_is_away_answers_nothing():

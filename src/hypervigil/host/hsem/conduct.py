@@ -5,13 +5,12 @@ judged, so honest work beside an attack does not excuse it, and shares are count
 any rate.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 
-from hypervigil.model.ids import VmId
-from hypervigil.model.traffic import Direction, TrafficClass
+from hypervigil.host.hsem.sides import BEGUN, Peer, Side
+from hypervigil.model.traffic import TrafficClass
 
 LED_TO_NOTHING = 0.7
 """Of the excess, this share led to nothing: it was not meant to."""
@@ -49,8 +48,6 @@ EVERYWHERE = 30.0
 """Answers by so many who were asked nothing are forged requests' answers: nobody streams to one from everywhere."""
 STORM_PPS = 2000.0
 """Above this nothing that is sent to all or to a group is meant well: a film for everybody takes half of it."""
-BEGUN = 0.5
-"""Of a peer's packets, this share begins something: the sender is the one who asks."""
 AIMED = 0.5
 """Of pings, this share goes to one address: not a survey of many."""
 ONE_SERVICE = 4
@@ -67,6 +64,8 @@ TRIED = 7.0
 """SYNs per connection that nobody answers: the first and six repetitions (Linux's ``tcp_syn_retries``)."""
 HARDLY_ANY = 0.05
 """Of tries, so few answers: those of whoever else is asked."""
+AGAIN_PPS = 100.0
+"""Up to here, though it is more than ``TRIED`` times the usual, tries again at a service that is gone harm nobody."""
 SAID = 3.0
 """Packets of a connection besides its SYN: an acknowledgement, a request, an end."""
 GONE = 24.0
@@ -92,104 +91,6 @@ class Conduct(IntEnum):
     HONEST = 1
     UNCLEAR = 2
     HOSTILE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """Everything attempted between a VM and one address in some time."""
-
-    direction: Direction
-    other: VmId
-    address: str
-    packets: float
-    octets: float
-    openings: float
-    answers: float
-    resets: float
-    ports: int
-    unseen: float = 0.0
-    """Of the answers, those that the other end was seen to send and this one was not seen to get."""
-    services: int = 0
-    """Which destination ports, as a set of 64 hashes."""
-
-    @property
-    def asks(self) -> bool:
-        """Whether most of it begins something."""
-        return self.openings >= BEGUN * self.packets
-
-
-@dataclass(slots=True)
-class Asked:
-    """What a VM asks of another."""
-
-    begun: float = 0.0
-    octets: float = 0.0
-    """Sent there, in so many packets."""
-    packets: float = 0.0
-    heard: float = 0.0
-    """Of all octets that it gets, the share that comes from there."""
-    back: float = 0.0
-    """Octets that come from there, in so many packets."""
-    replies: float = 0.0
-    resets: float = 0.0
-    """Of what is sent there, what refused what came from there."""
-    accepted: float = 1.0
-    """The share of its tries to connect that were accepted, wherever they went."""
-
-
-def asked_of(peers: Iterable[Peer], accepted: float = 1.0) -> dict[VmId, Asked]:
-    """Of whom one asks something that has these peers."""
-    known = list(peers)
-    found: dict[VmId, Asked] = {}
-    for peer in known:
-        if peer.direction is Direction.OUT and peer.openings:
-            asked = found.setdefault(peer.other, Asked(accepted=accepted))
-            asked.begun += peer.openings
-            asked.octets += peer.octets
-            asked.packets += peer.packets
-    octets = sum(peer.octets for peer in known if peer.direction is Direction.IN)
-    for peer in known:
-        if peer.direction is Direction.IN and peer.other in found and octets:
-            asked = found[peer.other]
-            asked.heard += peer.octets / octets
-            asked.back += peer.octets
-            asked.replies += peer.packets
-            asked.resets += peer.resets
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Counts of one end, indexed by ``TrafficClass``."""
-
-    tried: tuple[float, ...]
-    """What was attempted."""
-    passed: tuple[float, ...]
-    """Of it, what no limit of ours stopped: only this can have been answered."""
-    usual: tuple[float, ...]
-    """What the VM's history explains of them in that time."""
-    fresh: tuple[float, ...]
-    """What is so new that answers may still be under way."""
-    asked: float
-    """SYNs that may still be answered again (see ``Facts.asked``)."""
-    seconds: float
-    """The time that the counts stand for."""
-
-    def excess(self, traffic: TrafficClass) -> float:
-        """Attempted packets that history does not explain."""
-        return max(0.0, self.tried[traffic] - self.usual[traffic])
-
-    def unusual(self, traffic: TrafficClass) -> float:
-        """What is to be judged: the excess, but never so little of the whole that honest work could look like it."""
-        return max(self.excess(traffic), self.tried[traffic] / 2)
-
-    def share_passed(self, traffic: TrafficClass) -> float:
-        """Of the attempted packets, the share that no limit stopped."""
-        return self.passed[traffic] / self.tried[traffic] if self.tried[traffic] else 1.0
-
-    def share_ripe(self, traffic: TrafficClass) -> float:
-        """Of the attempted packets, the share that is old enough to have been answered."""
-        return max(0.0, 1.0 - self.fresh[traffic] / self.tried[traffic]) if self.tried[traffic] else 1.0
 
 
 def conduct(
@@ -220,6 +121,8 @@ def conduct(
     match traffic:
         case TrafficClass.SYN:
             found = _connecting(mine, theirs, peers, back, away=away)
+            if (peak_pps <= AGAIN_PPS or _repeated(mine)) and _tries_again(mine, theirs, peers, back):
+                return min(found, Conduct.UNCLEAR)
             return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
@@ -234,7 +137,9 @@ def conduct(
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
-            refused = not listens and (refusals >= REFUSALS or theirs.excess(TrafficClass.ICMP) >= 1.0)
+            # Of ICMP it is not known which is a message: what is sent for what came is the answer to a ping.
+            messages = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP]
+            refused = not listens and (refusals >= REFUSALS or messages >= 1.0)
             found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found
@@ -273,6 +178,22 @@ def _silence(mine: Side, theirs: Side) -> bool:
     """Whether there is now not a word from the server."""
     said = theirs.fresh[TrafficClass.SYNACK] + theirs.fresh[TrafficClass.RST]
     return said <= HARDLY_ANY * mine.fresh[TrafficClass.SYN]
+
+
+def _tries_again(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> bool:
+    """Whether services that used to accept are tried, that refused or ignored all of it, and may be back by now.
+
+    A service whose table a flood has filled accepted the first of it, which nobody took up, and goes on saying so.
+    """
+    passed = mine.passed[TrafficClass.SYN]
+    fresh = mine.fresh[TrafficClass.SYN] * mine.share_passed(TrafficClass.SYN)
+    now = theirs.fresh[TrafficClass.SYNACK]
+    taken_up = _taken_up(mine, peers, {address: peer.resets for address, peer in back.items()})
+    left = theirs.passed[TrafficClass.SYNACK] - now - max(taken_up, mine.usual[TrafficClass.SYN])
+    known = sum(peer.openings for peer in peers if peer.served and peer.served == peer.services)
+    if HARDLY_ANY * fresh < now < MOST * fresh or left > HARDLY_ANY * passed:
+        return False
+    return known >= LED_TO_NOTHING * mine.tried[TrafficClass.SYN]
 
 
 def _repeated(mine: Side) -> bool:

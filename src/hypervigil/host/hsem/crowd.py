@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.facts import Dossier, Facts, Surge
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.host.hsem.table import Matrix, Table
 from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric

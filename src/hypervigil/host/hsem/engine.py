@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import Asked
 from hypervigil.host.hsem.crowd import BUSY_TAIL, CAPACITIES, Full, press
 from hypervigil.host.hsem.facts import LEAST_PEERS, MAX_PEERS, Accusation, Dossier, Facts
 from hypervigil.host.hsem.files import Files
@@ -23,6 +22,7 @@ from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
 from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.host.hsem.resume import RECHECK_S, Resumed, take_up
+from hypervigil.host.hsem.sides import Asked
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS
 from hypervigil.host.hsem.watch import Watch
@@ -63,7 +63,7 @@ class Hsem(Known):
         self._lookback = Lookback(self._watch)
         self._lately = Lately()
         self._grabs = Grabs()
-        self._files = Files(self._history, self._watch)
+        self._files = Files(self._history, self._watch, self._lookback.served)
         self._full = Full()
         self._accused: deque[Watched] = deque()
         """Whom a verdict of this moment names as a target, and who is still to be judged for it."""

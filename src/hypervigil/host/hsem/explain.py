@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from hypervigil.host.hsem.conduct import Peer
 from hypervigil.host.hsem.facts import Accusation, Facts, Surge
 from hypervigil.host.hsem.resources import Forks, Grab, Resource
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.model.ids import HOST, OUTSIDE, VmId
 from hypervigil.model.status import Evidence, Origin, Role
 from hypervigil.model.traffic import Direction, ForgedKind, TrafficClass

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hypervigil.host.hsem.conduct import Conduct, Peer, Side, conduct, mixed, unheard
+from hypervigil.host.hsem.conduct import Conduct, conduct, mixed, unheard
 from hypervigil.host.hsem.findings import NOTHING_FOUND, Findings
 from hypervigil.host.hsem.resources import Grab, Resource
+from hypervigil.host.hsem.sides import Peer, Side
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.metric import Metric, packet_metric
 from hypervigil.model.status import Evidence
@@ -305,6 +306,7 @@ class Dossier:
             max(old.ports, seen.ports),
             old.unseen + seen.unseen,
             old.services | seen.services,
+            old.served | seen.served,
         )
 
     def facts(self, at: Instant, repetition: int) -> Facts:

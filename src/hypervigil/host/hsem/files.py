@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from hypervigil.host.hsem.conduct import HARDLY_ANY, Peer
+from hypervigil.host.hsem.conduct import HARDLY_ANY
 from hypervigil.host.hsem.facts import Dossier
 from hypervigil.host.hsem.history import History
 from hypervigil.host.hsem.look import Look
+from hypervigil.host.hsem.served import Served
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.host.hsem.watch import WATCHED, Watch
 from hypervigil.host.hsem.watched import Watched
 from hypervigil.model.ids import CaseId, Instant
@@ -19,9 +21,10 @@ _NEW = WATCHED.index(Metric.NEW_DESTINATIONS)
 class Files:
     """Writes dossiers."""
 
-    def __init__(self, history: History, watch: Watch) -> None:
+    def __init__(self, history: History, watch: Watch, served: Served) -> None:
         self._history = history
         self._watch = watch
+        self._served = served
 
     def begin(self, record: Watched, now: Instant) -> Dossier:
         """An empty dossier of a VM, with its history and what was seen of it just now."""
@@ -54,7 +57,7 @@ class Files:
         dossier, recent = self.begin(record, now), self._watch.recent(record.vm)
         dossier.reports = 1
         for peer in look.recent(recent.counts, before):
-            dossier.add_peer(peer, look.room)
+            dossier.add_peer(self._served.known(record.vm, peer, now), look.room)
         self.mark(dossier, look, now)
         dossier.failures = recent.refused + recent.counts[Metric.IN_RST]
         return dossier
@@ -69,7 +72,7 @@ class Files:
         for one in look.limited:
             dossier.limited[int(one.direction) * len(TrafficClass) + int(one.traffic)] += one.packets
         for peer in look.peers:
-            dossier.add_peer(peer, look.room)
+            dossier.add_peer(self._served.known(dossier.vm, peer, now), look.room)
         dossier.new_destinations += look.value(Metric.NEW_DESTINATIONS) * look.interval_s
         self.mark(dossier, look, now)
 

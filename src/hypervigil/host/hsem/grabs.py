@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hypervigil.host.hsem.blocks import TIMES, Slowed
-from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT, Asked
+from hypervigil.host.hsem.conduct import ACKNOWLEDGEMENT
 from hypervigil.host.hsem.forks import ToldForks
 from hypervigil.host.hsem.resources import BEYOND, Grab, Resource, Storm
 from hypervigil.host.hsem.serving import RECOVERS_S, Denied, Serving, Taken
+from hypervigil.host.hsem.sides import Asked
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.model.guest import GuestReport
 from hypervigil.model.ids import HOST, NEVER, Instant, VmId

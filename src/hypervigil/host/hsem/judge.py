@@ -1,7 +1,7 @@
 """From the facts of a case to a verdict, or to none yet. Pure: the same facts give the same verdict, whenever asked."""
 
 from hypervigil.host.hsem import explain
-from hypervigil.host.hsem.conduct import EVERYWHERE, MOST, STREAM_PPS, Conduct, Peer
+from hypervigil.host.hsem.conduct import EVERYWHERE, MOST, STREAM_PPS, Conduct
 from hypervigil.host.hsem.crowd import pressed
 from hypervigil.host.hsem.facts import Accusation, Facts, Surge
 from hypervigil.host.hsem.forged import AGAIN_S, MIN_PARTS, MIN_SENDERS, played, senders
@@ -9,6 +9,7 @@ from hypervigil.host.hsem.guesses import guesses
 from hypervigil.host.hsem.resources import Grab, Resource
 from hypervigil.host.hsem.ruling import of_mining, of_outside, of_unasked, ruling
 from hypervigil.host.hsem.scans import FEW_COMPLETED, scanned, slow_probe, slow_sweep, swept
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.host.hsem.unasked import unasked
 from hypervigil.model.guest import UNANSWERED
 from hypervigil.model.ids import OUTSIDE, VmId

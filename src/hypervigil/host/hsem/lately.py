@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from hypervigil.host.hsem.conduct import Peer
 from hypervigil.host.hsem.look import peers_of, times
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import MEMORY_S
 from hypervigil.model.ids import OUTSIDE, Instant, VmId

@@ -7,7 +7,7 @@ A provisional limit touches only the classes that are abnormal, outbound first, 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from hypervigil.host.hsem.conduct import Conduct, Peer
+from hypervigil.host.hsem.conduct import Conduct
 from hypervigil.host.hsem.crowd import FEW, MOST_OF_IT, pressed
 from hypervigil.host.hsem.facts import Facts, Surge
 from hypervigil.host.hsem.forged import SENDERS_TO_ASK, played, senders
@@ -21,6 +21,7 @@ from hypervigil.host.hsem.judge import (
 )
 from hypervigil.host.hsem.outbound import TIMES
 from hypervigil.host.hsem.resources import Grab, Resource
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.model.ids import OUTSIDE
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import packet_metric

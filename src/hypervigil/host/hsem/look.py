@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hypervigil.host.hsem.conduct import Peer
 from hypervigil.host.hsem.scans import FEW_PORTS
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.watch import WATCHED, Excess
 from hypervigil.model.ids import VmId
@@ -81,6 +81,7 @@ def times(peer: Peer, factor: float) -> Peer:
         peer.ports,
         peer.unseen * factor,
         peer.services,
+        peer.served,
     )
 
 

@@ -13,6 +13,7 @@ from hypervigil.host.hsem.limiting import Wanted, copying
 from hypervigil.host.hsem.mining import Miners
 from hypervigil.host.hsem.outbound import Outbound
 from hypervigil.host.hsem.scans import slow_probe, slow_sweep
+from hypervigil.host.hsem.served import Served
 from hypervigil.host.hsem.slow import Sent, Slow
 from hypervigil.host.hsem.table import Matrix
 from hypervigil.host.hsem.turns import MAX_LOOKS
@@ -70,6 +71,7 @@ class Lookback:
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
+        self.served = Served()
         self._slow = Slow()
         self._guesses = Guesses()
         self._unasked = UnaskedAnswers()
@@ -78,6 +80,7 @@ class Lookback:
 
     def keep(self, vms: Collection[VmId]) -> None:
         """Forget all others."""
+        self.served.keep(vms)
         self._slow.keep(vms)
         self._guesses.keep(vms)
         self._unasked.keep(vms)
@@ -85,7 +88,7 @@ class Lookback:
         self._miners.keep(vms)
 
     def forget(self, vm: VmId) -> None:
-        """Begin anew with a VM."""
+        """Begin anew with a VM, but for where it was served."""
         self._slow.forget(vm)
         self._guesses.forget(vm)
         self._unasked.forget(vm)
@@ -95,6 +98,7 @@ class Lookback:
         self, report: HostReport, values: Matrix, tails: Matrix, suspects: Collection[VmId], now: Instant
     ) -> Iterator[Finding]:
         """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
+        self.served.see(report.pairs, now)
         self._slow.see(report, dict(_sent(report.vms, values, tails)), suspects, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)

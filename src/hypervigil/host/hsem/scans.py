@@ -1,7 +1,8 @@
 """Who tries port after port of one host, or host after host, and what becomes of the tries. Pure."""
 
-from hypervigil.host.hsem.conduct import SAID, Conduct, Peer
+from hypervigil.host.hsem.conduct import SAID, Conduct
 from hypervigil.host.hsem.facts import Facts, Vain
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.model.metric import packet_metric
 from hypervigil.model.traffic import Direction, TrafficClass
 

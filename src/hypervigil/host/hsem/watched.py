@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hypervigil.host.hsem.conduct import Asked, asked_of
 from hypervigil.host.hsem.facts import MAX_TOLD, Dossier
 from hypervigil.host.hsem.forged import Forged
 from hypervigil.host.hsem.levels import State
 from hypervigil.host.hsem.limiting import Wanted
 from hypervigil.host.hsem.scans import FEW_PORTS
+from hypervigil.host.hsem.sides import Asked, asked_of
 from hypervigil.model.guest import ACCOUNTS, Question
 from hypervigil.model.ids import NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit, LimitKind

@@ -270,6 +270,26 @@ def floods_open_port(attacker: str, target: str, per_s: float, *, lost: float = 
     return behave
 
 
+def fills_table(attacker: str, target: str, per_s: float, *, backlog: int) -> Behaviour:
+    """SYNs whose answers it throws away: once so many wait, the target says anew what it said, after 1, 3, 7 … seconds,
+    and nothing else.
+    """
+    pace, due, waiting, at = Pace(per_s), dict[int, int](), [0], [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        arrived = scene.send(attacker, target, SYN, pace(s), octets=60)
+        taken = min(arrived, backlog - waiting[0])
+        waiting[0] += taken
+        for n in range(taken):  # they came spread over the interval
+            for after in (1.0, 3.0, 7.0, 15.0, 31.0):
+                step = int((at[0] + after + s * n / taken) / s)
+                due[step] = due.get(step, 0) + 1
+        scene.send(target, attacker, SYNACK, taken + due.pop(round(at[0] / s), 0))
+        at[0] += s
+
+    return behave
+
+
 def hoards_connections(attacker: str, target: str, per_s: float) -> Behaviour:
     """Each is accepted and taken up, then nothing is said on it, until the server hangs up."""
     pace = Pace(per_s)
@@ -283,12 +303,12 @@ def hoards_connections(attacker: str, target: str, per_s: float) -> Behaviour:
     return behave
 
 
-def floods_closed_port(attacker: str, target: str, per_s: float) -> Behaviour:
+def floods_closed_port(attacker: str, target: str, per_s: float, *, service: int = 0) -> Behaviour:
     """SYN, RST back."""
     pace = Pace(per_s)
 
     def behave(scene: Scene, s: float) -> None:
-        scene.send(target, attacker, RST, scene.send(attacker, target, SYN, pace(s), octets=60))
+        scene.send(target, attacker, RST, scene.send(attacker, target, SYN, pace(s), octets=60, service=service))
 
     return behave
 

@@ -195,6 +195,17 @@ def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Sce
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
 
 
+@pytest.mark.parametrize("receiver", ["web", "203.0.113.7"])
+def test_a_ping_is_no_word_that_nobody_listens(receiver: str) -> None:
+    """Measurements fifty times a second, as a grid's are, to who answers none; both ends are pinged meanwhile."""
+    told = streams("alice", receiver, 50, reports_per_s=0, downwards=True)
+    pinged = pings("10.9.9.9", ["alice", receiver], 1)
+    scene = Scene("alice", "web").begin(browses("bob", "web", 1)).learn()
+    scene.begin(told, pinged).run(20)
+    assert not scene.blamed()
+    assert Role.VICTIM not in scene.roles("web")
+
+
 def test_new_clients_of_a_server_at_its_capacity_are_no_hosts_that_it_looks_for() -> None:
     """Its case lasts, they become many, and the only one that does not answer is where its logs go."""
     scene = Scene("web").begin(

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from hypervigil.host.hsem.conduct import Peer
 from hypervigil.host.hsem.facts import Dossier
+from hypervigil.host.hsem.sides import Peer
 from hypervigil.model.ids import OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import PACKET_METRICS, Metric
