@@ -487,7 +487,13 @@ def test_drift_is_seen_and_repaired(world: World) -> None:
         key = next(iter(kernel.keys(maps["hv_members"], layout.MemberKey)))
         kernel.update(maps["hv_members"], key, layout.Member(63, 1))
 
-    for wreck in (wreck_epoch, wreck_place, wreck_grants, wreck_members):
+    def wreck_homes() -> None:
+        kernel.delete(maps["hv_homes"], next(iter(kernel.keys(maps["hv_homes"], layout.Home))))
+
+    def add_home() -> None:
+        kernel.update(maps["hv_homes"], layout.Home.from_buffer_copy(layout.pack_address("10.9.9.9")), layout.Number(1))
+
+    for wreck in (wreck_epoch, wreck_place, wreck_grants, wreck_members, wreck_homes, add_home):
         wreck()
         found = world.plane.drift()
         assert [drift.what for drift in found] == ["who may reach whom was changed"], wreck.__name__

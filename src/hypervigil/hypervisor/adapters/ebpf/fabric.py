@@ -59,6 +59,8 @@ class FabricMaps:
         self._homes: dict[int, tuple[frozenset[str], _Where | None]] = {}
         self._owners: dict[str, set[int]] = defaultdict(set)
         """The slots whose ports use an address."""
+        self._housed: dict[bytes, bytes] = {}
+        """Of those, what others find."""
         self._accounts = Accounts()
         self._bounds: dict[int, bytes] = {}
         """What each account's VM may take, as it was put."""
@@ -271,8 +273,10 @@ class FabricMaps:
             key = layout.Home.from_buffer_copy(layout.pack_address(address))
             if len({self._homes[one][1] for one in owners}) == 1:
                 kernel.update(self._maps["hv_homes"], key, _U32(min(owners)))
+                self._housed[bytes(key)] = bytes(_U32(min(owners)))
             else:
                 kernel.delete(self._maps["hv_homes"], key)
+                self._housed.pop(bytes(key), None)
             if not owners:
                 del self._owners[address]
 
@@ -311,24 +315,28 @@ class FabricMaps:
             or any(places[bytes(_U32(slot))] != raw for slot, raw in self._places.items())
             or any(_bounds_of(allowances[bytes(_U32(one))]) != bounds for one, bounds in self._bounds.items())
             or _content(self._maps["hv_members"], layout.MemberKey, layout.Member) != self._found
+            or _content(self._maps["hv_homes"], layout.Home, layout.Number) != self._housed
             or _content(self._maps["hv_grants"], layout.GrantKey, layout.Number) != grants
             or ranges != self._bank.ranges
         )
 
     def repair(self) -> None:
         """Write all of it anew."""
-        self._members.clear()
-        self._sharers.clear()
-        self._found.clear()
+        for remembered in (self._members, self._sharers, self._found, self._homes, self._owners, self._housed):
+            remembered.clear()
         self._bank = Bank.found(self._bank.index, self._maps)
         Bank.found(1 - self._bank.index, self._maps).clear()
         self._places = {slot: self._read_place(slot) for slot in self._places}
         self._bounds.clear()
         self._fresh = True
         self.change(FabricChange())
-        for found in list(kernel.keys(self._maps["hv_members"], layout.MemberKey)):
-            if bytes(found) not in self._found:
-                kernel.delete(self._maps["hv_members"], found)
+        for name, key, put in (
+            ("hv_members", layout.MemberKey, self._found),
+            ("hv_homes", layout.Home, self._housed),
+        ):
+            for found in list(kernel.keys(self._maps[name], key)):
+                if bytes(found) not in put:
+                    kernel.delete(self._maps[name], found)
 
     def _read_place(self, slot: int) -> bytes:
         place = layout.Place()
