@@ -27,8 +27,6 @@ ACKNOWLEDGEMENT = 150.0
 """Octets of a TCP packet that carries little or nothing."""
 HEARD = 0.002
 """Packets that come back per packet of a stream that answers something: a receiver's reports are few."""
-REFUSALS = 3.0
-"""Messages that nobody listens, by which datagrams are no stream; a kernel gives a few, then one a second."""
 TALKS = 0.02
 """Packets that come back per datagram of a conversation that goes mostly one way: QUIC acknowledges several at once."""
 STREAM_PPS = 500.0
@@ -65,7 +63,7 @@ TRIED = 7.0
 HARDLY_ANY = 0.05
 """Of tries, so few answers: those of whoever else is asked."""
 AGAIN_PPS = 100.0
-"""Up to here, though it is more than ``TRIED`` times the usual, tries again at a service that is gone harm nobody."""
+"""Up to here, from all VMs of the host to one address, tries again at a service that is gone harm nobody."""
 SAID = 3.0
 """Packets of a connection besides its SYN: an acknowledgement, a request, an end."""
 GONE = 24.0
@@ -101,7 +99,7 @@ def conduct(
     peak_pps: float,
     *,
     sources: float = 1.0,
-    refusals: float = 0.0,
+    refusals: float | None = None,
     listens: bool = False,
     back: Mapping[str, Peer] = MappingProxyType({}),
     lasted_s: float = 0.0,
@@ -111,7 +109,8 @@ def conduct(
     """How ``mine`` of a class is meant by whoever sends it; ``peers`` are those it was sent to (or came from).
 
     ``sources``: how many of them there are at least, where ``peers`` has no room for all. ``refusals``: messages that a
-    port or host cannot be reached; ``listens``: they came earlier, and no more, as of a service that has started.
+    port or host cannot be reached, where they are counted; ``listens``: they came earlier, and no more, as of a service
+    that has started.
     ``back``: by address, what the other end sent meanwhile. ``lasted_s``: from the surge's beginning
     to when it was last seen. ``blind``: nothing at all was ever seen of the other direction, as behind a mirror of one
     direction or where answers take another way. There, that a little is not answered proves nothing; what could harm
@@ -121,7 +120,7 @@ def conduct(
     match traffic:
         case TrafficClass.SYN:
             found = _connecting(mine, theirs, peers, back, away=away)
-            if (peak_pps <= AGAIN_PPS or _repeated(mine)) and _tries_again(mine, theirs, peers, back):
+            if peak_pps <= AGAIN_PPS and _tries_again(mine, theirs, peers, back):
                 return min(found, Conduct.UNCLEAR)
             return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
@@ -137,9 +136,9 @@ def conduct(
         case TrafficClass.ICMP:
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
-            # Of ICMP it is not known which is a message: what is sent for what came is the answer to a ping.
-            messages = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP]
-            refused = not listens and (refusals >= REFUSALS or messages >= 1.0)
+            # What the other end sends of ICMP beyond answers to pings are messages, where they are not counted apart.
+            told = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP] if refusals is None else refusals
+            refused = told >= 1.0 and not listens
             found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found
@@ -181,7 +180,7 @@ def _silence(mine: Side, theirs: Side) -> bool:
 
 
 def _tries_again(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> bool:
-    """Whether services that used to accept are tried, that refused or ignored all of it, and may be back by now.
+    """Whether services that used to accept are tried, and whatever they accept of it now is taken up.
 
     A service whose table a flood has filled accepted the first of it, which nobody took up, and goes on saying so.
     """
@@ -189,10 +188,11 @@ def _tries_again(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mappin
     fresh = mine.fresh[TrafficClass.SYN] * mine.share_passed(TrafficClass.SYN)
     now = theirs.fresh[TrafficClass.SYNACK]
     taken_up = _taken_up(mine, peers, {address: peer.resets for address, peer in back.items()})
-    left = theirs.passed[TrafficClass.SYNACK] - now - max(taken_up, mine.usual[TrafficClass.SYN])
-    known = sum(peer.openings for peer in peers if peer.served and peer.served == peer.services)
-    if HARDLY_ANY * fresh < now < MOST * fresh or left > HARDLY_ANY * passed:
+    left = theirs.passed[TrafficClass.SYNACK] - now - taken_up
+    if left > HARDLY_ANY * passed or (left >= 1.0 and HARDLY_ANY * fresh < now < MOST * fresh):
         return False
+    known = sum(peer.openings for peer in peers if peer.served and peer.served == peer.services)
+    known -= max(0.0, sum(peer.openings for peer in peers) - mine.tried[TrafficClass.SYN])  # pings, look-ups
     return known >= LED_TO_NOTHING * mine.tried[TrafficClass.SYN]
 
 

@@ -436,6 +436,7 @@ class Hsem(Known):
         wanted = hardened(facts, verdict, self._bounds, rung)
         record.hold_until = Instant(now + hold_s)
         record.repetition += 1
+        self._lookback.served.forget(record.vm)
         decisions = record.swap(wanted, now, hold_s + RECHECK_S)
         accusations = {vm: one for vm, one in accused_by(facts, verdict).items() if vm in self._vms and vm != HOST}
         record.targets = frozenset(accusations)

@@ -306,7 +306,7 @@ class Dossier:
             max(old.ports, seen.ports),
             old.unseen + seen.unseen,
             old.services | seen.services,
-            old.served | seen.served,
+            old.served & ~seen.services | seen.served,
         )
 
     def facts(self, at: Instant, repetition: int) -> Facts:

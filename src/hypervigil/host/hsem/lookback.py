@@ -98,8 +98,9 @@ class Lookback:
         self, report: HostReport, values: Matrix, tails: Matrix, suspects: Collection[VmId], now: Instant
     ) -> Iterator[Finding]:
         """Take in a report: who was found at what. ``values``, ``tails``: shape ``(len(report.vms), len(Metric))``."""
-        self.served.see(report.pairs, now)
-        self._slow.see(report, dict(_sent(report.vms, values, tails)), suspects, now)
+        sent = dict(_sent(report.vms, values, tails))
+        self.served.see(report, sent, suspects, now)
+        self._slow.see(report, sent, suspects, now)
         for vm in self._slow.ripe(now, MAX_LOOKS):
             vain = self._slow.of(vm, now)
             if slow_sweep(vain) or slow_probe(vain):

@@ -28,12 +28,14 @@ class Pace:
 
 
 # --- honest work ----
-def browses(client: str, server: str, per_s: float, *, wobble: float = 0.3, capacity: float = 1e9) -> Behaviour:
+def browses(
+    client: str, server: str, per_s: float, *, wobble: float = 0.3, capacity: float = 1e9, service: int = 0
+) -> Behaviour:
     """So many requests a second by TCP, each answered and taken up, as far as the server can."""
     pace, serves = Pace(per_s, wobble), Pace(capacity)
 
     def behave(scene: Scene, s: float) -> None:
-        asked = scene.send(client, server, SYN, pace(s))
+        asked = scene.send(client, server, SYN, pace(s), service=service)
         accepted = scene.send(server, client, SYNACK, min(asked, serves(s)))
         scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * accepted, octets=150), octets=700)
 
@@ -242,6 +244,31 @@ def asks_in_vain(client: str, server: str, per_s: float) -> Behaviour:
     return behave
 
 
+def comes_back(client: str, server: str, per_s: float, *, after_s: float, share: float) -> Behaviour:
+    """Refused until the service is back, in the middle of an interval, of whose tries it accepts this share."""
+    pace, passed = Pace(per_s), [0.0]
+
+    def behave(scene: Scene, s: float) -> None:
+        began, passed[0] = passed[0], passed[0] + s
+        arrived = scene.send(client, server, SYN, pace(s))
+        back = 1.0 if began >= after_s - 1e-6 else share if passed[0] >= after_s - 1e-6 else 0.0
+        accepted = scene.send(server, client, SYNACK, round(back * arrived))
+        scene.send(server, client, RST, arrived - accepted)
+        scene.send(server, client, TCP, scene.send(client, server, TCP, 4 * accepted, octets=150), octets=700)
+
+    return behave
+
+
+def talks(client: str, server: str, per_s: float) -> Behaviour:
+    """On a connection that it has: a packet, an answer."""
+    pace = Pace(per_s)
+
+    def behave(scene: Scene, s: float) -> None:
+        scene.send(server, client, TCP, scene.send(client, server, TCP, pace(s), octets=90), octets=90)
+
+    return behave
+
+
 def pings(who: str, targets: list[str], per_s: float) -> Behaviour:
     """Asks every one of them in turn, so many a second in all; all answer."""
     pace, turn = Pace(per_s), [0]
@@ -270,21 +297,24 @@ def floods_open_port(attacker: str, target: str, per_s: float, *, lost: float = 
     return behave
 
 
-def fills_table(attacker: str, target: str, per_s: float, *, backlog: int) -> Behaviour:
-    """SYNs whose answers it throws away: once so many wait, the target says anew what it said, after 1, 3, 7 … seconds,
-    and nothing else.
+def fills_table(attackers: str | list[str], target: str, per_s: float, *, backlog: int) -> Behaviour:
+    """SYNs, so many of each, whose answers they throw away: once so many wait, the target says anew what it said, after
+    1, 3, 7 … seconds, and nothing else.
     """
-    pace, due, waiting, at = Pace(per_s), dict[int, int](), [0], [0.0]
+    together = [attackers] if isinstance(attackers, str) else attackers
+    paces, due, waiting, at = [Pace(per_s) for _ in together], dict[tuple[int, str], int](), [0], [0.0]
 
     def behave(scene: Scene, s: float) -> None:
-        arrived = scene.send(attacker, target, SYN, pace(s), octets=60)
-        taken = min(arrived, backlog - waiting[0])
-        waiting[0] += taken
-        for n in range(taken):  # they came spread over the interval
-            for after in (1.0, 3.0, 7.0, 15.0, 31.0):
-                step = int((at[0] + after + s * n / taken) / s)
-                due[step] = due.get(step, 0) + 1
-        scene.send(target, attacker, SYNACK, taken + due.pop(round(at[0] / s), 0))
+        now = round(at[0] / s)
+        for attacker, pace in zip(together, paces, strict=True):
+            arrived = scene.send(attacker, target, SYN, pace(s), octets=60)
+            taken = min(arrived, backlog - waiting[0])
+            waiting[0] += taken
+            for n in range(taken):  # they came spread over the interval
+                for after in (1.0, 3.0, 7.0, 15.0, 31.0):
+                    step = int((at[0] + after + s * n / taken) / s), attacker
+                    due[step] = due.get(step, 0) + 1
+            scene.send(target, attacker, SYNACK, taken + due.pop((now, attacker), 0))
         at[0] += s
 
     return behave

@@ -4,6 +4,7 @@ import pytest
 
 from hypervigil.model.status import Level, Role
 from tests.unit.host.hsem.behaviour import (
+    ICMP,
     MULTICAST,
     SYN,
     TCP,
@@ -195,11 +196,12 @@ def test_a_measurement_of_speed_to_which_one_word_was_said_keeps_half(scene: Sce
     assert scene.delivered["web", "alice", UDP] >= 0.5 * scene.offered["web", "alice", UDP]
 
 
+@pytest.mark.parametrize("answers", [True, False])
 @pytest.mark.parametrize("receiver", ["web", "203.0.113.7"])
-def test_a_ping_is_no_word_that_nobody_listens(receiver: str) -> None:
+def test_a_ping_is_no_word_that_nobody_listens(receiver: str, *, answers: bool) -> None:
     """Measurements fifty times a second, as a grid's are, to who answers none; both ends are pinged meanwhile."""
     told = streams("alice", receiver, 50, reports_per_s=0, downwards=True)
-    pinged = pings("10.9.9.9", ["alice", receiver], 1)
+    pinged = pings("10.9.9.9", ["alice", receiver], 1) if answers else floods("10.9.9.9", "alice", 1, ICMP)
     scene = Scene("alice", "web").begin(browses("bob", "web", 1)).learn()
     scene.begin(told, pinged).run(20)
     assert not scene.blamed()
