@@ -27,6 +27,8 @@ ACKNOWLEDGEMENT = 150.0
 """Octets of a TCP packet that carries little or nothing."""
 HEARD = 0.002
 """Packets that come back per packet of a stream that answers something: a receiver's reports are few."""
+REFUSALS = 3.0
+"""Messages that nobody listens, by which datagrams are no stream; a kernel gives a few, then one a second."""
 TALKS = 0.02
 """Packets that come back per datagram of a conversation that goes mostly one way: QUIC acknowledges several at once."""
 STREAM_PPS = 500.0
@@ -137,8 +139,8 @@ def conduct(
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
             # What the other end sends of ICMP beyond answers to pings are messages, where they are not counted apart.
-            told = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP] if refusals is None else refusals
-            refused = told >= 1.0 and not listens
+            messages = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP] if refusals is None else 0.0
+            refused = not listens and (messages >= 1.0 or (refusals or 0.0) >= REFUSALS)
             found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found

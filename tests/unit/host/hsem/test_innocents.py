@@ -208,6 +208,20 @@ def test_a_ping_is_no_word_that_nobody_listens(receiver: str, *, answers: bool) 
     assert Role.VICTIM not in scene.roles("web")
 
 
+@pytest.mark.parametrize("messages", [1, 2])
+def test_a_path_that_a_call_tried_first_may_be_closed(messages: int) -> None:
+    """It tries several addresses of the other end at once; some tell that nobody listens there."""
+    scene = (
+        Scene("alice", "web")
+        .begin(browses("alice", "web", 4))
+        .learn()
+        .begin(calls("alice", RESOLVER, 92, answered=0.1))
+    )
+    scene.send("203.0.113.50", "alice", ICMP, messages, asks=False, unreachable=True)
+    scene.run(20)
+    assert not scene.witness.opened
+
+
 def test_new_clients_of_a_server_at_its_capacity_are_no_hosts_that_it_looks_for() -> None:
     """Its case lasts, they become many, and the only one that does not answer is where its logs go."""
     scene = Scene("web").begin(
