@@ -22,7 +22,6 @@ from hypervigil.model.traffic import Direction
 Matrix = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 DAY_S = 86_400.0
 BUNCH = 3.0
@@ -249,6 +248,8 @@ class Vms:
         """Requests of about the last second: so long a data plane remembers which ports were tried."""
         self._number = 0
         self._turns = round(TOLD_EVERY_S / beat_s)
+        self._turn = np.arange(n) * self._turns // n
+        """When each has its peers told, though nothing is the matter with it: sensors tell them always."""
         self._strangers = 0
 
     @property
@@ -286,18 +287,12 @@ class Vms:
             forged += [ForgedCount(self.names[row], one.kind, one.frames) for one in moment.forged]
         told /= _divisors(self.beat_s)
         self._mark(told, requests, fresh, at)
-        for row in np.flatnonzero((self._loud_until >= at) | self._told_anyhow()).tolist():
+        for row in np.flatnonzero((self._loud_until >= at) | (self._turn == self._number % self._turns)).tolist():
             pairs += self._pairs(row, requests[row], sizes[row], int(fresh[row]))
         counts[:, Metric.CPU :] = self._resources(level, at)
         self._number += 1
         self._requests = requests
         return Step(counts, tuple(pairs), tuple(forged))
-
-    def _told_anyhow(self) -> Flags:
-        """Whose turn it is to have its peers told, though nothing is the matter with it: sensors tell them always."""
-        turn = np.arange(len(self.names)) * self._turns // len(self.names)
-        found: Flags = turn == self._number % self._turns
-        return found
 
     def requests(self, row: int) -> Numbers:
         """How many requests of each kind of work a VM had in the last interval."""

@@ -122,8 +122,8 @@ def conduct(
     match traffic:
         case TrafficClass.SYN:
             found = _connecting(mine, theirs, peers, back, away=away)
-            if peak_pps <= AGAIN_PPS and _tries_again(mine, theirs, peers, back):
-                return min(found, Conduct.UNCLEAR)
+            if found is Conduct.HOSTILE and peak_pps <= AGAIN_PPS and _tries_again(mine, theirs, peers, back):
+                return Conduct.UNCLEAR
             return min(found, Conduct.UNCLEAR) if blind and peak_pps <= TRICKLE_PPS and _go_on(mine, peers) else found
         case TrafficClass.SYNACK:
             return _in_reply(mine.tried[traffic], REPEATED * theirs.asked)
@@ -139,8 +139,8 @@ def conduct(
             return _pinging(mine, theirs, peers, peak_pps)
         case TrafficClass.UDP | TrafficClass.DNS:
             # What the other end sends of ICMP beyond answers to pings are messages, where they are not counted apart.
-            messages = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP] if refusals is None else 0.0
-            refused = not listens and (messages >= 1.0 or (refusals or 0.0) >= REFUSALS)
+            messages = theirs.excess(TrafficClass.ICMP) - mine.tried[TrafficClass.ICMP]
+            refused = not listens and (messages >= 1.0 if refusals is None else refusals >= REFUSALS)
             found = _datagrams(traffic, mine, theirs, peers, peak_pps, refused=refused)
             unasked = sources >= EVERYWHERE and peak_pps > STREAM_PPS and found is Conduct.UNCLEAR
             return Conduct.HOSTILE if unasked and theirs.tried[traffic] < HEARD * mine.tried[traffic] else found
@@ -159,7 +159,7 @@ def _connecting(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mapping
     ripe = passed - mine.fresh[TrafficClass.SYN]
     answered = theirs.passed[TrafficClass.SYNACK]
     unanswered = max(0.0, ripe - answered)
-    taken_up = _taken_up(mine, peers, {address: peer.resets for address, peer in back.items()})
+    taken_up = _taken_up(mine, peers, back)
     broken = min(answered, mine.excess(TrafficClass.RST))
     refused = max(0.0, answered - theirs.fresh[TrafficClass.SYNACK] - taken_up)
     excess = passed - min(mine.usual[TrafficClass.SYN], passed / 2)
@@ -189,7 +189,7 @@ def _tries_again(mine: Side, theirs: Side, peers: tuple[Peer, ...], back: Mappin
     passed = mine.passed[TrafficClass.SYN]
     fresh = mine.fresh[TrafficClass.SYN] * mine.share_passed(TrafficClass.SYN)
     now = theirs.fresh[TrafficClass.SYNACK]
-    taken_up = _taken_up(mine, peers, {address: peer.resets for address, peer in back.items()})
+    taken_up = _taken_up(mine, peers, back)
     left = theirs.passed[TrafficClass.SYNACK] - now - taken_up
     if left > HARDLY_ANY * passed or (left >= 1.0 and HARDLY_ANY * fresh < now < MOST * fresh):
         return False
@@ -203,10 +203,11 @@ def _repeated(mine: Side) -> bool:
     return mine.tried[TrafficClass.SYN] <= TRIED * mine.usual[TrafficClass.SYN]
 
 
-def _taken_up(mine: Side, peers: tuple[Peer, ...], resets: Mapping[str, float]) -> float:
+def _taken_up(mine: Side, peers: tuple[Peer, ...], back: Mapping[str, Peer]) -> float:
     """How many connections can have gone on after the handshake, by peer, so that no long one speaks for others."""
     share = mine.share_passed(TrafficClass.SYN)
     opened = share * sum(peer.openings for peer in peers)
+    resets = {address: peer.resets for address, peer in back.items()}
     told = sum(min(share * p.openings, max(0.0, p.packets - p.openings - resets.get(p.address, 0.0))) for p in peers)
     # Of those that are not told by name only the sum is known: TCP that is not the told ones'.
     others = sum(mine.tried[c] for c in TrafficClass if c not in {TrafficClass.SYN, TrafficClass.TCP})

@@ -23,7 +23,7 @@ REMEMBERED_S = 6 * 3600.0
 RENEWED_S = 600.0
 """So often connections that last are looked at: who is still answered on one is still served there."""
 MAX_HOSTS = 16
-"""Remembered of each VM, some 0.5 kilobytes; beyond it, the one that accepted nothing for longest is forgotten."""
+"""Remembered of each VM, some 0.7 kilobytes; beyond it, the one that accepted nothing for longest is forgotten."""
 OWED_S = 20.0
 """What was not accepted fades by this time constant: much longer than it is known which ports were tried."""
 FEW, SHARE = 0.5, 0.1
@@ -54,9 +54,7 @@ class _Accepted:
         row = self.row(host, now)
         if row is None:
             if len(self.hosts) == MAX_HOSTS:
-                oldest = self.at.index(min(self.at))
-                for column in (self.hosts, self.services, self.at):
-                    del column[oldest]
+                self._drop(self.at.index(min(self.at)))
             row = len(self.hosts)
             self.hosts.append(host)
             self.services.append(0)
@@ -77,9 +75,12 @@ class _Accepted:
         row = self.hosts.index(host)
         if now - self.at[row] <= REMEMBERED_S:
             return row
+        self._drop(row)
+        return None
+
+    def _drop(self, row: int) -> None:
         for column in (self.hosts, self.services, self.at):
             del column[row]
-        return None
 
 
 class Served(Records[_Accepted]):

@@ -112,8 +112,7 @@ def test_many_that_try_one_host_together_are_no_clients(flood: Callable[[str, st
     names = [f"vm{n}" for n in range(10)]
     clients = [browses(name, "web", 2) for name in names]
     scene = Scene(*names, "web").begin(*clients).learn().run(5)
-    for client in clients:
-        scene.end(client)
+    scene.end(*clients)
     assert scene.begin(*(flood(name, "web", 95) for name in names)).run(20).blamed() == set(names)
 
 
@@ -122,8 +121,7 @@ def test_many_that_fill_one_table_together_are_found() -> None:
     names = [f"vm{n}" for n in range(8)]
     clients = [browses(name, "web", 100) for name in names]
     scene = Scene(*names, "web").begin(*clients).learn().run(5)
-    for client in clients:
-        scene.end(client)
+    scene.end(*clients)
     assert scene.begin(fills_table(names, "web", 600, backlog=1024)).run(20).blamed() == set(names)
 
 
@@ -154,8 +152,7 @@ def test_an_answer_to_something_else_makes_no_service(other: str) -> None:
     client, tries = browses("alice", SERVER, 8), floods_closed_port("alice", "web", 1, service=5)
     scene = Scene("alice", "bob", "web").begin(client, OTHERS[other](), browses("bob", "web", 2)).learn()
     scene.begin(tries).run(5)
-    scene.end(client)
-    scene.end(tries)
+    scene.end(client, tries)
     assert scene.begin(floods_closed_port("alice", "web", 95, service=5)).run(20).blamed() == {"alice"}
 
 
@@ -179,8 +176,7 @@ def test_one_of_two_services_may_be_gone(per_s: float, others: float) -> None:
 def test_of_several_ports_that_all_accept_each_is_known(services: tuple[int, ...]) -> None:
     clients = [browses("alice", SERVER, 6, service=one) for one in services]
     scene = Scene("alice", "web").begin(*clients, welcomes("web", 2)).learn().run(10)
-    for client in clients:
-        scene.end(client)
+    scene.end(*clients)
     gone = [floods_closed_port("alice", SERVER, 80 / len(services), service=one) for one in services]
     assert not scene.begin(*gone).run(60).blamed()
 
