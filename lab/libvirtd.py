@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -22,7 +23,7 @@ from lab.scratch import say
 
 _URI = "qemu:///system"
 _STARTED = STATE / "libvirt.json"  # [[name, pid, start time]] in the order of their starts
-_CONFIGURED = STATE / "libvirtd.conf"
+_CONFIGURED = "libvirtd.conf"
 _KVM = Path("/dev/kvm")
 _KVM_WAS = STATE / "kvm.json"  # its owner's group and its mode
 _LOG_SOCKET = Path("/run/libvirt/virtlogd-sock")
@@ -60,17 +61,20 @@ def start() -> bool:
         call(["virtlogd", "-d"])
         _remember("virtlogd")
         awaited(_log_daemon_answers, "virtlogd")
-    call(["libvirtd", "-d", "-f", str(_configured())])
+    call(["libvirtd", "-d", "-f", str(configured(make(STATE) / _CONFIGURED))])
     _remember("libvirtd")
     awaited(_answers, "libvirtd")
     return True
 
 
-def _configured() -> Path:
-    """Its configuration: the read-only socket asks nobody, since no polkit runs where no init system does."""
-    make(STATE)
-    _CONFIGURED.write_text('auth_unix_ro = "none"\n')
-    return _CONFIGURED
+def configured(path: Path, *more: str) -> Path:
+    """Write a libvirtd's configuration there: the read-only socket asks nobody, as no polkit runs where no init does.
+
+    Who the host is is told to libvirt rather than found out at the first question: where two threads of libvirt ask
+    for it first at once, one of them fails ("cannot get the host uuid").
+    """
+    path.write_text("\n".join([f'host_uuid = "{uuid.uuid4()}"', 'auth_unix_ro = "none"', *more, ""]))
+    return path
 
 
 def stop() -> list[str]:
@@ -85,7 +89,7 @@ def stop() -> list[str]:
             awaited(partial(_ended, pid), f"the end of {name}")
             ended.append(str(name))
     _STARTED.unlink()
-    _CONFIGURED.unlink(missing_ok=True)
+    (STATE / _CONFIGURED).unlink(missing_ok=True)
     return ended
 
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -16,7 +15,7 @@ import libvirt
 
 from lab.commands import call, works
 from lab.errors import LabError
-from lab.libvirtd import awaited
+from lab.libvirtd import awaited, configured
 from lab.network import Network
 from lab.paths import STATE, make
 from lab.scratch import told
@@ -120,8 +119,10 @@ class OtherHost:
 
     def _start(self) -> None:
         for daemon in _DAEMONS:
-            configured = ["-f", str(_configured())] if daemon == "libvirtd" else []
-            self.call(daemon, "-d", "-p", str(_HOME / f"{daemon}.pid"), *configured)
+            # Nobody is asked who may connect: the directory is root's.
+            where = _HOME / "etc/libvirt/libvirtd.conf"
+            told = ["-f", str(configured(where, 'auth_unix_rw = "none"'))] if daemon == "libvirtd" else []
+            self.call(daemon, "-d", "-p", str(_HOME / f"{daemon}.pid"), *told)
         awaited(self._connected, "the other host's libvirt")
 
     def _connected(self) -> bool:
@@ -158,13 +159,6 @@ def _hold() -> subprocess.Popen[bytes]:
     if not ready.exists():
         raise LabError("the other host's namespaces could not be made: it said why on standard error")
     return holder
-
-
-def _configured() -> Path:
-    """Another host to libvirt by its identity; nobody is asked who may connect, as the directory is root's."""
-    path = _HOME / "etc/libvirt/libvirtd.conf"
-    path.write_text(f'host_uuid = "{uuid.uuid4()}"\nauth_unix_ro = "none"\nauth_unix_rw = "none"\n')
-    return path
 
 
 def clean_all() -> list[str]:
