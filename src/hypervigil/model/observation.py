@@ -121,3 +121,5 @@ class Sweep:
     partial: bool = False
     lost: int = 0
     """Observations dropped since the last sweep because a queue was full."""
+    host_busy: float | None = None
+    """The share of the host's CPU time that was used in this interval; ``None`` is unseen."""

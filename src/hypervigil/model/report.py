@@ -8,6 +8,8 @@ from hypervigil.model.status import Evidence, Role, Verdict
 from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 
 STRAINED = "host-strained"
+NO_CPU_LEFT = 0.9
+"""A host whose CPUs are this busy has none left for who wants one."""
 """The kind of the notice that the host itself had no CPU left in this second."""
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.host.hrem.overload import Overload
+from hypervigil.host.hrem.overload import Overload, strain
 from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import PeerCount, PortSample, ResourceSample, Sweep
@@ -118,6 +118,7 @@ class Hrem:
                 vms,
                 counts.data,
                 tuple(pairs),
+                strain(sweep.host_busy, now),
                 forged=tuple(forged),
                 limited=tuple(limited),
                 partial=sweep.partial,

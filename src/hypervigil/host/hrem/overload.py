@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
-from hypervigil.model.report import STRAINED
+from hypervigil.model.report import NO_CPU_LEFT, STRAINED
 from hypervigil.model.status import Evidence, Origin
 
 NEAR = 0.9
@@ -43,7 +43,7 @@ class Overload:
 
     def see(self, vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
         """Take in one second, shape ``(len(vms), len(Metric))``; a notice for whoever has been near for ``HELD_S``."""
-        found = _strain(vms, values, now)
+        found: list[Evidence] = []
         wanted = _wanted(values)
         for metric in NEAR_CAPACITY:
             levels, states = wanted[:, metric], self._states[metric]
@@ -99,10 +99,9 @@ def _wanted(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return wanted
 
 
-def _strain(vms: Sequence[VmId], values: npt.NDArray[np.float32], now: Instant) -> list[Evidence]:
-    """Whether the host has no CPU left in this second; unlike the others this notice is given at once, each time."""
-    busy = max((float(values[row, Metric.CPU]) for row, vm in enumerate(vms) if vm == HOST), default=0.0)
-    if not busy >= NEAR:  # unseen is not busy
-        return []
+def strain(busy: float | None, now: Instant) -> tuple[Evidence, ...]:
+    """Whether the host has no CPU left in an interval; unlike the others this notice is given at once, each time."""
+    if busy is None or not busy >= NO_CPU_LEFT:
+        return ()
     text = f"the host's CPUs are {busy:.0%} busy"
-    return [Evidence(HOST, STRAINED, Origin.HOST_OBSERVED, now, busy, NEAR, "of its CPU", text)]
+    return (Evidence(HOST, STRAINED, Origin.HOST_OBSERVED, now, busy, NO_CPU_LEFT, "of its CPU", text),)

@@ -16,7 +16,7 @@ from hypervigil.host.hsem.judge import HELD_S, accused_by, judge
 from hypervigil.host.hsem.known import Known
 from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, TRANSITIONS, VERDICTS, Event, State, step
-from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared, slowed
+from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
@@ -162,6 +162,9 @@ class Hsem(Known):
         self._lately.add(report, values, now)
         for finding in self._lookback.see(report, values, tails, suspects, now):
             decisions += self._found(finding, now)
+        if any(notice.kind == STRAINED for notice in report.notices):
+            for vm, cpu in zip(report.vms, values[:, Metric.CPU].tolist(), strict=True):
+                decisions += self._record(vm).slow(cpu, self._bounds, now, RECHECK_S)
         return decisions
 
     def given(self, grants: Iterable[Limit]) -> None:
@@ -213,10 +216,8 @@ class Hsem(Known):
     def _learn(self, report: HostReport, values: Matrix, now: Instant) -> list[Decision]:
         """A whole second: history for those who are above suspicion, and HREM's notices."""
         decisions: list[Decision] = []
-        strained = any(notice.kind == STRAINED for notice in report.notices)
         for notice in report.notices:
-            if notice.kind != STRAINED:
-                decisions += self._notice(notice, now)
+            decisions += self._notice(notice, now)
         tails = self._history.tails(report.vms)
         limited = {vm for vm, record in self._vms.items() if record.limits and record.held_back}
         held_back = [row for row, vm in enumerate(report.vms) if vm in limited] if limited else []
@@ -238,9 +239,6 @@ class Hsem(Known):
                 suspects.add(row)
                 if np.isfinite(values[row, Metric.CPU]):
                     record.dossier.cpu = float(values[row, Metric.CPU])
-                    if strained and record.state is State.ATTACKER:
-                        wanted = slowed(record.dossier.cpu, record.dossier.cpu_tail, self._bounds)
-                        decisions += record.put(wanted, now, max(record.hold_until - now, 0.0) + RECHECK_S)
             if record.draft is not None and now - record.draft.opened_at > DRAFT_S:
                 record.draft = None
         for fact in self._usual.learn(report.vms, values, suspects, now):

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from hypervigil.host.hsem.facts import MAX_TOLD, Dossier
 from hypervigil.host.hsem.forged import Forged
 from hypervigil.host.hsem.levels import State
-from hypervigil.host.hsem.limiting import Wanted
+from hypervigil.host.hsem.limiting import Wanted, slowed
 from hypervigil.host.hsem.scans import FEW_PORTS
 from hypervigil.host.hsem.sides import Asked, asked_of
 from hypervigil.model.guest import ACCOUNTS, Question
 from hypervigil.model.ids import NEVER, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.metric import Metric
+from hypervigil.model.policy import Bounds
 from hypervigil.model.report import Decision, ForgedCount, LiftLimit, OrderLimit
 from hypervigil.model.status import AttackClass, Evidence, Role
 from hypervigil.model.traffic import Direction, TrafficClass
@@ -70,7 +71,7 @@ class Watched:
     quiet: dict[tuple[Direction, TrafficClass], Quiet] = field(default_factory=dict)
     """Surges that were cleared."""
     forged: Forged = field(default_factory=Forged)
-    told: list[Evidence] = field(default_factory=list)
+    told: tuple[Evidence, ...] = ()
     """Facts about its agent."""
 
     @property
@@ -84,7 +85,7 @@ class Watched:
             if self.dossier is not None:  # of each the newest, beside all else: they crowd nothing out
                 self.dossier.told = [*[one for one in self.dossier.told if one.kind != fact.kind], fact]
             return
-        self.told = [*self.told, fact][-MAX_TOLD:]
+        self.told = (*self.told, fact)[-MAX_TOLD:]
         for dossier in (self.dossier, self.draft):
             if dossier is not None:
                 accounts = [one for one in dossier.told if one.kind in ACCOUNTS]
@@ -153,6 +154,16 @@ class Watched:
             if old is not None:
                 lifts.append(LiftLimit(old.id, self.vm, now, f"replaced by {limit.id}"))
         return orders + lifts
+
+    def slow(self, cpu: float, bounds: Bounds, now: Instant, after_s: float) -> list[Decision]:
+        """The host has no CPU left: an attacker that takes more than ever gets what it is used to, while it is one.
+
+        ``cpu`` is the share of its CPUs that it takes, ``after_s`` by how much a limit outlasts the hold.
+        """
+        if self.state is not State.ATTACKER or self.dossier is None:
+            return []
+        for_s = max(self.hold_until - now, 0.0) + after_s
+        return self.put(slowed(cpu, self.dossier.cpu_tail, bounds), now, for_s)
 
     def swap(self, wanted: Sequence[Wanted], now: Instant, for_s: float) -> list[Decision]:
         """Exactly these limits and no others."""

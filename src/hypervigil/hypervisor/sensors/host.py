@@ -85,6 +85,18 @@ def _growth(old: float | None, new: float | None) -> float | None:
     return None if old is None or new is None or new < old else new - old
 
 
+class HostLoad:
+    """How busy the host's CPUs were between two calls of ``read``."""
+
+    def __init__(self) -> None:
+        self._last = HostCounters()
+
+    def read(self) -> float | None:
+        """The share of their time; ``None`` at the first call and where it is unseen."""
+        last, self._last = self._last, parse_host(_text("/proc/stat"), "", "", "")
+        return host_sample(last, self._last, 0.0).cpu
+
+
 class HostMeter:
     """The host between two calls of ``read``."""
 

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from hypervigil.hypervisor.adapters.ebpf.reader import DataPlaneReader
 from hypervigil.hypervisor.adapters.libvirt.connection import DEFAULT_URI
 from hypervigil.hypervisor.sensors.clock import now
+from hypervigil.hypervisor.sensors.host import HostLoad
 from hypervigil.hypervisor.sensors.leases import Told, held
 from hypervigil.hypervisor.sensors.maps import MapsLink
 from hypervigil.hypervisor.sensors.outbox import Outbox
@@ -20,7 +22,8 @@ from hypervigil.hypervisor.sensors.sweep import Snapshot, compare, port_ids
 from hypervigil.hypervisor.sensors.tripped import Tripped
 from hypervigil.hypervisor.sensors.watch import InventoryWatch
 from hypervigil.model.ids import Instant, PortId, VmId
-from hypervigil.model.observation import PortSample, ResourceSample, Sweep
+from hypervigil.model.observation import PortSample, Sweep
+from hypervigil.model.report import NO_CPU_LEFT
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +121,11 @@ class Sensors:
         self._maps = MapsLink(config.maps_socket)
         self._watch = InventoryWatch(config.libvirt_uri, self._outbox)
         self._resources = ResourceWatch(config.libvirt_uri, config.statistics_period_s)
+        self._load = HostLoad()
         self._eyes = Eyes(int.from_bytes(os.urandom(8)))
         self._tripped = Tripped()
         self._told = Told()
-        self._sequence = 0
+        self._sequence = count(1)
         self._dark_since: Instant | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -144,6 +148,7 @@ class Sensors:
                 due = Instant(max(due + self._config.period_s, began + self._config.period_s / 2))
                 self._tripped.looked(now(), now() - began)
             self._between(due)
+        self._resources.wake()
         for thread in threads:
             thread.join(2.0)
         self._eyes.close()
@@ -183,7 +188,11 @@ class Sensors:
         else:
             self._outbox.sees(STATISTICS)
         unseen = tuple(port for port in owners if port not in seen)
-        self._tell(at, interval or self._config.period_s, samples, self._resources.take(), unseen)
+        busy = self._load.read()
+        self._resources.host_is(full=busy is not None and busy >= NO_CPU_LEFT)
+        interval = interval or self._config.period_s
+        resources = self._resources.take()
+        self._outbox.sweep(Sweep(next(self._sequence), at, interval, samples, resources, unseen, host_busy=busy))
 
     def _between(self, due: Instant) -> None:
         """Wait for the next sweep; look at once, but not too often, where a tripwire sprang."""
@@ -201,7 +210,7 @@ class Sensors:
                 began = now()
                 at, interval, samples = self._eyes.part(self._owners(), self._tripped.take())
                 if samples:
-                    self._tell(at, interval, samples, partial=True)
+                    self._outbox.sweep(Sweep(next(self._sequence), at, interval, samples, partial=True))
                 self._tripped.looked(now(), now() - began)
         except OSError as error:
             self._broken(error)
@@ -210,19 +219,6 @@ class Sensors:
         log.error("maps.unreadable error=%s", error)
         self._eyes.close()
         self._maps.renew()
-
-    def _tell(
-        self,
-        at: Instant,
-        interval_s: float,
-        ports: tuple[PortSample, ...],
-        resources: tuple[ResourceSample, ...] = (),
-        unseen: tuple[PortId, ...] = (),
-        *,
-        partial: bool = False,
-    ) -> None:
-        self._sequence += 1
-        self._outbox.sweep(Sweep(self._sequence, at, interval_s, ports, resources, unseen, partial))
 
     def _owners(self) -> dict[PortId, VmId]:
         inventory = self._watch.inventory

@@ -14,6 +14,10 @@ from hypervigil.model.observation import ResourceSample
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_AGAIN_S = 2.0
+"""So long after a reading out of turn there is no other."""
+_APART_S = 0.3
+"""A reading out of turn comes so long after the last: a shorter interval tells too little."""
 
 
 class ResourceWatch:
@@ -25,6 +29,9 @@ class ResourceWatch:
         self._lock = threading.Lock()
         self._samples: tuple[ResourceSample, ...] = ()
         self._host = HostMeter()
+        self._awake = threading.Event()
+        self._hurried_at = now()
+        self._was_full = False
         self.seen_at = now()
 
     def take(self) -> tuple[ResourceSample, ...]:
@@ -33,8 +40,19 @@ class ResourceWatch:
             samples, self._samples = self._samples, ()
             return samples
 
+    def host_is(self, *, full: bool) -> None:
+        """Whether the host has no CPU left: as that begins, who takes it is of interest before the second is over."""
+        if full and not self._was_full and now() - self._hurried_at >= _AGAIN_S:
+            self._hurried_at = now()
+            self.wake()
+        self._was_full = full
+
+    def wake(self) -> None:
+        """Read soon, or see that it is time to stop."""
+        self._awake.set()
+
     def run(self, stop: threading.Event) -> None:
-        """Until stopped."""
+        """Until stopped and woken."""
         while not stop.is_set():
             try:
                 self._measure(stop)
@@ -48,7 +66,10 @@ class ResourceWatch:
         try:
             meter = ResourceMeter()
             due = now()
-            while not stop.wait(max(0.0, due - now())):
+            while not stop.is_set():
+                if self._awake.wait(max(0.0, due - now())):
+                    self._awake.clear()
+                    stop.wait(max(0.0, self.seen_at + _APART_S - now()))
                 began = now()
                 records = read_all(connection)
                 self.seen_at = now()

@@ -14,7 +14,7 @@ from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.inventory import AddressBook
 from hypervigil.hypervisor.reference.dialogues import CURT, LIKE_CLIENT, LIKE_SERVICE
-from hypervigil.model.ids import CaseId, Instant, LimitId, PortId, VmId
+from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, PortId, VmId
 from hypervigil.model.limits import Limit, LimitKind
 from hypervigil.model.observation import ClassCounts, GreeterCount, PeerCount, PortSample, ResourceSample, Sweep
 from hypervigil.model.policy import Bounds, Policy
@@ -244,6 +244,7 @@ class Scene:
             else (),
             unseen=tuple(self.ports[n] for n in self.names if n in self.unseen),
             partial=look_at is not None,
+            host_busy=self.cpu.get(HOST) if look_at is None else None,
         )
         self.swept(sweep)
         self.witness.check([VmId(name) for name in self.names], self.now)
