@@ -7,7 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervigil.host.hrem.overload import strain
 from hypervigil.host.hsem.engine import Hsem
 from hypervigil.host.hsem.facts import Facts
 from hypervigil.host.hsem.judge import judge
@@ -49,9 +48,6 @@ notices = st.builds(
     st.sampled_from(VMS),
     st.sampled_from(["cpu-near-capacity", "cpu-near-capacity", "memory-near-capacity", "contention"]),
 )
-
-
-NO_CPU = strain(1.0, Instant(0.0))
 
 
 @st.composite
@@ -111,11 +107,14 @@ def reports(draw) -> HostReport:
         vms=vms,
         values=values.data,
         pairs=(*told, *draw(st.lists(pairs, max_size=4 if anything else 0))),
-        notices=tuple(draw(st.lists(notices, max_size=2))) if whole else draw(st.sampled_from([(), (), NO_CPU])),
+        notices=tuple(draw(st.lists(notices, max_size=2))) if whole else (),
         forged=tuple(ForgedCount(*one) for one in draw(st.lists(kinds, max_size=2 if anything else 0))),
         limited=tuple(LimitedCount(*one, 100) for one in draw(st.lists(stops, max_size=2))),
         whole=whole,
         partial=not whole and draw(st.booleans()),
+        taken=np.full(len(vms), draw(st.sampled_from([0.0, 0.5, 1.0, np.nan])), np.float32).data
+        if draw(st.booleans())
+        else None,
     )
 
 

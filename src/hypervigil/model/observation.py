@@ -104,6 +104,10 @@ class ResourceSample:
     """Seconds that a block request took, on average."""
 
 
+NO_CPU_LEFT = 0.9
+"""A host whose CPUs are this busy has none left for who wants one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """Everything the sensors saw in one interval.
@@ -123,3 +127,5 @@ class Sweep:
     """Observations dropped since the last sweep because a queue was full."""
     host_busy: float | None = None
     """The share of the host's CPU time that was used in this interval; ``None`` is unseen."""
+    glance: tuple[tuple[VmId, float], ...] = ()
+    """The share of its CPUs that each VM took just now, read out of turn as the host had none left."""

@@ -7,11 +7,6 @@ from hypervigil.model.limits import Limit
 from hypervigil.model.status import Evidence, Role, Verdict
 from hypervigil.model.traffic import DenialKind, Direction, ForgedKind, TrafficClass
 
-STRAINED = "host-strained"
-NO_CPU_LEFT = 0.9
-"""A host whose CPUs are this busy has none left for who wants one."""
-"""The kind of the notice that the host itself had no CPU left in this second."""
-
 
 @dataclass(frozen=True, slots=True)
 class PairRate:
@@ -102,6 +97,9 @@ class HostReport:
     """Only the listed VMs were looked at (a tripwire asked); the others are not silent, just not looked at."""
     denied: tuple[DeniedCount, ...] = ()
     dialogues: tuple[DialogueCount, ...] = ()
+    taken: memoryview | None = None
+    """Where the host has no CPU left: the share of its own CPUs that each VM takes; float32, shape ``(len(vms),)``, NaN
+    where it was not seen just now."""
 
 
 @dataclass(frozen=True, slots=True)

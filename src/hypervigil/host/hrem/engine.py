@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.host.hrem.overload import Overload, strain
+from hypervigil.host.hrem.overload import Overload
+from hypervigil.host.hrem.strain import Strain
 from hypervigil.model.ids import HOST, Instant, PortId, VmId
 from hypervigil.model.metric import Metric
 from hypervigil.model.observation import PeerCount, PortSample, ResourceSample, Sweep
@@ -69,6 +70,7 @@ class Hrem:
         """By row: when its resources were last told."""
         self._since = 0.0
         self._overload = Overload()
+        self._strain = Strain()
         self.pairs_dropped = 0
 
     def inventory(self, inventory: Inventory) -> None:
@@ -92,6 +94,7 @@ class Hrem:
         known = [port for port in sweep.ports if port.vm in self._rows]
         vms = tuple(dict.fromkeys(port.vm for port in known)) if sweep.partial else self._vms
         rows = np.fromiter((self._rows[vm] for vm in vms), np.intp, len(vms)) if sweep.partial else slice(None)
+        strained = not sweep.partial and self._strain.see(sweep, now)
         interval = max(sweep.interval_s, 0.001)
         counts = self._counts(known, vms, rows, sweep.unseen, now)
         self._add(rows, counts)
@@ -118,12 +121,12 @@ class Hrem:
                 vms,
                 counts.data,
                 tuple(pairs),
-                strain(sweep.host_busy, now),
                 forged=tuple(forged),
                 limited=tuple(limited),
                 partial=sweep.partial,
                 denied=tuple(denied),
                 dialogues=tuple(dialogues),
+                taken=self._taken(now).data if strained else None,
             )
         ]
         if not sweep.partial:
@@ -172,6 +175,9 @@ class Hrem:
         self._begun[:] = False
         notices = self._overload.see(self._vms, values, now)
         return HostReport(now, seconds, self._vms, values.data, notices=tuple(notices), whole=True)
+
+    def _taken(self, now: Instant) -> Row:
+        return self._strain.taken(self._resources[:, 0], self._told_at, self._rows, now)
 
     def _resources_now(self, rows: Picked, now: Instant) -> Row:
         fresh = now - self._told_at[rows] < STALE_S

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hypervigil.model.ids import HOST, Instant, VmId
+from hypervigil.model.ids import Instant, VmId
 from hypervigil.model.metric import Metric
-from hypervigil.model.report import NO_CPU_LEFT, STRAINED
 from hypervigil.model.status import Evidence, Origin
 
 NEAR = 0.9
@@ -97,11 +96,3 @@ def _wanted(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     wanted = values.copy()
     wanted[:, Metric.CPU] = np.where(cpu >= RUNS, wants, cpu)
     return wanted
-
-
-def strain(busy: float | None, now: Instant) -> tuple[Evidence, ...]:
-    """Whether the host has no CPU left in an interval; unlike the others this notice is given at once, each time."""
-    if busy is None or not busy >= NO_CPU_LEFT:
-        return ()
-    text = f"the host's CPUs are {busy:.0%} busy"
-    return (Evidence(HOST, STRAINED, Origin.HOST_OBSERVED, now, busy, NO_CPU_LEFT, "of its CPU", text),)

@@ -16,7 +16,7 @@ from hypervigil.host.hsem.judge import HELD_S, accused_by, judge
 from hypervigil.host.hsem.known import Known
 from hypervigil.host.hsem.lately import Lately
 from hypervigil.host.hsem.levels import CALMING, GRAVE, TRANSITIONS, VERDICTS, Event, State, step
-from hypervigil.host.hsem.limiting import hardened, muffled, provisional, relief, shared
+from hypervigil.host.hsem.limiting import LEAST_CPU, hardened, muffled, provisional, relief, shared
 from hypervigil.host.hsem.look import Look, limited_of, peers_of, tries_many_ports
 from hypervigil.host.hsem.lookback import Finding, Lookback
 from hypervigil.host.hsem.opening import SECOND_LOOK_S, cleared, grounds, suspicious
@@ -32,7 +32,7 @@ from hypervigil.model.ids import HOST, CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import Bounds
-from hypervigil.model.report import STRAINED, Decide, Decision, EnterLevel2, HostReport, LeaveLevel2
+from hypervigil.model.report import Decide, Decision, EnterLevel2, HostReport, LeaveLevel2
 from hypervigil.model.status import AttackClass, Evidence, Role, Verdict
 from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Vm
@@ -162,9 +162,10 @@ class Hsem(Known):
         self._lately.add(report, values, now)
         for finding in self._lookback.see(report, values, tails, suspects, now):
             decisions += self._found(finding, now)
-        if any(notice.kind == STRAINED for notice in report.notices):
-            for vm, cpu in zip(report.vms, values[:, Metric.CPU].tolist(), strict=True):
-                decisions += self._record(vm).slow(cpu, self._bounds, now, RECHECK_S)
+        if report.taken is not None:
+            taken = np.asarray(report.taken, np.float32)
+            for row in np.flatnonzero(taken > LEAST_CPU).tolist():
+                decisions += self._record(report.vms[row]).slow(float(taken[row]), self._bounds, now, RECHECK_S)
         return decisions
 
     def given(self, grants: Iterable[Limit]) -> None:

@@ -206,7 +206,7 @@ def slowed(cpu: float, tail: float, bounds: Bounds) -> list[Wanted]:
     ``cpu`` and ``tail``, its own 95th percentile, are shares of its CPUs.
     """
     value = min(max(bounds.factor * tail, LEAST_CPU), 1.0)
-    if not cpu > value:  # unseen is not more
+    if cpu <= value:
         return []
     reason = f"uses {cpu:.0%} of its CPU, usually at most {tail:.0%}, while the host has none left"
     return [Wanted(LimitKind.CPU, reason, round(value, 3))]

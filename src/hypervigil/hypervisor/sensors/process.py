@@ -22,8 +22,7 @@ from hypervigil.hypervisor.sensors.sweep import Snapshot, compare, port_ids
 from hypervigil.hypervisor.sensors.tripped import Tripped
 from hypervigil.hypervisor.sensors.watch import InventoryWatch
 from hypervigil.model.ids import Instant, PortId, VmId
-from hypervigil.model.observation import PortSample, Sweep
-from hypervigil.model.report import NO_CPU_LEFT
+from hypervigil.model.observation import NO_CPU_LEFT, PortSample, Sweep
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +190,9 @@ class Sensors:
         busy = self._load.read()
         self._resources.host_is(full=busy is not None and busy >= NO_CPU_LEFT)
         interval = interval or self._config.period_s
-        resources = self._resources.take()
-        self._outbox.sweep(Sweep(next(self._sequence), at, interval, samples, resources, unseen, host_busy=busy))
+        resources, glance = self._resources.take()
+        number = next(self._sequence)
+        self._outbox.sweep(Sweep(number, at, interval, samples, resources, unseen, host_busy=busy, glance=glance))
 
     def _between(self, due: Instant) -> None:
         """Wait for the next sweep; look at once, but not too often, where a tripwire sprang."""

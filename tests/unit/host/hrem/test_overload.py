@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from hypervigil.host.hrem.overload import BELOW, HELD_S, NEAR, Overload, strain
+from hypervigil.host.hrem.overload import BELOW, HELD_S, NEAR, Overload
 from hypervigil.model.ids import HOST, Instant, VmId
 from hypervigil.model.metric import Metric
-from hypervigil.model.report import STRAINED
 
 A = VmId("a")
 
@@ -78,12 +77,6 @@ def test_a_vm_that_is_gone_is_forgotten() -> None:
     notices(overload, *[1.0] * 9)
     overload.forget(A)
     assert notices(overload, 1.0, 1.0, since=9) == []
-
-
-@pytest.mark.parametrize(("busy", "told"), [(0.5, False), (None, False), (np.nan, False), (0.91, True), (1.0, True)])
-def test_a_host_without_a_cpu_left_is_told_at_once_and_each_time(busy: float | None, told: bool) -> None:
-    for interval in range(3):
-        assert [e.kind for e in strain(busy, Instant(interval))] == [STRAINED] * told
 
 
 def test_the_host_is_near_its_capacity_as_a_vm_is() -> None:

@@ -1,28 +1,33 @@
-"""When resources are read: each second, and once out of turn as the host's CPUs fill up."""
+"""When resources are read: each second, and at a glance besides as the host's CPUs fill up."""
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from queue import Empty, Queue
 
 import pytest
 
+from hypervigil.hypervisor.adapters.libvirt.statistics import Record
 from hypervigil.hypervisor.sensors import resources
-from hypervigil.hypervisor.sensors.clock import now
 from hypervigil.hypervisor.sensors.resources import ResourceWatch
-from hypervigil.model.ids import HOST, Instant
+from hypervigil.model.ids import VmId
 
 FOR_EVER_S = 3600.0
+A = VmId("a")
 
 
 class Libvirt:
     """Nobody's: it says when it was asked."""
 
     def __init__(self) -> None:
-        self.asked: Queue[Instant] = Queue()
+        self.asked: Queue[None] = Queue()
+        self.cpu_s = 1.0
 
-    def read_all(self, connection: object) -> list[object]:
-        self.asked.put(now())
-        return []
+    def read_all(self, connection: object) -> list[Record]:
+        values = {"cpu.time": round(self.cpu_s * 1e9), "vcpu.current": 1}
+        self.cpu_s += 9.0
+        self.asked.put(None)
+        return [Record(A, 1, values)]
 
 
 @pytest.fixture
@@ -49,32 +54,56 @@ def watch(libvirt: Libvirt) -> Iterator[ResourceWatch]:
     assert not thread.is_alive(), "it waits for nothing when it is to stop"
 
 
-def test_a_host_that_fills_up_is_looked_at_at_once_and_no_more_often_for_staying_full(
+def glanced(libvirt: Libvirt) -> bool:
+    """Whether libvirt was asked twice, as for a glance, and no more."""
+    with suppress(Empty):
+        libvirt.asked.get(timeout=0.5)
+        libvirt.asked.get(timeout=10)
+        with pytest.raises(Empty):
+            libvirt.asked.get(timeout=0.5)
+        return True
+    return False
+
+
+def test_a_host_that_fills_up_is_glanced_at_once_and_not_for_staying_full(
     libvirt: Libvirt, watch: ResourceWatch
 ) -> None:
     watch.host_is(full=False)
-    with pytest.raises(Empty):
-        libvirt.asked.get(timeout=0.5)
+    assert not glanced(libvirt)
     for _ in range(2):
         watch.host_is(full=True)
-        libvirt.asked.get(timeout=10)
+        assert glanced(libvirt)
         watch.host_is(full=True)
-        with pytest.raises(Empty):
-            libvirt.asked.get(timeout=0.5)
+        assert not glanced(libvirt)
         watch.host_is(full=False)
-    assert [sample.vm for sample in watch.take()] == [HOST]
 
 
-def test_a_reading_out_of_turn_is_not_too_soon_after_the_last(libvirt: Libvirt, watch: ResourceWatch) -> None:
-    read_at = watch.seen_at
+def test_a_glance_tells_who_takes_the_cpus_and_leaves_the_second_alone(libvirt: Libvirt, watch: ResourceWatch) -> None:
     watch.host_is(full=True)
-    assert libvirt.asked.get(timeout=10) - read_at >= resources._APART_S - 0.01
+    assert glanced(libvirt)
+    samples, glance = watch.take()
+    assert [(sample.vm, sample.cpu) for sample in samples] == [(A, None)], "the first second's, and no other"
+    assert glance == ((A, 1.0),), "no more of its one CPU than there is"
+    assert watch.take() == ((), ())
 
 
-def test_a_host_that_fills_up_again_and_again_is_not_read_each_time(
+def test_a_glance_that_came_too_soon_after_another_is_made_up_for(
     libvirt: Libvirt, watch: ResourceWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    watch.host_is(full=True)
+    assert glanced(libvirt)
+    watch.host_is(full=False)
     monkeypatch.setattr(resources, "_AGAIN_S", FOR_EVER_S)
     watch.host_is(full=True)
-    with pytest.raises(Empty):
-        libvirt.asked.get(timeout=0.5)
+    assert not glanced(libvirt)
+    monkeypatch.setattr(resources, "_AGAIN_S", 0.0)
+    watch.host_is(full=True)
+    assert glanced(libvirt)
+
+
+def test_where_libvirt_is_slow_there_is_no_glance(
+    libvirt: Libvirt, watch: ResourceWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "_CHEAP_S", -1.0)
+    watch.host_is(full=True)
+    assert not glanced(libvirt)

@@ -57,6 +57,12 @@ class ResourceMeter:
     def __init__(self) -> None:
         self._last: dict[VmId, tuple[Record, Instant]] = {}
 
+    def copy(self) -> "ResourceMeter":
+        """One that knows the same and goes on by itself."""
+        other = ResourceMeter()
+        other._last = dict(self._last)
+        return other
+
     def update(self, records: Iterable[Record], now: Instant, wall: float) -> tuple[ResourceSample, ...]:
         """One sample for every domain. ``wall`` is Unix time: guests' balloon statistics are stamped with it."""
         before, self._last = self._last, {}

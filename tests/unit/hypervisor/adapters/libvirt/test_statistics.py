@@ -180,3 +180,16 @@ def test_how_long_a_block_request_takes() -> None:
     assert sample(before, after).block_wait == pytest.approx(0.02), "60 ms for three requests"
     assert sample(values(), values(block__0__rd__reqs=12)).block_wait is None, "where libvirt tells no times"
     assert sample(before, before).block_wait is None, "of no request none is known"
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    def read(meter: ResourceMeter, at: float, used_s: float) -> float | None:
+        (sample,) = meter.update([Record(A, 1, {"cpu.time": round(used_s * 1e9), "vcpu.current": 1})], Instant(at), 0.0)
+        return sample.cpu
+
+    meter = ResourceMeter()
+    read(meter, 10.0, 1.0)
+    glance = meter.copy()
+    assert read(glance, 10.5, 1.5) == 1.0
+    assert read(glance, 11.0, 1.5) == 0.0, "since its own last"
+    assert read(meter, 11.0, 1.5) == 0.5
