@@ -7,6 +7,11 @@ from click.testing import CliRunner
 
 from hypervigil.entrypoints.cli import main
 
+INTRODUCTION = """
+Every command that speaks to an installation, or starts one, also takes `--run-dir`, `--state-dir` and `--pin-dir`, or finds them in
+`HYPERVIGIL_RUN_DIR`, `HYPERVIGIL_STATE_DIR` and `HYPERVIGIL_PIN_DIR`: for a second installation on one host, which then has to be named
+so each time.
+"""
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 WIDTH = 110
 
@@ -22,7 +27,7 @@ def commands(words: list[str], command: click.Command) -> list[list[str]]:
 
 def reference() -> str:
     """The document."""
-    lines = ["# Commands", "", "Made by `make reference`; `make check` tells when it is out of date.", ""]
+    lines = ["# Commands", "", "Made by `make reference`; `make check` tells when it is out of date.", INTRODUCTION]
     for words in commands(["hypervigil"], main):
         shown = CliRunner().invoke(main, [*words[1:], "--help"], prog_name="hypervigil", terminal_width=WIDTH).output
         lines += [f"## {' '.join(words)}", "", "```", f"$ {' '.join(words)} --help", shown.rstrip(), "```", ""]

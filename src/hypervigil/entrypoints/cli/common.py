@@ -71,7 +71,7 @@ def places(command: Callable[P, R]) -> Callable[P, R]:
     for name, default in (("pin-dir", DEFAULT_PIN_DIR), ("state-dir", DEFAULT_STATE_DIR), ("run-dir", DEFAULT_RUN_DIR)):
         command = click.option(
             f"--{name}",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, resolve_path=True),  # the parts run elsewhere
             envvar=f"HYPERVIGIL_{name.replace('-', '_').upper()}",
             expose_value=False,
             is_eager=True,

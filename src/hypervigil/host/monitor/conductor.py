@@ -20,7 +20,7 @@ from hypervigil.host.monitor.grants import bounds, by_policy, raised, wish
 from hypervigil.host.monitor.guidance import Guidance, brief_history, provider_networks
 from hypervigil.host.monitor.health import Health
 from hypervigil.host.monitor.inquiries import Inquiries
-from hypervigil.host.monitor.ledger import Ledger
+from hypervigil.host.monitor.ledger import EXEMPT, Ledger
 from hypervigil.host.monitor.parts import Enforcer, Gateway, Journal, Judge, Observer
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.grants import HostSize
@@ -179,7 +179,9 @@ class Conductor:
 
     # --- grants ----
     def resume(self) -> None:
-        """Take up the open cases and the grants in force that the last process left."""
+        """Take up the open cases, the grants in force and the exemptions that the last process left."""
+        epoch = self.wall(Instant(0.0))
+        self.exempt_until = {vm: Instant(until - epoch) for vm, until in self.ledger.exempt.items()}
         for case in self.ledger.open_cases():
             self.inquiries.opened(case.vm, case.case, case.opened)
         self.grants.resume(entry.limit for entry in self.ledger.standing())
@@ -468,7 +470,7 @@ class Conductor:
 
     def exempt(self, vm: Vm, for_s: float, by: str, now: Instant) -> None:
         """Judge but do not limit a VM for so long; 0 ends it."""
-        self.note(Kind.OPERATOR, OperatorCommand(by, "exempt", {"name": vm.name, "for_s": for_s}), now, None, vm.vm)
+        self.note(Kind.OPERATOR, OperatorCommand(by, EXEMPT, {"name": vm.name, "for_s": for_s}), now, None, vm.vm)
         if for_s <= 0:
             self.exempt_until.pop(vm.vm, None)
             return

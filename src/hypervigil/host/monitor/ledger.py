@@ -5,17 +5,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypervigil.host.journal import Kind, Record
-from hypervigil.host.journal.records import Enforcement
+from hypervigil.host.journal.records import Enforcement, OperatorCommand
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.ids import CaseId, Instant, LimitId, VmId
 from hypervigil.model.limits import Limit
 from hypervigil.model.report import EnterLevel2, LeaveLevel2, LiftLimit
 from hypervigil.model.status import Evidence, Role, Verdict
 
+EXEMPT = "exempt"
+"""The operator's command that a VM is judged and not limited."""
 MAX_CASES = 5_000
 MAX_LIMITS = 20_000
-FOLDED = (Kind.LEVEL, Kind.DECISION, Kind.ORDERED, Kind.WITHHELD, Kind.ENFORCED, Kind.LIFTED)
-"""The kinds of record that tell of cases and limits."""
+FOLDED = (Kind.LEVEL, Kind.DECISION, Kind.ORDERED, Kind.WITHHELD, Kind.ENFORCED, Kind.LIFTED, Kind.OPERATOR)
+"""The kinds of record that tell of cases, limits and exemptions."""
 
 
 @dataclass(slots=True)
@@ -77,6 +79,8 @@ class Ledger:
     cases: OrderedDict[CaseId, CaseEntry] = field(default_factory=OrderedDict)
     limits: OrderedDict[LimitId, LimitEntry] = field(default_factory=OrderedDict)
     withheld: int = 0
+    exempt: dict[VmId, float] = field(default_factory=dict)
+    """Until when the operator had exempted each VM, as of the records that were folded again."""
 
     def opened(self, decision: EnterLevel2, wall_at: float) -> None:
         """A case was opened."""
@@ -181,6 +185,10 @@ class Ledger:
                 case Kind.LIFTED, "LimitEnded":
                     end = record.read(LimitEnded)
                     self.lifted(end.limit, at if end.at is None else at - (record.boot_s - end.at), end.reason)
+                case Kind.OPERATOR, "OperatorCommand":
+                    order = record.read(OperatorCommand)
+                    if order.command == EXEMPT and record.vm is not None:
+                        self.exempt[record.vm] = at + float(order.arguments["for_s"])
                 case _:
                     continue
         if current != boot_id:

@@ -4,9 +4,7 @@ import logging
 import threading
 import time
 
-from libvirt import virConnect
-
-from hypervigil.hypervisor.adapters.libvirt.connection import LibvirtUnreachableError, connect, disconnect
+from hypervigil.hypervisor.adapters.libvirt.connection import Connection, LibvirtUnreachableError, connect, disconnect
 from hypervigil.hypervisor.adapters.libvirt.statistics import ResourceMeter, read_all
 from hypervigil.hypervisor.sensors.clock import now
 from hypervigil.hypervisor.sensors.host import HostMeter
@@ -95,7 +93,7 @@ class ResourceWatch:
         finally:
             disconnect(connection)
 
-    def _read(self, connection: virConnect, meter: ResourceMeter) -> tuple[tuple[ResourceSample, ...], Instant]:
+    def _read(self, connection: Connection, meter: ResourceMeter) -> tuple[tuple[ResourceSample, ...], Instant]:
         began = now()
         records = read_all(connection)
         self.seen_at = now()
@@ -103,7 +101,7 @@ class ResourceWatch:
         at = Instant((began + self.seen_at) / 2)
         return meter.update(records, at, time.time()), at
 
-    def _look(self, connection: virConnect, meter: ResourceMeter, stop: threading.Event) -> None:
+    def _look(self, connection: Connection, meter: ResourceMeter, stop: threading.Event) -> None:
         """Who takes the CPUs: since the last reading, and then since now."""
         for pause_s in (0.0, _APART_S):
             if stop.wait(pause_s):

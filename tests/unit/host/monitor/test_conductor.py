@@ -3,14 +3,16 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from hypervigil.host.hsem.brief import Brief
 from hypervigil.host.inventory import AddressBook
-from hypervigil.host.journal import Entry, Kind
+from hypervigil.host.journal import Entry, Journal, Kind
 from hypervigil.host.monitor.conductor import Conductor
+from hypervigil.host.monitor.ledger import FOLDED
 from hypervigil.host.monitor.records import Withheld
 from hypervigil.model.grants import HostSize
 from hypervigil.model.guest import GuestMetric, Question, SpecialRequest
@@ -26,7 +28,7 @@ from hypervigil.wire import gateway, guest
 from hypervigil.wire import messages as wire
 from tests.fuzz.words import SAMPLING, TALKERS, VALUES
 
-A = VmId("00000000-0000-0000-0000-00000000000a")
+A, B = (VmId(f"00000000-0000-0000-0000-00000000000{name}") for name in "ab")
 T0 = Instant(1000.0)
 
 
@@ -202,6 +204,34 @@ def test_an_exempt_vm_is_judged_but_not_limited(conductor: Conductor, host: Fake
     conductor.tick(Instant(T0 + 61))
     conductor.act([OrderLimit(replace(limit("l3"), since=Instant(T0 + 61), until=Instant(T0 + 90)))], Instant(T0 + 61))
     assert host.sent(wire.PutLimits)[-1].limits[0].id == "l3"
+
+
+def test_an_exemption_lasts_as_long_as_was_said_whoever_is_started_anew(tmp_path: Path) -> None:
+    def begun(journal: Journal, now: Instant) -> tuple[Conductor, FakeHost]:
+        built = conducting(journal, enforcer := FakeHost())
+        built.ledger.replay(journal.records(kinds=FOLDED), boot_id="this-boot")
+        built.resume()
+        built.inventory(Inventory((Vm(A, "a", 1, 196608, ()), Vm(B, "b", 2, 196608, ()))), now)
+        return built, enforcer
+
+    with Journal.open(tmp_path / "journal.db", boot_id="this-boot") as journal:
+        before, _ = begun(journal, T0)
+        for name in "ab":
+            vm = before.find(name)
+            assert vm is not None
+            before.exempt(vm, 60.0, "root", T0)
+            if name == "b":
+                before.exempt(vm, 0.0, "root", T0)
+        before.tick(T0)
+        for after_s, name, put in ((30, "a", False), (30, "b", True), (61, "a", True)):
+            now = Instant(T0 + after_s)
+            after, enforcer = begun(journal, now)
+            after.tick(now)
+            vm = after.find(name)
+            assert vm is not None
+            one = replace(limit(str(journal.next_limit())), vm=vm.vm, since=now, until=Instant(now + 9))
+            after.act([OrderLimit(one)], now)
+            assert bool(enforcer.sent(wire.PutLimits)) == put, (after_s, name)
 
 
 def test_the_kernel_is_brought_in_line_after_a_restart(conductor: Conductor, host: FakeHost) -> None:

@@ -6,6 +6,7 @@ from functools import cache
 
 import libvirt
 
+Connection = libvirt.virConnect
 DEFAULT_URI = "qemu:///system"
 _KEEPALIVE_S = 5
 _KEEPALIVE_TRIES = 3
