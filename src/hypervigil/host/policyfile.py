@@ -13,7 +13,7 @@ from hypervigil.host.policyvalues import Fault, clean, shown
 from hypervigil.model.grants import GrantPolicy
 from hypervigil.model.policy import Mode, Policy
 
-__all__ = ["KEYS", "MAX_BYTES", "PolicyError", "PolicyStore", "describe", "diff", "load", "parse", "read"]
+__all__ = ["KEYS", "MAX_BYTES", "PolicyError", "PolicyStore", "describe", "diff", "load", "load_text", "parse", "read"]
 
 MAX_BYTES = 4 * 1024 * 1024
 
@@ -24,7 +24,13 @@ class PolicyError(Exception):
 
 def load(path: Path) -> Policy:
     """The policy in a file."""
-    return parse(read(path), str(path))
+    return load_text(path)[0]
+
+
+def load_text(path: Path) -> tuple[Policy, str]:
+    """The policy in a file, and its text: both of one reading, since a pipe gives its text only once."""
+    text = read(path)
+    return parse(text, str(path)), text
 
 
 def read(path: Path) -> str:

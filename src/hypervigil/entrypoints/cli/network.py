@@ -216,7 +216,8 @@ def check(context: click.Context, path: Path, inventory_path: Path | None) -> di
 @click.pass_context
 def diff(context: click.Context, path: Path) -> dict[str, Any]:
     """Say whose reach a policy file would change; change nothing."""
-    return _difference(context, path)
+    new, _ = _policy(path)
+    return _difference(context, new)
 
 
 @network.command("apply")
@@ -226,9 +227,10 @@ def diff(context: click.Context, path: Path) -> dict[str, Any]:
 @click.pass_context
 def apply_network(context: click.Context, path: Path, *, dry_run: bool) -> dict[str, Any]:
     """Swap the policy in one step, and say whose reach that changes; one that is not sound changes nothing."""
-    body = _difference(context, path)
+    new, text = _policy(path)
+    body = _difference(context, new)
     if not dry_run:
-        ask_monitor(context, control.ApplyPolicy(text=_text(path), by=operator()))
+        ask_monitor(context, control.ApplyPolicy(text=text, by=operator()))
     return body
 
 
@@ -240,7 +242,7 @@ def _world(context: click.Context, policy_path: Path | None = None, inventory_pa
         if inventory_path is None:
             return in_force
         return _World(in_force.policy, _saved(inventory_path))
-    policy = _policy(policy_path)
+    policy, _ = _policy(policy_path)
     if inventory_path is not None:
         return _World(policy, _saved(inventory_path))
     try:
@@ -253,16 +255,9 @@ def _in_force(body: dict[str, Any]) -> _World:
     return _World(msgspec.convert(body["policy"], Policy), msgspec.convert(body["inventory"], Inventory))
 
 
-def _policy(path: Path) -> Policy:
+def _policy(path: Path) -> tuple[Policy, str]:
     try:
-        return policyfile.load(path)
-    except policyfile.PolicyError as error:
-        fail(str(error))
-
-
-def _text(path: Path) -> str:
-    try:
-        return policyfile.read(path)
+        return policyfile.load_text(path)
     except policyfile.PolicyError as error:
         fail(str(error))
 
@@ -276,8 +271,7 @@ def _saved(path: Path) -> Inventory:
         fail(f"{path} holds no inventory: make one with 'hypervigil network show --json'")
 
 
-def _difference(context: click.Context, path: Path) -> dict[str, Any]:
-    new = _policy(path)
+def _difference(context: click.Context, new: Policy) -> dict[str, Any]:
     world = _in_force(ask_monitor(context, control.ShowNetwork()))
     return {
         "reach": [_change(one) for one in changes(world.policy, new, world.inventory)],

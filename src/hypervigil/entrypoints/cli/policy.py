@@ -8,6 +8,7 @@ import click
 from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import ask_monitor, fail, printer
 from hypervigil.host import policyfile
+from hypervigil.model.policy import Policy
 from hypervigil.wire import control
 
 _FILE = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
@@ -18,10 +19,9 @@ def policy() -> None:
     """Check, compare and apply the policy."""
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> tuple[Policy, str]:
     try:
-        policyfile.load(path)
-        return path.read_text(encoding="utf-8")
+        return policyfile.load_text(path)
     except policyfile.PolicyError as error:
         fail(str(error))
 
@@ -31,8 +31,8 @@ def _read(path: Path) -> str:
 @printer(show.sentences)
 def check(path: Path) -> dict[str, Any]:
     """Say whether a policy file is sound."""
-    text = _read(path)
-    return {"sentences": [f"{path}: good.", *policyfile.describe(policyfile.parse(text, str(path)))]}
+    found, _ = _read(path)
+    return {"sentences": [f"{path}: good.", *policyfile.describe(found)]}
 
 
 @policy.command()
@@ -41,7 +41,8 @@ def check(path: Path) -> dict[str, Any]:
 @click.pass_context
 def diff(context: click.Context, path: Path) -> dict[str, Any]:
     """Say what applying a policy file would change; change nothing."""
-    return ask_monitor(context, control.ApplyPolicy(text=_read(path), dry_run=True))
+    _, text = _read(path)
+    return ask_monitor(context, control.ApplyPolicy(text=text, dry_run=True))
 
 
 @policy.command("apply")
@@ -51,4 +52,5 @@ def diff(context: click.Context, path: Path) -> dict[str, Any]:
 @click.pass_context
 def apply_policy(context: click.Context, path: Path, *, dry_run: bool) -> dict[str, Any]:
     """Swap the policy in one step; a policy that is not sound changes nothing."""
-    return ask_monitor(context, control.ApplyPolicy(text=_read(path), dry_run=dry_run))
+    _, text = _read(path)
+    return ask_monitor(context, control.ApplyPolicy(text=text, dry_run=dry_run))

@@ -1,0 +1,62 @@
+"""``hypervigil policy`` and ``network apply``: what is checked is what is sent, wherever the text comes from."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from hypervigil.entrypoints.cli import main
+from hypervigil.model.policy import Policy
+from hypervigil.model.vm import Inventory
+from hypervigil.wire import control
+
+TEXT = '# a comment\nmode = "enforce"\n\n[bounds]\nfactor = 3\n'
+
+
+class Monitor:
+    """What the command line hears when it asks."""
+
+    def __init__(self) -> None:
+        self.asked: list[control.ApplyPolicy] = []
+
+    def ask(self, _path: Path, request: control.Request) -> dict:
+        if isinstance(request, control.ShowNetwork):
+            return {"policy": msgspec.to_builtins(Policy()), "inventory": msgspec.to_builtins(Inventory(()))}
+        assert isinstance(request, control.ApplyPolicy)
+        self.asked.append(request)
+        return {"sentences": ["done"]}
+
+
+@pytest.fixture
+def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
+    there = Monitor()
+    monkeypatch.setattr("hypervigil.entrypoints.cli.common.ask", there.ask)
+    return there
+
+
+@pytest.fixture
+def pipe() -> Iterator[str]:
+    """What a shell hands over for ``<(…)``: its text can be read once."""
+    here, there = os.pipe()
+    os.write(there, TEXT.encode())
+    os.close(there)
+    yield f"/dev/fd/{here}"
+    os.close(here)
+
+
+@pytest.mark.parametrize(
+    "words", [("policy", "apply"), ("policy", "diff"), ("policy", "apply", "--dry-run"), ("network", "apply")]
+)
+def test_a_policy_from_a_pipe_is_sent_as_it_was_checked(monitor: Monitor, pipe: str, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*words, pipe])
+    assert result.exit_code == 0, result.output
+    assert [request.text for request in monitor.asked] == [TEXT]
+
+
+def test_a_policy_from_a_pipe_is_explained(pipe: str) -> None:
+    result = CliRunner().invoke(main, ["policy", "check", pipe])
+    assert result.exit_code == 0
+    assert "mode enforce: acts" in result.output
