@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -78,10 +79,8 @@ class Journal:
         max_held_bytes: int = MAX_HELD_BYTES,
     ) -> Self:
         """The journal at ``path``, made if it is not there (but not to read). ``JournalError`` with the mend."""
-        if read_only and not path.exists():
-            raise JournalError(
-                f"there is no journal at {path}: start Hypervigil here, or name the right state directory"
-            )
+        if read_only:
+            need_journal(path)
         if boot_id is None:
             boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         lock_file = None if read_only else _lock(path)
@@ -97,7 +96,7 @@ class Journal:
                 os.close(lock_file)
             if isinstance(error, JournalError):
                 raise
-            raise JournalError(_sentence(path, error)) from error
+            raise JournalError(sentence(path, error)) from error
 
     def close(self) -> None:
         """Try once more to write what waits, then let go."""
@@ -288,7 +287,7 @@ class Journal:
         except DBAPIError as error:
             if not self._spill:
                 self._trouble_since = encoded[0].entry.wall_at if encoded else 0.0
-            self._trouble = _sentence(self.path, error)
+            self._trouble = sentence(self.path, error)
             if encoded:
                 self._retry_at = Instant(encoded[-1].entry.now + RETRY_S)
             self._hold(encoded)
@@ -332,7 +331,7 @@ class Journal:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise JournalError(_sentence(self.path, error)) from error
+            raise JournalError(sentence(self.path, error)) from error
 
     def _read_head(self) -> tuple[int, bytes]:
         with self._reading() as connection:
@@ -402,6 +401,28 @@ def _record(row: SqlRow[*tuple[object, ...]]) -> Record:
         raise JournalError(f"record {row.sequence} is damaged ({error}): run 'hypervigil journal verify'") from error
 
 
+def need_journal(path: Path) -> None:
+    """``JournalError`` with the mend unless there is a journal that may be read.
+
+    The file is not opened for this: to close it again would end the locks that this process has on it.
+    """
+    try:
+        there = path.stat()
+        readable = os.access(path, os.R_OK, effective_ids=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise JournalError(
+            f"there is no journal at {path}: start Hypervigil here, or name the right state directory"
+        ) from None
+    except PermissionError:
+        readable = False
+    except OSError as error:
+        raise JournalError(f"the journal {path} cannot be read: {error.strerror}; name the right file") from error
+    if not readable:
+        raise JournalError(f"you may not read the journal {path}: run this as root")
+    if not stat.S_ISREG(there.st_mode):
+        raise JournalError(f"{path} is no regular file, and so no journal: name the journal's own file")
+
+
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """A connection of the standard library's; SQLite's own errors pass through."""
     mode = "ro" if read_only else "rwc"
@@ -469,7 +490,7 @@ def _check_version(path: Path, engine: Engine, *, write: bool) -> None:
             raise JournalError(f"the journal {path} was written by a newer Hypervigil: use that one, or another folder")
 
 
-def _sentence(path: Path, error: DBAPIError | sqlite3.Error) -> str:
+def sentence(path: Path, error: DBAPIError | sqlite3.Error) -> str:
     """What SQLite says, for people."""
     reason = error.orig if isinstance(error, DBAPIError) else error
     name = getattr(reason, "sqlite_errorname", "")

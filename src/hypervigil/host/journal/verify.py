@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from hypervigil.host.journal.journal import connect
+from hypervigil.host.journal.journal import connect, need_journal, sentence
 from hypervigil.host.journal.records import GENESIS, JournalError, chained
 from hypervigil.wire.heads import DamagedHeadsError, SignedHead, head_message, parse_heads
 
@@ -18,6 +18,8 @@ _QUERY = (
     "SELECT sequence, boot_id, boot_s, wall_at, kind, case_number, vm, limit_number, body, digest"
     " FROM record ORDER BY sequence"
 )
+_NOT_TO_BE_HAD = ("SQLITE_BUSY", "SQLITE_CANTOPEN", "SQLITE_LOCKED", "SQLITE_PERM", "SQLITE_READONLY")
+"""What says nothing of the records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def read_public_key(path: Path) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(path.read_bytes())
     except OSError as error:
-        raise JournalError(f"the public key {path} cannot be read: {error.strerror}") from error
+        raise JournalError(
+            f"the public key {path} cannot be read: {error.strerror}; name one that you may read"
+        ) from error
     except (ValueError, UnsupportedAlgorithm):
         raise JournalError(f"{path} holds no public key: take a copy from the host's enforcer") from None
     if not isinstance(key, Ed25519PublicKey):
@@ -93,9 +97,11 @@ def _walk(
     for head in heads:
         by_sequence.setdefault(head.sequence, []).append(head)
     checked, proved, digest = 0, 0, GENESIS
-    if not path.exists():
-        raise JournalError(f"there is no journal at {path}: start Hypervigil here, or name the right state directory")
-    connection = connect(path, read_only=True)
+    need_journal(path)
+    try:
+        connection = connect(path, read_only=True)
+    except sqlite3.Error as error:
+        raise JournalError(sentence(path, error)) from error
     try:
         for row in connection.execute(_QUERY):
             sequence = row[0]
@@ -119,6 +125,8 @@ def _walk(
                 proved = sequence
             checked = sequence
     except (sqlite3.Error, UnicodeDecodeError, TypeError, OverflowError) as error:
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(_NOT_TO_BE_HAD):
+            raise JournalError(sentence(path, error)) from error
         return checked, proved, checked + 1, f"after record {checked} the journal cannot be read: {error}"
     finally:
         connection.close()
