@@ -1,5 +1,6 @@
 """``hypervigil journal verify|replay|show``: they read the journal's file, so they work with every process dead."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import fail, layout_of, printer
 from hypervigil.host.hsem.judge import judge
 from hypervigil.host.journal import Journal, JournalError
+from hypervigil.host.journal.journal import need_journal
 from hypervigil.host.journal.replay import replay as replay_journal
 from hypervigil.host.journal.verify import read_heads, read_public_key
 from hypervigil.host.journal.verify import verify as verify_journal
@@ -25,29 +27,53 @@ def _path(context: click.Context, path: Path | None) -> Path:
     return path if path is not None else layout_of(context).journal
 
 
+def _there(path: Path, named: Path | None) -> bool:
+    """Whether there is such a file. One that was named has to be there; one that may not be seen, reading tells."""
+    try:
+        there = path.exists()
+    except PermissionError:
+        return True
+    if not there and named is not None:
+        fail(f"{path} does not exist: name the right file, or leave it out to take the one beside the journal")
+    return there
+
+
 @journal.command()
 @_FILE
-@click.option("--heads", type=click.Path(path_type=Path), help="Signed heads, copied out of the monitor's reach.")
-@click.option("--key", type=click.Path(path_type=Path), help="The public key that checks the heads' signatures.")
+@click.option(
+    "--heads", type=click.Path(path_type=Path), help="Signed heads; else this host's, or with --file those beside it."
+)
+@click.option("--key", type=click.Path(path_type=Path), help="The public key that checks the heads; else likewise.")
 @printer(show.sentences)
 @click.pass_context
 def verify(context: click.Context, path: Path | None, heads: Path | None, key: Path | None) -> dict[str, Any]:
     """Find any altered, removed, inserted, reordered or truncated record."""
-    layout = layout_of(context)
-    heads_path = heads or layout.heads
-    key_path = key or layout.public_key
+    own = layout_of(context)
+    heads_path, key_path = own.heads, own.public_key
+    if path is not None and os.path.realpath(path) != os.path.realpath(own.journal):
+        # Another host's: what this one's enforcer signed says nothing of it.
+        heads_path, key_path = path.parent / own.heads.name, path.parent / own.public_key.name
+    journal_path, heads_path, key_path = path or own.journal, heads or heads_path, key or key_path
     try:
-        copies = read_heads(heads_path) if heads is not None or heads_path.exists() else []
-        public_key = read_public_key(key_path) if key is not None or key_path.exists() else None
-        result = verify_journal(_path(context, path), copies, public_key)
+        need_journal(journal_path)
+        with_heads, with_key = _there(heads_path, heads), _there(key_path, key)
+        copies = read_heads(heads_path) if with_heads else []
+        public_key = read_public_key(key_path) if with_key else None
+        result = verify_journal(journal_path, copies, public_key)
     except JournalError as error:
         fail(str(error))
+    where = "" if result.first_bad is None else f" at record {result.first_bad}"
     sentence = (
         f"good: {result.records:,} records, {len(copies)} signed heads, {result.seconds:.2f} s"
         if result.ok
-        else f"BROKEN at record {result.first_bad}: {result.problem}"
+        else f"BROKEN{where}: {result.problem}"
     )
-    notes = [] if copies else ["no signed head was compared: records cut off at the end would not show"]
+    notes = []
+    if not copies:
+        lack = f"{heads_path} holds none" if with_heads else f"there is no {heads_path}: name its own with --heads"
+        notes = [f"no signed head was compared ({lack}): records cut off at the end would not show"]
+    elif public_key is None:
+        notes = [f"no signature was checked (there is no {key_path}: name its own key with --key): heads may be forged"]
     return {
         "sentences": [sentence, *notes],
         "ok": result.ok,
