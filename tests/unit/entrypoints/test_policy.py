@@ -60,3 +60,12 @@ def test_a_policy_from_a_pipe_is_explained(pipe: str) -> None:
     result = CliRunner().invoke(main, ["policy", "check", pipe])
     assert result.exit_code == 0
     assert "mode enforce: acts" in result.output
+
+
+@pytest.mark.parametrize("command", ["policy", "network"])
+def test_who_applies_a_policy_is_told_to_the_monitor(
+    monitor: Monitor, pipe: str, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("SUDO_USER", "olga")
+    assert CliRunner().invoke(main, [command, "apply", pipe]).exit_code == 0
+    assert [request.by for request in monitor.asked] == ["olga"]

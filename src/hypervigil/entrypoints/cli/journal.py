@@ -70,7 +70,11 @@ def verify(context: click.Context, path: Path | None, heads: Path | None, key: P
     )
     notes = []
     if not copies:
-        lack = f"{heads_path} holds none" if with_heads else f"there is no {heads_path}: name its own with --heads"
+        lack = (
+            f"{heads_path} holds none"
+            if with_heads
+            else f"there is no {heads_path}: name its own with --heads and --key"
+        )
         notes = [f"no signed head was compared ({lack}): records cut off at the end would not show"]
     elif public_key is None:
         notes = [f"no signature was checked (there is no {key_path}: name its own key with --key): heads may be forged"]

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from hypervigil.entrypoints.cli import show
-from hypervigil.entrypoints.cli.common import ask_monitor, fail, printer
+from hypervigil.entrypoints.cli.common import ask_monitor, fail, operator, printer
 from hypervigil.host import policyfile
 from hypervigil.model.policy import Policy
 from hypervigil.wire import control
@@ -53,4 +53,4 @@ def diff(context: click.Context, path: Path) -> dict[str, Any]:
 def apply_policy(context: click.Context, path: Path, *, dry_run: bool) -> dict[str, Any]:
     """Swap the policy in one step; a policy that is not sound changes nothing."""
     _, text = _read(path)
-    return ask_monitor(context, control.ApplyPolicy(text=text, dry_run=dry_run))
+    return ask_monitor(context, control.ApplyPolicy(text=text, dry_run=dry_run, by=operator()))
