@@ -117,12 +117,16 @@ _FLAGS = {
     "quarantine": (LimitKind.QUARANTINE, "No traffic but with the addresses that the policy allows."),
     "pause": (LimitKind.PAUSE, "The VM stands still."),
 }
+_MOST = {LimitKind.CPU: 1.0}
+"""What is a share is at most all of it."""
+_BY_CLASS = {LimitKind.PACKETS, LimitKind.OCTETS}
 _INBOUND = {LimitKind.PEER, LimitKind.SOURCE_PROOF}
 
 
 def _limit_options(command: Any) -> Any:
-    for name, (_, unit) in reversed(_VALUED.items()):
-        command = click.option(f"--{name}", type=click.FloatRange(min=0), help=unit + ".")(command)
+    for name, (kind, unit) in reversed(_VALUED.items()):
+        span = click.FloatRange(min=0, max=_MOST.get(kind))
+        command = click.option(f"--{name}", type=span, help=unit + ".")(command)
     for name, (_, what) in reversed(_FLAGS.items()):
         command = click.option(f"--{name}", is_flag=True, help=what)(command)
     return command
@@ -132,8 +136,14 @@ def _limit_options(command: Any) -> Any:
 @click.argument("name", metavar="VM")
 @_limit_options
 @click.option("--peer", metavar="ADDRESS", help="With --packets: inbound, from this one source only.")
-@click.option("--class", "classes", multiple=True, type=click.Choice([c.name.lower() for c in TrafficClass]))
-@click.option("--direction", type=click.Choice(["out", "in"]), default="out", show_default=True)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    type=click.Choice([c.name.lower() for c in TrafficClass]),
+    help="With --packets or --octets: only this class; may be repeated.",
+)
+@click.option("--direction", type=click.Choice(["out", "in"]), help="With --packets or --octets; out if left out.")
 @click.option("--for", "duration", required=True, metavar="TIME", help="How long: 90s, 10m, 1h30m.")
 @printer(show.sentences)
 @click.pass_context
@@ -149,6 +159,11 @@ def limit(context: click.Context, /, name: str, duration: str, **options: Any) -
         if kind is not LimitKind.PACKETS:
             fail("--peer goes with --packets: it limits the packets that come from one source")
         kind = LimitKind.PEER
+    if kind not in _BY_CLASS and (options["classes"] or options["direction"]):
+        fail(
+            "--class and --direction go with --packets and --octets alone, and not with --peer: "
+            "leave them out, this limit is the same without them"
+        )
     try:
         for_s = parse_duration(duration)
     except ValueError as error:
@@ -158,7 +173,7 @@ def limit(context: click.Context, /, name: str, duration: str, **options: Any) -
         kind=kind,
         value=value,
         for_s=for_s,
-        direction=Direction.IN if kind in _INBOUND else Direction[options["direction"].upper()],
+        direction=Direction.IN if kind in _INBOUND else Direction[(options["direction"] or "out").upper()],
         classes=frozenset(TrafficClass[c.upper()] for c in options["classes"]),
         peer=options["peer"],
         by=operator(),
