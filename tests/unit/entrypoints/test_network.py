@@ -210,3 +210,39 @@ def test_diff_and_apply_say_whose_reach_changes(monitor: Monitor, file: str) -> 
         {"from": ["the outside"], "to": ["web-1"], "more": "tcp/80", "less": "tcp/443"}
     ]
     assert monitor.applied == [Path(file).read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ([], "holds no inventory"),
+        ({"inventory": "text"}, "holds no inventory (Expected `object`, got `str`)"),
+        ({"inventory": {"vms": [{"vm": "1"}]}}, "holds no inventory (Object missing required field"),
+        ({"addresses": "10.60.0.9"}, "$.vms[0].nics[0].addresses"),
+        ({"addresses": ["10.60.0.900"]}, "gives 'web-1' '10.60.0.900', which is no IPv4 or IPv6 address"),
+        ({"leased": [""]}, "gives 'web-1' '', which is no IPv4 or IPv6 address"),
+        ({"addresses": ["fe80::1%eth0"]}, "gives 'web-1' 'fe80::1%eth0', which is no"),
+        ({"port": "vnet0"}, "gives 'web-1' a NIC with the port 'vnet0', which is no MAC address"),
+    ],
+)
+def test_a_saved_inventory_that_is_none_is_refused_in_one_sentence(
+    file: str, tmp_path: Path, changed: dict | list, says: str
+) -> None:
+    body: dict | list = {"inventory": msgspec.to_builtins(INVENTORY)}
+    if isinstance(changed, list) or "inventory" in changed:
+        body = changed
+    else:
+        first = dict(body["inventory"]["vms"][0]["nics"][0])  # type: ignore[call-overload]
+        body["inventory"]["vms"][0]["nics"] = [first | changed]  # type: ignore[call-overload]
+    saved = tmp_path / "inventory.json"
+    saved.write_text(json.dumps(body), encoding="utf-8")
+    for words in (["audit"], ["explain", "web-1", "db-1", "tcp/1"]):
+        said = complaint(*words, "--file", file, "--inventory", str(saved))
+        assert says in said
+        assert "make one with 'hypervigil network show --json'" in said
+
+
+def test_a_saved_inventory_nested_without_end_is_refused(file: str, tmp_path: Path) -> None:
+    saved = tmp_path / "inventory.json"
+    saved.write_text("[" * 100_000, encoding="utf-8")
+    assert "holds no inventory" in complaint("audit", "--file", file, "--inventory", str(saved))

@@ -1,7 +1,6 @@
 """``hypervigil network``: who may reach whom, and why. Reckoned here, from a policy and an inventory."""
 
 import difflib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,6 +15,7 @@ from hypervigil.entrypoints.cli.common import ask_monitor, fail, layout_of, oper
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.host import policyfile
 from hypervigil.host.inventory import compile_ports
+from hypervigil.host.inventory.saved import SavedError, read_saved
 from hypervigil.model.policy import Mode, Policy
 from hypervigil.model.services import parse_one
 from hypervigil.model.vm import Inventory
@@ -264,11 +264,11 @@ def _policy(path: Path) -> tuple[Policy, str]:
 
 def _saved(path: Path) -> Inventory:
     try:
-        return msgspec.convert(json.loads(path.read_bytes())["inventory"], Inventory)
+        return read_saved(path.read_bytes())
     except OSError as error:
         fail(f"cannot read {path}: {error.strerror}; name a file that 'hypervigil network show --json' made")
-    except (ValueError, KeyError, TypeError):
-        fail(f"{path} holds no inventory: make one with 'hypervigil network show --json'")
+    except SavedError as error:
+        fail(f"{path} {error}: make one with 'hypervigil network show --json'")
 
 
 def _difference(context: click.Context, new: Policy) -> dict[str, Any]:
