@@ -1,6 +1,7 @@
 """The operator's policy as a TOML file: read strictly, compared, explained, swapped whole; the last good one stays."""
 
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -64,6 +65,8 @@ def parse(text: str, name: str = "the policy") -> Policy:
         document = tomllib.loads(text + "\n# end\n")
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(_not_toml(name, str(error))) from None
+    except ValueError:
+        raise PolicyError(_endless(name, text)) from None
     except RecursionError:
         raise PolicyError(f"{name}: nested far too deep to be a policy") from None
     try:
@@ -139,6 +142,18 @@ def _not_toml(name: str, complaint: str) -> str:
     what, line, column = found.groups()
     where = f"line {line}, column {column}" if line else "at its end"
     return f"{name}, {where}: not TOML ({clean(what)}); mend that line"
+
+
+def _endless(name: str, text: str) -> str:
+    """About a number with more digits than Python reads, which is all that its parser of TOML lets through."""
+    most = sys.get_int_max_str_digits()
+    found = re.compile(rf"[^#\"']*?(?<!\w)[+-]?\d(?:_?\d){{{most},}}(?![\w.])")
+    line = next((n for n, one in enumerate(text.splitlines(), start=1) if found.match(one)), None)
+    if line is None:
+        return f"{name} has a number of more than {most:,} digits: write a smaller one"
+    key, equals, _ = text.splitlines()[line - 1].partition("=")
+    what = f"{clean(key.strip())[:60]} has" if equals else "there is"
+    return f"{name}, line {line}: {what} a number of more than {most:,} digits; write a smaller one"
 
 
 def _changes(old: object, new: object) -> list[str]:

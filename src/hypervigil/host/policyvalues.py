@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface, ip_network
@@ -17,6 +18,9 @@ MAX_ADDRESSES = 4096
 _INTERFACE = re.compile(r"[A-Za-z0-9_.:@-]{1,15}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MAX_NAME = 255
+_TOO_MANY = 1 << 31
+_DIGITS = 30
+_LONG = 10**_DIGITS
 _UNCHECKED = {kind.name.lower(): kind for kind in ForgedKind if kind is not ForgedKind.UNREADABLE}
 _ENDS = '"any", "outside", "gateway", "vm:NAME", "group:NAME", "tenant:NAME", "network:NAME" or an address range'
 
@@ -101,15 +105,20 @@ def rung(value: object) -> str:
 
 def positive(value: object) -> float:
     """A finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    # Compared, not converted: a whole number in the file may be larger than any float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise Fault(f"must be a number above 0, not {toml(value)}")
+    if value > sys.float_info.max:
+        raise Fault(f"is too large ({toml(value)}): write a smaller number")
     return float(value)
 
 
 def count(value: object) -> int:
     """A whole number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise Fault(f"must be a whole number above 0, not {toml(value)}")
+    if value >= _TOO_MANY:
+        raise Fault(f"is too large ({toml(value)}): write a number below {_TOO_MANY:,}")
     return value
 
 
@@ -251,8 +260,11 @@ def toml(value: object) -> str:
             return f'"{clean(value if len(value) <= 60 else value[:59] + "…")}"'
         case bool():
             return "true" if value else "false"
-        case int() | float():
-            return f"{value:.20g}" if isinstance(value, float) else str(value)[:60]
+        case float():
+            return f"{value:.20g}"
+        case int():
+            # Python writes out no number of thousands of digits, and nobody wants to read one.
+            return str(value) if abs(value) < _LONG else f"a number of more than {_DIGITS} digits"
         case list():
             return "a list"
         case dict():

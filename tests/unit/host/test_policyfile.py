@@ -255,6 +255,16 @@ MISTAKES = {
     "[bounds]\nfactor = 0.5": "factor must be at least 1",
     "[bounds]\nfactor = nan": "line 2: bounds: factor must be a number above 0, not nan",
     "[bounds]\ncap_pps = inf": "not inf",
+    "[bounds]\nfactor = 1" + "0" * 310: (
+        "line 2: bounds: factor is too large (a number of more than 30 digits): write a smaller number"
+    ),
+    "[bounds]\nfactor = -1" + "0" * 310: "above 0, not a number of more than 30 digits",
+    "[bounds]\nfactor = 0x" + "f" * 5000: "line 2: bounds: factor is too large",
+    "# 7\n[bounds]\nfactor = 1" + "0" * 5000: (
+        "p.toml, line 3: factor has a number of more than 4,300 digits; write a smaller one"
+    ),
+    "mode = 0x" + "f" * 5000: 'line 1: mode must be "monitor" or "enforce", not a number of more than 30 digits',
+    "ladder = [\n1" + "0" * 5000 + "\n]": "line 2: there is a number of more than 4,300 digits",
     "[bounds]\ncalm_s = 0": "calm_s must be a number above 0",
     "[bounds]\ncalm_s = true": "not true",
     '[bounds]\ncalm_s = "30"': 'not "30"',
@@ -313,6 +323,11 @@ MISTAKES = {
     VM + "budget = { packets = 1 }": "line 3: vm 'a': budget has the unknown key 'packets': known are packets_per_s",
     VM + "budget = { packets_per_s = 0 }": "budget has a packets_per_s that must be a number above 0, not 0",
     VM + "budget = { table_entries = 1.5 }": "table_entries that must be a whole number above 0, not 1.5",
+    VM + "budget = { table_entries = 0x" + "f" * 5000 + " }": (
+        "line 3: vm 'a': budget has a table_entries that is too large (a number of more than 30 digits): write a number"
+    ),
+    VM + "budget = { table_entries = 2147483648 }": "is too large (2147483648): write a number below 2,147,483,648",
+    VM + "budget = { packets_per_s = 1" + "0" * 5000 + " }": "line 3: budget has a number of more than 4,300 digits",
     VM + 'budget = { broadcasts_per_s = "none" }': 'a number above 0, not "none"; "unbounded" is no bound',
     VM + "budget = 5": "budget must be a table in { } with packets_per_s",
     VM + 'address_pairs = [{ mac = "00:00:5e:00:01:01" }]': "with an address each",
