@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hypervigil.entrypoints.cli.show import sentences
+from hypervigil.entrypoints.cli.show import row, sentences
 from hypervigil.network.exposure import shortened
 
 __all__ = ["audited", "changed", "explained", "sentences", "shown"]
-_SAYS = {True: "[green]allows[/]", False: "[red]denies[/]", None: "leaves it"}
+_SAYS = {True: Text("allows", "green"), False: Text("denies", "red"), None: Text("leaves it")}
 
 
 def explained(console: Console, body: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ def explained(console: Console, body: dict[str, Any]) -> None:
             console.print(f"{way['from']} → {way['to']}", markup=False)
         table = Table.grid(padding=(0, 2))
         for step in way["steps"]:
-            table.add_row("", step["layer"], _SAYS[step["allowed"]], Text(step["text"]))
+            row(table, "", step["layer"], _SAYS[step["allowed"]], step["text"])
         console.print(table)
     for budget in body["budgets"]:
         bounds = "; ".join(f"{one['value']:,.10g} {one['name']} ({one['by']})" for one in budget["bounds"])
@@ -40,7 +40,7 @@ def audited(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil network audit``."""
     table = Table("what", "from", "may begin", "with", box=None, header_style="bold")
     for one in body["exposures"]:
-        table.add_row(one["kind"], shortened(one["from"]), one["services"], shortened(one["to"]))
+        row(table, one["kind"], shortened(one["from"]), one["services"], shortened(one["to"]))
     console.print(table)
     _notes(console, body)
 
@@ -51,19 +51,24 @@ def shown(console: Console, body: dict[str, Any]) -> None:
         console.print("There is no network policy: who may reach whom is left to the bridges.")
     for network in body["networks"]:
         place = network["bridge"] or network["cidr"]
-        console.print(f"[bold]{network['name']}[/] ({place}): {network['forwarding']}, {network['between']}, ", end="")
         reaches = [*network["reaches"], *(["the outside"] if network["outside"] else [])]
-        console.print(f"reaches {', '.join(reaches) or 'nothing else'}", markup=False)
+        console.print(
+            Text.assemble(
+                (network["name"], "bold"),
+                f" ({place}): {network['forwarding']}, {network['between']}, ",
+                f"reaches {', '.join(reaches) or 'nothing else'}",
+            )
+        )
         table = Table("VM", "tenant", "groups", "perimeter", box=None, header_style="bold")
         for member in network["members"]:
             perimeter = member["perimeter"] if member["admitted"] else "no member: passes nothing"
             name = member["name"] if member["port"] is not None else f"{member['name']} (not on this host)"
-            table.add_row(name, member["tenant"], ", ".join(member["groups"]) or "–", perimeter or "–")
+            row(table, name, member["tenant"], ", ".join(member["groups"]) or "–", perimeter or "–")
         console.print(table)
     rules = Table("rule", "name", "from", "to", "services", "by", box=None, header_style="bold")
     for rule in body["rules"]:
         ends = (shortened(rule["from"]), shortened(rule["to"]))
-        rules.add_row(rule["kind"], rule["name"], *ends, rule["services"], rule["by"] or "the provider")
+        row(rules, rule["kind"], rule["name"], *ends, rule["services"], rule["by"] or "the provider")
     console.print(rules)
     for floor in body["floors"]:
         words = [
@@ -76,7 +81,7 @@ def shown(console: Console, body: dict[str, Any]) -> None:
     for budget in body["budgets"]:
         for one in budget["bounds"]:
             if one["by"] != "default":
-                budgets.add_row(budget["vm"], f"{one['value']:,.10g}", one["name"], one["by"])
+                row(budgets, budget["vm"], f"{one['value']:,.10g}", one["name"], one["by"])
     if budgets.row_count:
         console.print(budgets)
     _notes(console, body)
@@ -85,9 +90,10 @@ def shown(console: Console, body: dict[str, Any]) -> None:
 def changed(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil network diff`` and ``apply``."""
     for one in body["reach"]:
-        for key, word in (("more", "[yellow]may newly begin[/]"), ("less", "may no more begin")):
+        for key, word in (("more", Text("may newly begin", "yellow")), ("less", Text("may no more begin"))):
             if one[key] is not None:
-                console.print(f"{shortened(one['from'])} {word} {one[key]} with {shortened(one['to'])}")
+                told = f" {one[key]} with {shortened(one['to'])}"
+                console.print(Text.assemble(f"{shortened(one['from'])} ", word, told))
     if not body["reach"]:
         console.print("nobody's reach changes")
     for line in body["policy"]:

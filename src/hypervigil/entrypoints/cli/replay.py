@@ -8,12 +8,11 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 from hypervigil.entrypoints.cli.common import fail
-from hypervigil.entrypoints.cli.show import role
+from hypervigil.entrypoints.cli.show import role, row
 from hypervigil.entrypoints.replay.capture import CaptureError
 from hypervigil.entrypoints.replay.run import replay as replay_capture
 from hypervigil.model.ids import HOST, OUTSIDE
@@ -89,11 +88,12 @@ def _show(console: Console, result: dict[str, Any]) -> None:
     table = Table("VM", "verdict", "class", "Level 2", "limit", "verdict at", "cause", box=None, header_style="bold")
     for name, vm in result["vms"].items():
         times = (vm["level2_s"], vm["limit_s"], vm["verdict_s"])
-        table.add_row(
-            escape(name),
+        row(
+            table,
+            name,
             role(vm["verdict"]),
             vm["class"] or "–",
             *("–" if at is None else f"{at:,.1f} s" for at in times),
-            escape(vm["cause"] or "–"),
+            vm["cause"] or "–",
         )
     console.print(table)

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 _COLOUR = {"attacker": "red", "victim": "yellow", "reflector": "yellow", "overloaded": "magenta", "cleared": "green"}
 
@@ -19,11 +20,14 @@ def clock(wall_at: float | None) -> str:
     return datetime.fromtimestamp(wall_at).astimezone().strftime("%H:%M:%S")
 
 
-def role(name: str | None) -> str:
+def row(table: Table, *cells: str | Text) -> None:
+    """Add a row as it is written: names and sentences are others' to choose, and may look like markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
+def role(name: str | None) -> Text:
     """A role with its colour."""
-    if not name:
-        return "–"
-    return f"[{_COLOUR.get(name, 'white')}]{name}[/]"
+    return Text(name, _COLOUR.get(name, "white")) if name else Text("–")
 
 
 def value(limit: dict[str, Any]) -> str:
@@ -45,7 +49,7 @@ def value(limit: dict[str, Any]) -> str:
     return shown if raised_from is None else f"grant of {shown}, from {raised_from:,.6g}"
 
 
-def agent(one: dict[str, Any]) -> str:
+def agent(one: dict[str, Any]) -> str | Text:
     """What is heard of a VM's agent; its level is the guest's word."""
     match one["hearing"]:
         case "no-port":
@@ -54,9 +58,9 @@ def agent(one: dict[str, Any]) -> str:
             rate = one["bytes_per_s"]
             return f"heard, level {one['level']}" + ("" if rate is None else f", {rate:,.0f} bytes/s")
         case "contradicted":
-            return "[yellow]contradicted[/]"
+            return Text("contradicted", "yellow")
         case "silent":
-            return f"[yellow]silent since {clock(one['reported_at'])}[/]"
+            return Text(f"silent since {clock(one['reported_at'])}", "yellow")
         case "unknown":
             return "none heard"
         case other:
@@ -88,7 +92,7 @@ def status(console: Console, body: dict[str, Any]) -> None:
             "'hypervigil vms' shows the last of each."
         )
     for what in body["blind"]:
-        console.print(f"[red]cannot see:[/] {what}")
+        console.print(Text.assemble(("cannot see:", "red"), f" {what}"))
     if body["looks_waiting"]:
         console.print(
             f"[yellow]busy:[/] {body['looks_waiting']:,} VMs wait to be looked at closely, the worst go first; "
@@ -104,7 +108,8 @@ def vms(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil vms``."""
     table = Table("VM", "mode", "level", "role", "case", "limits", "agent", "NICs", box=None, header_style="bold")
     for vm in body["vms"]:
-        table.add_row(
+        row(
+            table,
             vm["name"],
             vm["mode"] + (" (exempt)" if vm["exempt_until"] else ""),
             vm["level"],
@@ -127,7 +132,8 @@ def cases(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil cases``."""
     table = Table("case", "VM", "opened", "role", "class", "decided", "closed", "cause", box=None, header_style="bold")
     for case in body["cases"]:
-        table.add_row(
+        row(
+            table,
             case["case"],
             case["name"],
             clock(case["opened_at"]),
@@ -143,16 +149,20 @@ def cases(console: Console, body: dict[str, Any]) -> None:
 def case(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil case ID``."""
     console.print(
-        f"[bold]{body['case']}[/]: {body['name']}, opened {clock(body['opened_at'])}, role {role(body['role'])}"
+        Text.assemble(
+            (body["case"], "bold"),
+            f": {body['name']}, opened {clock(body['opened_at'])}, role ",
+            role(body["role"]),
+        )
     )
     if body["cause"]:
-        console.print(body["cause"])
-        console.print(f"[dim]{body['counterfactual']}[/]")
+        console.print(Text(body["cause"]))
+        console.print(Text(str(body["counterfactual"]), "dim"))
     table = Table("evidence", "from", "value", "its history", "in words", box=None, header_style="bold")
     since = [item for item in body["told"] if item not in body["evidence"]]
     for item in body["evidence"] + since:
         baseline = "–" if item["baseline"] is None else f"{item['baseline']:,.4g}"
-        table.add_row(item["kind"], item["origin"], f"{item['value']:,.4g} {item['unit']}", baseline, item["text"])
+        row(table, item["kind"], item["origin"], f"{item['value']:,.4g} {item['unit']}", baseline, item["text"])
     console.print(table)
     if body["details"] is not None:
         details(console, body["details"])
@@ -164,7 +174,8 @@ def details(console: Console, body: dict[str, Any]) -> None:
     console.print(f"Its agent's word at {clock(body['at'])}: the busiest of {body['flows_in_all']:,} flows, and more.")
     flows = Table("protocol", "began", "here", "there", "zone", "sent", "got", "bytes", box=None, header_style="bold")
     for flow in sorted(body["flows"], key=lambda one: -one["packets_out"] - one["packets_in"])[:SHOWN]:
-        flows.add_row(
+        row(
+            flows,
             str(flow["protocol"]),
             flow["began"],
             f"{flow['here']} {flow['here_port']}",
@@ -177,10 +188,10 @@ def details(console: Console, body: dict[str, Any]) -> None:
     senders = Table("process", "pid", "bytes sent", "sockets", "raw", box=None, header_style="bold")
     for one in body["transmitters"][:SHOWN]:
         counts = (f"{one[name]:,}" for name in ("octets_out", "sockets", "raw"))
-        senders.add_row(one["name"], str(one["pid"]), *counts)
+        row(senders, one["name"], str(one["pid"]), *counts)
     devices = Table("device", "requests", "bytes", box=None, header_style="bold")
     for one in body["devices"][:SHOWN]:
-        devices.add_row(one["name"], f"{one['requests']:,}", f"{one['octets']:,}")
+        row(devices, one["name"], f"{one['requests']:,}", f"{one['octets']:,}")
     for table in (flows, senders, devices):
         if table.row_count:
             console.print(table)
@@ -191,7 +202,8 @@ def limits(console: Console, body: dict[str, Any]) -> None:
     table = Table("limit", "VM", "what", "classes", "direction", "from", "until", "state", "reason", box=None)
     table.header_style = "bold"
     for limit in body["limits"]:
-        table.add_row(
+        row(
+            table,
             limit["id"],
             limit["name"],
             value(limit),
@@ -215,18 +227,19 @@ def drops(console: Console, body: dict[str, Any]) -> None:
     for drop in body["drops"]:
         reason = drop["reason"] + ("" if drop["mode"] == "enforce" else " (monitor mode: it passed)")
         first, last = clock(drop["first_at"]), clock(drop["last_at"])
-        table.add_row(drop["name"], drop["direction"], f"{drop['count']:,}", reason, first, last)
+        row(table, drop["name"], drop["direction"], f"{drop['count']:,}", reason, first, last)
     console.print(table)
 
 
 def topology(console: Console, body: dict[str, Any]) -> None:
     """``hypervigil topology``."""
     for unit in body["units"]:
-        mark = "[green]●[/]" if unit["up"] else "[red]●[/]"
-        console.print(f"{mark} {unit['unit']:<18} {unit['text']}")
+        mark = ("●", "green" if unit["up"] else "red")
+        console.print(Text.assemble(mark, f" {unit['unit']:<18} {unit['text']}"))
     table = Table("network", "bridge", "VM", "NIC", "MAC", "addresses", "binding", box=None, header_style="bold")
     for port in body["ports"]:
-        table.add_row(
+        row(
+            table,
             port["network"] or "–",
             port["bridge"] or "–",
             port["name"],
@@ -237,7 +250,7 @@ def topology(console: Console, body: dict[str, Any]) -> None:
         )
     console.print(table)
     for note in body["notes"]:
-        console.print(f"[yellow]note:[/] {note}")
+        console.print(Text.assemble(("note:", "yellow"), f" {note}"))
 
 
 def sentences(console: Console, body: dict[str, Any]) -> None:
