@@ -34,7 +34,7 @@ def ask(path: Path, request: Request, *, timeout_s: float = TIMEOUT_S) -> dict[s
             f"Hypervigil does not run here (nothing answers at {path}): start it with 'hypervigil up'"
         ) from None
     except PermissionError:
-        raise ControlError(f"you may not speak to Hypervigil at {path}: be root or join the group hypervigil") from None
+        raise ControlError(f"you may not speak to Hypervigil at {path}: be root") from None
     except TimeoutError:
         raise ControlError(f"Hypervigil did not answer within {timeout_s:g} s: see 'hypervigil doctor'") from None
     except (OSError, ProtocolError) as error:

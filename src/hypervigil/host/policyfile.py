@@ -46,7 +46,7 @@ def read(path: Path) -> str:
     except PermissionError:
         raise PolicyError(f"you may not read {path}: be root, or change its permissions") from None
     except OSError as error:
-        raise PolicyError(f"{path} cannot be read: {error.strerror}") from error
+        raise PolicyError(f"{path} cannot be read: {error.strerror}; name another file, or mend that") from error
     if len(data) > MAX_BYTES:
         raise PolicyError(f"{path} is larger than the {MAX_BYTES} bytes of a policy: is it the right file?")
     try:

@@ -34,8 +34,10 @@ class Fault(Exception):  # noqa: N818 - never leaves the reader
 
 def name(value: object) -> str:
     """Any printable name."""
-    if not isinstance(value, str) or not value or not value.isprintable() or len(value) > _MAX_NAME:
+    if not isinstance(value, str) or not value or not value.isprintable():
         raise Fault("must be text in quotes, printable and not empty")
+    if len(value) > _MAX_NAME:
+        raise Fault(f"must have at most {_MAX_NAME} characters, not {len(value):,}: write a shorter name")
     return value
 
 

@@ -154,9 +154,18 @@ def test_a_question_that_cannot_be_answered_is_said_with_the_mend(monitor: Monit
     assert "known are db-1, extra, web-1" in complaint("explain", "zzzzz", "db-1", "tcp/1")
     assert "name one, for example" in complaint("explain", "web-1", "db-1", "tcp")
     assert "are the same" in complaint("explain", "web-1", "web-1", "tcp/1")
+    assert "are the same" in complaint("explain", "gateway", "gateway", "tcp/1")
+    assert "neither 'gateway' nor 'outside' is a VM" in complaint("explain", "gateway", "outside", "tcp/1")
     assert "neither 'outside' nor '192.88.99.1' is a VM" in complaint("explain", "outside", "192.88.99.1", "tcp/1")
     monitor.text = None
     assert "does not run here" in complaint("explain", "web-1", "db-1", "tcp/1")
+
+
+def test_who_is_on_no_network_has_no_gateway(monitor: Monitor) -> None:
+    monitor.text = POLICY.replace("br-t", "br-other")
+    for words in (["web-1", "gateway"], ["gateway", "web-1"]):
+        said = complaint("explain", *words, "tcp/53")
+        assert "'web-1' is on no network of the policy, and so has no gateway: put it on one" in said
 
 
 def test_a_file_is_enough(monitor: Monitor, file: str, tmp_path: Path) -> None:

@@ -288,6 +288,7 @@ MISTAKES = {
     NET + '\n[[network]]\nname = "m"\nbridge = "b"': "bridge b is claimed by network 'n' and 'm'",
     '[[vm]]\nname = ""': "must be text in quotes, printable and not empty",
     '[[vm]]\nname = "a\\u001b[2J"': "printable",
+    '[[vm]]\nname = "' + "a" * 256 + '"': "name must have at most 255 characters, not 256: write a shorter name",
     "[[vm]]\nname = 7": "must be text",
     '[[vm]]\ntenant = "t"': "vm number 1 has no name",
     VM + '[[vm]]\nname = "a"': "vm 'a' is there twice",
@@ -405,7 +406,7 @@ def test_files_that_cannot_be_read_say_so(tmp_path, monkeypatch):
     assert "line 2: not text in UTF-8" in said(bad)
     bad.write_bytes(b"#" * (policyfile.MAX_BYTES + 1))
     assert "is it the right file" in said(bad)
-    assert "cannot be read" in said(Path("/proc/self/mem"))
+    assert "cannot be read: Input/output error; name another file" in said(Path("/proc/self/mem"))
 
     def denied(*_args, **_options):
         raise PermissionError(13, "Permission denied")

@@ -28,6 +28,7 @@ from hypervigil.wire import control
 
 C = TypeVar("C", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
+_NO_VM = "neither '{}' nor '{}' is a VM of this host: name one at least"
 _IMAGINED = "no host is at hand: this is about the VMs that the policy names, on the networks that hold their addresses"
 
 
@@ -87,9 +88,9 @@ def explain(
         if one != other
     ]
     if not ways:
-        fail(f"'{source}' and '{destination}' are the same: name two ends")
+        fail(_no_way(source, destination, sources, destinations))
     if not any(isinstance(end, Member) for one, other, _ in ways for end in (one, other)):
-        fail(f"neither '{source}' nor '{destination}' is a VM of this host: name one at least")
+        fail(_NO_VM.format(source, destination))
     _, _, best = next((way for way in ways if way[2].allowed), ways[0])
     return {
         "from": source,
@@ -321,6 +322,16 @@ def _gateways(ends: Sequence[End], others: Sequence[End]) -> list[End]:
     if list(ends) != [_ANY_GATEWAY]:
         return list(ends)
     return [Gateway(end.network) for end in others if isinstance(end, Member) and end.network is not None]
+
+
+def _no_way(source: str, destination: str, sources: Sequence[End], destinations: Sequence[End]) -> str:
+    """Why there is nothing between two ends: they are one, or a gateway is asked for where there is none."""
+    if sources == destinations:
+        return f"'{source}' and '{destination}' are the same: name two ends"
+    word, others = (source, sources) if list(destinations) == [_ANY_GATEWAY] else (destination, destinations)
+    if not any(isinstance(end, Member) for end in others):
+        return _NO_VM.format(source, destination)
+    return f"'{word}' is on no network of the policy, and so has no gateway: put it on one with a [[network]]"
 
 
 def _place(end: End) -> str:

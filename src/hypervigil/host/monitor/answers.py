@@ -171,9 +171,11 @@ class Answers:
                 return control.Denied(reason="this request is not known here")
 
     def _put(self, vm: Vm, request: control.PutLimit, now: Instant) -> control.Response:
+        if request.peer is not None and not _is_address(request.peer):
+            return control.Denied(
+                reason=f"--peer takes the source's IPv4 or IPv6 address, for example 198.51.100.7, not '{request.peer}'"
+            )
         try:
-            if request.peer is not None:
-                ip_address(request.peer)
             limit = Limit(
                 id=self._conductor.journal.next_limit(),
                 vm=vm.vm,
@@ -418,6 +420,14 @@ class Answers:
 def _named_fields(item: Struct) -> Body:
     """A part of a guest's message as plain values."""
     return {name: value.name.lower() if isinstance(value, Enum) else value for name, value in asdict(item).items()}
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_vms(known: Remembered) -> Remembered:

@@ -21,8 +21,10 @@ from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import Conductor
 from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import Instant, PortId, VmId
+from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric
 from hypervigil.model.policy import NetworkPolicy, Policy
+from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control, gateway, guest
 from hypervigil.wire.frames import FrameDecoder, encode
@@ -285,3 +287,14 @@ def test_the_topology_shows_what_binds_a_nic_and_its_leases(
     assert port["binding"] == binding
     assert {*addresses, *leased} <= {*port["addresses"]}
     assert bool(port["addresses"]) == bool(addresses or leased)
+
+
+def test_a_peer_that_is_no_address_is_refused_by_the_options_name() -> None:
+    host = FakeHost()
+    conductor = conducting(host, host)
+    conductor.vms[VM.vm] = VM
+    order = control.PutLimit(name="db-1", kind=LimitKind.PEER, value=5.0, for_s=60, peer="foo", direction=Direction.IN)
+    answer = answers_of(conductor).answer(order, Instant(1.0))
+    assert isinstance(answer, control.Denied)
+    assert answer.reason.startswith("--peer takes the source's IPv4 or IPv6 address")
+    assert "not 'foo'" in answer.reason
