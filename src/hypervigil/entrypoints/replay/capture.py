@@ -4,6 +4,7 @@ Formats: draft-ietf-opsawg-pcap and draft-ietf-opsawg-pcapng. What a file says o
 """
 
 import os
+import stat
 import struct
 from array import array
 from collections.abc import Iterator
@@ -82,6 +83,10 @@ class Capture:
     def __init__(self, path: Path) -> None:
         """Index a file. ``CaptureError`` where there is no frame in it that can be read."""
         try:
+            # Looked at before it is opened: to open a pipe waits for its writer.
+            kind = path.stat().st_mode
+            if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+                raise CaptureError(f"{path} is no regular file, and a capture is read twice: write it to a file first")
             self._file = path.open("rb")
         except OSError as error:
             raise CaptureError(f"cannot read {path}: {error.strerror}; give a pcap or pcapng file") from error

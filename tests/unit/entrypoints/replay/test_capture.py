@@ -1,5 +1,6 @@
 """Capture files of every kind, whole, cut off and damaged."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def test_what_is_no_capture_is_said_in_one_sentence(tmp_path: Path, data: bytes,
 def test_an_empty_capture_is_one(tmp_path: Path) -> None:
     assert frames(write(tmp_path / "x", pcap([]))) == []
     assert frames(write(tmp_path / "y", section() + interface())) == []
+
+
+@pytest.mark.parametrize("data", [pcap([(1, A)]), section() + interface() + enhanced(1, A)])
+def test_a_pipe_is_refused_in_one_sentence(tmp_path: Path, data: bytes) -> None:
+    here, there = os.pipe()
+    try:
+        os.write(there, data)
+        os.close(there)
+        with pytest.raises(CaptureError, match=r"is no regular file, .*: write it to a file first"):
+            Capture(Path(f"/dev/fd/{here}"))
+    finally:
+        os.close(here)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CaptureError, match="is no regular file"):
+        Capture(tmp_path / "pipe")
 
 
 def test_a_missing_file_is_said_in_one_sentence(tmp_path: Path) -> None:
