@@ -46,7 +46,8 @@ class Reader:
         policy = Policy(**values)
         self._bounds(policy.bounds)
         self._once(policy)
-        self._shared_nowhere("bridge", "network", [(n.name, (n.bridge,)) for n in policy.networks if n.bridge])
+        bridges = [(n.name, (n.bridge,) if n.bridge else ()) for n in policy.networks]
+        self._shared_nowhere("bridge", "network", "bridge", bridges)
         self._addresses(policy)
         self._references(policy)
         return policy
@@ -55,7 +56,8 @@ class Reader:
         ladder: tuple[str, ...] = self._value(_Place(), "ladder", v.several(v.rung, at_least=1), value)
         steps = [v.LADDER.index(rung) for rung in ladder]
         if steps != sorted(steps):
-            raise Fault(f"ladder must not step down: the order is {', '.join(v.LADDER)}")
+            line = self._line("ladder", None, _Place())
+            raise Fault(f"{line}ladder must not step down: the order is {', '.join(v.LADDER)}")
         return ladder
 
     # --- tables ---
@@ -63,7 +65,8 @@ class Reader:
         if not table.many:
             return self._table(table, _Place(table.kind, 1, table.kind), given)
         if not isinstance(given, list):
-            raise Fault(f"{table.kind} must be written as [[{table.kind}]], with two brackets, once for each")
+            line = self._line(table.kind, given, _Place())
+            raise Fault(f"{line}{table.kind} must be written as [[{table.kind}]], with two brackets, once for each")
         return tuple(
             self._table(table, _Place(table.kind, number, f"{table.kind} {_called(number, one)}"), one)
             for number, one in enumerate(given, start=1)
@@ -71,14 +74,14 @@ class Reader:
 
     def _table(self, table: Table, place: _Place, given: object) -> Any:
         if not isinstance(given, dict):
-            raise Fault(f"{place.called} must be a table: write [{place.called}]")
+            raise Fault(f"{self._header(place)}{place.called} must be a table: write [{place.called}]")
         self._known(place, given)
         missing = [key.name for key in table.keys if key.needed and key.name not in given]
         if table.model is NetworkPolicy and "bridge" not in given:
             where = "cidr" if given.get("forwarding") == Forwarding.ROUTED else "bridge"
             missing += [where] if where not in given else []
         if missing:
-            raise Fault(f"{place.called} has no {missing[0]}: add {missing[0]} = …")
+            raise Fault(f"{self._header(place)}{place.called} has no {missing[0]}: add {missing[0]} = …")
         values = {
             key.attribute: self._value(place, key.name, key.convert, given[key.name])
             for key in table.keys
@@ -89,7 +92,10 @@ class Reader:
         try:
             return table.model(**values)
         except ValueError as error:
-            raise Fault(str(error)) from None
+            said = str(error).removeprefix(f"{place.kind} {given.get('name')}: ")
+            spoken_of = [key for key in given if re.search(rf"\b{re.escape(key)}\b", said)]
+            line = self._line(spoken_of[0], None, place) if len(spoken_of) == 1 else ""
+            raise Fault(f"{line or self._header(place)}{error}") from None
 
     def _value(self, place: _Place, key: str, convert: Callable[[object], Any], value: object) -> Any:
         where = f"{place.called}: {key}" if place.called else key
@@ -116,37 +122,43 @@ class Reader:
     # --- what must agree between tables ---
     def _bounds(self, bounds: Bounds) -> None:
         if bounds.hold_s > bounds.hold_max_s:
+            place = _Place("bounds", 1)
+            line = self._line("hold_s", None, place) or self._line("hold_max_s", None, place)
             raise Fault(
-                f"bounds: hold_s ({bounds.hold_s:g}) is above hold_max_s ({bounds.hold_max_s:g}): raise hold_max_s"
+                f"{line}bounds: hold_s ({bounds.hold_s:g}) is above hold_max_s ({bounds.hold_max_s:g}): "
+                "raise hold_max_s"
             )
 
     def _once(self, policy: Policy) -> None:
         for table in TABLES:
             names = [one.name for one in getattr(policy, table.field)] if table.many else []
             seen: set[str] = set()
-            for name in names:
+            for number, name in enumerate(names, start=1):
                 if name in seen:
-                    raise Fault(f"{table.kind} {quoted(name)} is there twice: remove one or rename it")
+                    line = self._line("name", None, _Place(table.kind, number))
+                    raise Fault(f"{line}{table.kind} {quoted(name)} is there twice: remove one or rename it")
                 seen.add(name)
 
-    def _shared_nowhere(self, what: str, kind: str, owners: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def _shared_nowhere(self, what: str, kind: str, key: str, owners: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """``owners`` are all tables of this kind, in order, and what each says under ``key``."""
         owner_of: dict[str, str] = {}
-        for owner, things in owners:
+        for number, (owner, things) in enumerate(owners, start=1):
             for thing in things:
                 if thing in owner_of:
-                    first = owner_of[thing]
+                    first, line = owner_of[thing], self._line(key, None, _Place(kind, number))
                     if first == owner:
-                        raise Fault(f"{kind} {quoted(owner)} names {what} {thing} twice: remove one")
+                        raise Fault(f"{line}{kind} {quoted(owner)} names {what} {thing} twice: remove one")
                     raise Fault(
-                        f"{what} {thing} is claimed by {kind} {quoted(first)} and {quoted(owner)}: take it from one"
+                        f"{line}{what} {thing} is claimed by {kind} {quoted(first)} and {quoted(owner)}: "
+                        "take it from one"
                     )
                 owner_of[thing] = owner
 
     def _addresses(self, policy: Policy) -> None:
-        self._shared_nowhere("address", "vm", [(vm.name, vm.addresses) for vm in policy.vms])
+        self._shared_nowhere("address", "vm", "addresses", [(vm.name, vm.addresses) for vm in policy.vms])
         # Each network may have the same link-local one: it means nothing beyond it.
         far = [(n.name, [one for one in n.gateways if not ip_address(one).is_link_local]) for n in policy.networks]
-        self._shared_nowhere("gateway", "network", far)
+        self._shared_nowhere("gateway", "network", "gateways", far)
         owners = {address: vm.name for vm in policy.vms for address in vm.addresses}
         for number, network in enumerate(policy.networks, start=1):
             place = _Place("network", number, f"network {quoted(network.name)}")
@@ -227,6 +239,13 @@ class Reader:
             raise Fault(f"{self._line(key, None, place)}{place.called}: {key}: {lacks}: {mend}")
 
     # --- lines ---
+    def _header(self, place: _Place) -> str:
+        """``line 7: `` of a table as a whole: where it begins, or where its kind is given a value."""
+        headers = self._headers(place.kind)
+        if len(headers) >= place.number:
+            return f"line {headers[place.number - 1]}: "
+        return self._line(place.kind, None, _Place())
+
     def _line(self, key: str, value: object, place: _Place) -> str:
         """``line 7: `` where the file leaves no doubt which line it is."""
         assigned = rf"^\s*(?:[\w.\"'-]+\.)?[\"']?{re.escape(key)}[\"']?\s*="
@@ -245,12 +264,16 @@ class Reader:
         """The lines of a table, where it has a header of its own; else the whole file."""
         whole = (1, len(self._lines))
         headers = [n for n, line in enumerate(self._lines, start=1) if re.match(r"\s*\[", line)]
-        pattern = rf"\s*\[\[?\s*[\"']?{re.escape(place.kind)}[\"']?\s*\]"
-        mine = [n for n in headers if re.match(pattern, self._lines[n - 1])]
+        mine = self._headers(place.kind)
         if not place.kind or len(mine) < place.number:
             return whole
         start = mine[place.number - 1]
         return start, next((n - 1 for n in headers if n > start), whole[1])
+
+    def _headers(self, kind: str) -> list[int]:
+        """The lines where a table of this kind begins."""
+        pattern = rf"\s*\[\[?\s*[\"']?{re.escape(kind)}[\"']?\s*\]"
+        return [n for n, line in enumerate(self._lines, start=1) if re.match(pattern, line)]
 
 
 def _called(number: int, table: object) -> str:
