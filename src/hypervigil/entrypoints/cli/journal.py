@@ -10,7 +10,7 @@ from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import fail, layout_of, printer
 from hypervigil.host.hsem.judge import judge
 from hypervigil.host.journal import Journal, JournalError
-from hypervigil.host.journal.journal import need_journal
+from hypervigil.host.journal.opening import need_journal
 from hypervigil.host.journal.replay import replay as replay_journal
 from hypervigil.host.journal.verify import read_heads, read_public_key
 from hypervigil.host.journal.verify import verify as verify_journal

@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from hypervigil.host.journal.journal import connect, need_journal, sentence
+from hypervigil.host.journal.opening import connect, need_journal, sentence
 from hypervigil.host.journal.records import GENESIS, JournalError, chained
 from hypervigil.wire.heads import DamagedHeadsError, SignedHead, head_message, parse_heads
 
