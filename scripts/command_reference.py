@@ -8,9 +8,9 @@ from click.testing import CliRunner
 from hypervigil.entrypoints.cli import main
 
 INTRODUCTION = """
-Every command that speaks to an installation, or starts one, also takes `--run-dir`, `--state-dir` and `--pin-dir`, or finds them in
-`HYPERVIGIL_RUN_DIR`, `HYPERVIGIL_STATE_DIR` and `HYPERVIGIL_PIN_DIR`: for a second installation on one host, which then has to be named
-so each time.
+Every command that speaks to an installation, or starts one, also takes `--run-dir`, `--state-dir` and `--pin-dir`,
+or finds them in `HYPERVIGIL_RUN_DIR`, `HYPERVIGIL_STATE_DIR` and `HYPERVIGIL_PIN_DIR`: for a second installation on
+one host, which then has to be named so each time.
 """
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 WIDTH = 110
