@@ -1,7 +1,9 @@
 """The systemd units say the same as the supervisor: the same processes, users and places, and no more rights."""
 
 import configparser
+import importlib
 import os
+import shlex
 from collections import ChainMap
 from pathlib import Path
 
@@ -54,6 +56,25 @@ def test_unit_runs_what_the_supervisor_runs(service: Service) -> None:
         ("pin-dir", places.DEFAULT_PIN_DIR),
     ):
         assert f"--{option}={default}" in settings["ExecStart"]
+
+
+class OptionsReadError(Exception):
+    """Raised where a process has read its options and would go on."""
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_the_process_understands_the_options_of_its_unit(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(**_bounds: int) -> None:
+        raise OptionsReadError
+
+    words = shlex.split(unit(f"hypervigil-{service.name}.service")["ExecStart"])
+    process = importlib.import_module(service.module)
+    monkeypatch.setattr(process, "confine", stop)
+    options = words[words.index(service.module) + 1 :]
+    with pytest.raises(OptionsReadError):
+        process.main(options)
+    with pytest.raises(SystemExit):
+        process.main([*options, "--unheard-of"])
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)

@@ -10,7 +10,7 @@ import time
 
 from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, user_ids
-from hypervigil.entrypoints.options import parse_layout
+from hypervigil.entrypoints.options import layout_alone
 from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS
 from hypervigil.hypervisor.enforcer.process import EnforcerConfig, run
@@ -47,7 +47,7 @@ def _watch_supervisor(layout: Layout) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m hypervigil.entrypoints.enforcer --run-dir=… --state-dir=… --pin-dir=…``."""
-    layout, _ = parse_layout(sys.argv[1:] if argv is None else argv)
+    layout = layout_alone(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     confine(open_files=16384)
     threading.Thread(target=_watch_supervisor, args=(layout,), daemon=True, name="supervisor-watch").start()

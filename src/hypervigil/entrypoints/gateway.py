@@ -5,7 +5,7 @@ import socket
 import sys
 
 from hypervigil.entrypoints.confine import confine
-from hypervigil.entrypoints.options import parse_layout
+from hypervigil.entrypoints.options import layout_alone
 from hypervigil.host.gateway.process import GatewayConfig, run
 from hypervigil.hypervisor.channels import fetch
 from hypervigil.model.ids import VmId
@@ -13,7 +13,7 @@ from hypervigil.model.ids import VmId
 
 def main(argv: list[str] | None = None) -> None:
     """``python -m hypervigil.entrypoints.gateway --run-dir=… --state-dir=… --pin-dir=…``."""
-    layout, _ = parse_layout(sys.argv[1:] if argv is None else argv)
+    layout = layout_alone(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     confine(open_files=8192)
 

@@ -17,6 +17,7 @@ from typing import Any
 from hypervigil.entrypoints.confine import confine
 from hypervigil.entrypoints.layout import GATEWAY_USER, MONITOR_USER, SENSORS_USER, Layout, user_ids
 from hypervigil.entrypoints.options import parse_layout
+from hypervigil.entrypoints.starting import starting_policy
 from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
 from hypervigil.host.hrem.engine import Hrem
@@ -325,34 +326,21 @@ async def _every(period_s: float, do: Callable[[], None] | Callable[[], Awaitabl
         await asyncio.sleep(period_s)
 
 
-def _policy(layout: Layout, store: policyfile.PolicyStore, *, enforce: bool) -> Policy:
-    """The policy handed over by ``hypervigil up``, else the last good one, else the defaults (monitor mode).
-
-    What was handed over is consumed, so that a restart takes what ``hypervigil policy apply`` has put since.
-    """
-    try:
-        text = layout.handed_policy.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        policy = store.load() or Policy()
-    else:
-        policy = policyfile.parse(text, "the policy that 'hypervigil up' handed over")
-        store.apply(text)
-        layout.handed_policy.unlink()
-    return replace(policy, mode=Mode.ENFORCE) if enforce else policy
-
-
 def main(argv: list[str] | None = None) -> None:
-    """``python -m hypervigil.entrypoints.monitor --run-dir=… --state-dir=… --pin-dir=… [--enforce]``."""
+    """``python -m hypervigil.entrypoints.monitor --run-dir=… --state-dir=… --pin-dir=… [--enforce] [--policy=…]``."""
     layout, rest = parse_layout(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser()
     parser.add_argument("--enforce", action="store_true")
+    parser.add_argument("--policy", type=Path, metavar="FILE")
     arguments = parser.parse_args(rest)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     confine()
     user_ids(MONITOR_USER)
     store = policyfile.PolicyStore(layout.monitor_state)
     try:
-        monitor = Monitor(layout, _policy(layout, store, enforce=arguments.enforce), store)
+        policy = starting_policy(layout, store, arguments.policy)
+        policy = replace(policy, mode=Mode.ENFORCE) if arguments.enforce else policy
+        monitor = Monitor(layout, policy, store)
     except (JournalError, policyfile.PolicyError, OSError) as error:
         sys.exit(f"hypervigil monitor: {error}")
     monitor.recover()

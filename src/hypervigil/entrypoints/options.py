@@ -14,3 +14,10 @@ def parse_layout(argv: list[str]) -> tuple[Layout, list[str]]:
     parser.add_argument("--pin-dir", type=Path, default=DEFAULT_PIN_DIR)
     known, rest = parser.parse_known_args(argv)
     return Layout(known.run_dir, known.state_dir, known.pin_dir), rest
+
+
+def layout_alone(argv: list[str]) -> Layout:
+    """Where things lie, for a process that takes no other option: an unknown one ends it."""
+    layout, rest = parse_layout(argv)
+    argparse.ArgumentParser().parse_args(rest)
+    return layout

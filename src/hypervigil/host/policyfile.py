@@ -1,5 +1,6 @@
 """The operator's policy as a TOML file: read strictly, compared, explained, swapped whole; the last good one stays."""
 
+import hashlib
 import re
 import sys
 import tomllib
@@ -115,6 +116,8 @@ class PolicyStore:
 
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / "policy.toml"
+        self.before = state_dir / "policy-before.toml"
+        self._taken = state_dir / "policy-taken.sha256"
 
     def load(self) -> Policy | None:
         """The last good policy, or ``None`` where none was ever applied. ``PolicyError`` if somebody spoilt it."""
@@ -130,8 +133,30 @@ class PolicyStore:
         replace_file(self.path, text.encode("utf-8"))
         return policy
 
+    def has_taken(self, text: str) -> bool:
+        """Whether ``text`` is what was last taken from an operator's file, so that what was applied since goes on."""
+        try:
+            return self.path.exists() and self._taken.read_bytes() == _digest(text)
+        except OSError:
+            return False
+
+    def take(self, text: str) -> bool:
+        """Swap in the sound ``text`` of an operator's file; whether it replaced another policy, kept in ``before``."""
+        data = text.encode("utf-8")
+        was = self.path.read_bytes() if self.path.exists() else data
+        if was != data:
+            replace_file(self.before, was)
+        replace_file(self.path, data)
+        # The last step: whoever is stopped before it takes the file again, and nothing is lost.
+        replace_file(self._taken, _digest(text))
+        return was != data
+
 
 _RULED = "network policy: none → given: between VMs, what nothing allows is denied"
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest().encode("ascii")
 
 
 # --- words ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Which policy a monitor starts with, restarted or not, whatever the files are like."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from hypervigil.entrypoints.layout import Layout
+from hypervigil.entrypoints.starting import starting_policy
+from hypervigil.host import policyfile
+from hypervigil.host.policyfile import PolicyStore, parse
+from hypervigil.model.policy import Policy
+
+FILE = 'mode = "monitor"\nladder = ["limit"]\n'
+EDITED = 'mode = "monitor"\nladder = ["limit", "isolate"]\n'
+APPLIED = 'mode = "enforce"\n'
+
+
+class Host:
+    """The places of one monitor, which can be started again and again."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
+        for directory in (self.layout.monitor_dir, self.layout.monitor_state):
+            directory.mkdir(parents=True)
+        self.file = tmp_path / "policy.toml"
+
+    @property
+    def store(self) -> PolicyStore:
+        return PolicyStore(self.layout.monitor_state)
+
+    def start(self) -> Policy:
+        return starting_policy(self.layout, self.store, self.file)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_the_file_of_a_unit_is_the_policy_of_the_first_start(host: Host) -> None:
+    host.file.write_text(FILE, encoding="utf-8")
+    assert host.start() == parse(FILE)
+    assert host.store.text() == FILE
+
+
+def test_what_was_applied_since_goes_on_across_restarts_until_the_file_changes(host: Host) -> None:
+    host.file.write_text(FILE, encoding="utf-8")
+    host.start()
+    host.store.apply(APPLIED)
+    assert host.start() == parse(APPLIED)
+    host.file.write_text(EDITED, encoding="utf-8")
+    assert host.start() == parse(EDITED)
+    assert host.start() == parse(EDITED)
+
+
+def test_a_policy_that_the_file_replaces_is_kept_and_told(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    host.store.apply(APPLIED)
+    host.file.write_text(FILE, encoding="utf-8")
+    host.start()
+    assert host.store.before.read_text(encoding="utf-8") == APPLIED
+    assert "what it replaces is kept in" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [b"mode = ", b"\xff\xfe", b'mode = "enforced"\n', None])
+def test_a_file_that_is_no_policy_is_a_line_in_the_log_and_the_last_good_one_stays(
+    host: Host, bad: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.store.apply(APPLIED)
+    if bad is not None:
+        host.file.write_bytes(bad)
+    assert host.start() == parse(APPLIED)
+    [record] = caplog.records
+    assert str(host.file) in record.getMessage()
+    assert "\n" not in record.getMessage()
+    host.file.write_text(FILE, encoding="utf-8")
+    assert host.start() == parse(FILE), "once it is mended it counts"
+
+
+def test_with_no_good_policy_at_all_nothing_is_dropped(host: Host) -> None:
+    host.file.write_text("mode = ", encoding="utf-8")
+    assert host.start() == Policy()
+
+
+def test_what_up_hands_over_goes_before_the_file(host: Host) -> None:
+    host.file.write_text(FILE, encoding="utf-8")
+    host.layout.handed_policy.write_text(APPLIED, encoding="utf-8")
+    assert host.start() == parse(APPLIED)
+    assert not host.layout.handed_policy.exists()
+    assert host.start() == parse(APPLIED), "the file has not changed since"
+
+
+def test_a_full_disk_keeps_no_file_from_counting(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.store.apply(APPLIED)
+    host.file.write_text(FILE, encoding="utf-8")
+
+    def no_space(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(policyfile, "replace_file", no_space)
+        assert host.start() == parse(FILE)
+    assert host.store.text() == APPLIED
+    assert host.start() == parse(FILE)
