@@ -4,6 +4,8 @@ import configparser
 import importlib
 import os
 import shlex
+import shutil
+import subprocess
 from collections import ChainMap
 from pathlib import Path
 
@@ -88,6 +90,72 @@ def test_capabilities_are_bounded(service: Service) -> None:
         granted = set(settings["CapabilityBoundingSet"].split())
         assert "CAP_NET_ADMIN" in granted
         assert not granted & {"CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_MKNOD", "CAP_MAC_ADMIN"}
+
+
+GROUPS = {
+    "@system-service": {"chown", "fchown", "mlock", "prctl", "prlimit64", "sched_setaffinity", "setns", "setpriority"},
+    "@privileged": {"bpf", "chown", "fchown", "setgroups"},
+    "@resources": {"sched_setaffinity", "setpriority"},
+    "@mount": {"mount"},
+    "@debug": {"perf_event_open", "ptrace"},
+}
+"""What matters here of systemd's groups of system calls."""
+
+
+def lets(filters: list[str], call: str) -> bool:
+    """Whether the ``SystemCallFilter`` lines of a unit let a call pass; the later line counts (systemd.exec(5))."""
+    if not filters:
+        return True
+    denies_by_default = not filters[0].startswith("~")
+    listed: set[str] = set()
+    for line in filters:
+        for word in line.removeprefix("~").split():
+            calls = GROUPS[word] if word.startswith("@") else {word}
+            if line.startswith("~") == denies_by_default:
+                listed -= calls
+            else:
+                listed |= calls
+    return (call in listed) == denies_by_default
+
+
+@pytest.mark.parametrize(
+    ("service", "needed", "denied"),
+    [
+        ("enforcer", {"bpf", "chown", "mount", "setpriority"}, set()),
+        ("monitor", {"prctl", "prlimit64"}, {"bpf", "chown", "mount", "ptrace", "perf_event_open"}),
+        ("sensors", {"bpf", "prctl", "prlimit64"}, {"chown", "mount", "ptrace", "perf_event_open"}),
+        ("gateway", {"prctl", "prlimit64"}, {"bpf", "chown", "mount", "ptrace", "perf_event_open"}),
+    ],
+)
+def test_a_process_may_call_what_it_needs(service: str, needed: set[str], denied: set[str]) -> None:
+    text = (UNITS / f"hypervigil-{service}.service").read_text(encoding="utf-8")
+    filters = [line.partition("=")[2] for line in text.splitlines() if line.startswith("SystemCallFilter=")]
+    assert {call for call in needed | denied if lets(filters, call)} == needed
+
+
+def test_the_later_line_of_a_filter_counts() -> None:
+    assert not lets(["@system-service bpf", "~@privileged"], "bpf")
+    assert lets(["@system-service", "~@privileged", "bpf"], "bpf")
+    assert not lets(["~@privileged"], "bpf")
+    assert lets(["~@privileged", "bpf"], "bpf")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze on this machine")
+def test_systemd_takes_the_units_without_a_word(tmp_path: Path) -> None:
+    for target in ("sysinit", "basic", "shutdown", "multi-user"):
+        stand_in = "[Unit]\nDescription=stand-in\nDefaultDependencies=no\n"
+        (tmp_path / f"{target}.target").write_text(stand_in, encoding="utf-8")
+    for path in (*UNITS.glob("*.service"), *UNITS.glob("*.target")):
+        here = path.read_text(encoding="utf-8").replace("/opt/hypervigil/bin/python", "/bin/sh")
+        (tmp_path / path.name).write_text(here, encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *map(str, sorted(tmp_path.glob("hypervigil*")))],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": str(tmp_path)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_target_starts_every_service() -> None:
