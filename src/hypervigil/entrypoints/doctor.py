@@ -44,7 +44,12 @@ def before_start(layout: Layout) -> Iterator[Finding]:
 
 def running(layout: Layout) -> Iterator[Finding]:
     """Whether the processes run."""
-    recorded = read_processes(layout)
+    try:
+        recorded = read_processes(layout)
+    except OSError as error:
+        detail = f"who runs cannot be told, since {layout.processes_file} cannot be read ({error.strerror}): be root"
+        yield Finding("processes", good=False, detail=detail)
+        return
     if recorded is None:
         yield Finding("processes", good=False, detail="not started: run 'hypervigil up'", needed=False)
         return
@@ -151,7 +156,7 @@ def _interpreter() -> Finding:
 
 def _space(directory: Path) -> Finding:
     place = directory
-    while not place.exists():
+    while not os.path.exists(place):  # noqa: PTH110 - Path.exists raises where this user may not look
         place = place.parent
     free = shutil.disk_usage(place).free
     good = free > 64 * 1024 * 1024

@@ -1,6 +1,7 @@
 """Which policy a monitor starts with: what it is handed, else the operator's file where it changed, else the last."""
 
 import logging
+import os
 from pathlib import Path
 
 from hypervigil.entrypoints.layout import Layout
@@ -17,12 +18,27 @@ def starting_policy(layout: Layout, store: policyfile.PolicyStore, file: Path | 
     since. What ``hypervigil up`` handed over is consumed, and goes before the file: somebody gave it just now.
     """
     found = _from_file(file, store) if file is not None else None
-    if layout.handed_policy.exists():
-        text = layout.handed_policy.read_text(encoding="utf-8")
-        found = policyfile.parse(text, "the policy that 'hypervigil up' handed over")
-        store.apply(text)
-        layout.handed_policy.unlink()
-    return found or store.load() or Policy()
+    return _handed(layout.handed_policy, store) or found or store.load() or Policy()
+
+
+def _handed(path: Path, store: policyfile.PolicyStore) -> Policy | None:
+    """What ``hypervigil up`` handed over, if it is good; then it is taken away."""
+    if not os.path.lexists(path):
+        return None
+    policy = None
+    try:
+        text = policyfile.read(path)
+        policy = store.apply(text, "the policy that 'hypervigil up' handed over")
+    except policyfile.PolicyError as error:
+        log.warning("policy.refused error=%s; the last good policy stays in force", error)
+    except OSError as error:
+        log.warning("policy.not_kept error=%s: it is in force, and read again at the next start", error)
+        return policyfile.parse(text)
+    try:
+        path.unlink()
+    except OSError as error:
+        log.warning("policy.not_taken_away error=%s: it will be read again at the next start", error)
+    return policy
 
 
 def _from_file(path: Path, store: policyfile.PolicyStore) -> Policy | None:

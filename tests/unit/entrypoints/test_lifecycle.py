@@ -1,5 +1,7 @@
 """What ``hypervigil up`` refuses, and how much room it makes."""
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -17,12 +19,16 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     monkeypatch.setattr(lifecycle, "need_root", lambda _: None)
     monkeypatch.setattr(lifecycle.checks, "before_start", lambda _: [])
     monkeypatch.setattr(lifecycle.checks, "make_users", list)
-    monkeypatch.setattr(
-        lifecycle, "make_directories", lambda one: one.enforcer_state.mkdir(parents=True, exist_ok=True)
-    )
+    monkeypatch.setattr(lifecycle, "make_directories", make_directories)
+    monkeypatch.setattr(lifecycle, "user_ids", lambda _: (os.getuid(), os.getgid()))
     monkeypatch.setattr(lifecycle, "start_detached", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_wait_ready", lambda _: None)
     return layout
+
+
+def make_directories(layout: Layout) -> None:
+    for directory in (layout.enforcer_state, layout.monitor_dir):
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 def up(layout: Layout, *words: str):
@@ -57,3 +63,67 @@ def test_nobody_has_room_for_that(layout: Layout, size: str) -> None:
     assert refused.exit_code == 2
     assert "--max-nics" in refused.output
     assert layout.max_nics() is None
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.toml"
+    path.write_text('ladder = ["limit"]\n', encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o027, 0o077, 0o777])
+def test_the_monitor_alone_can_read_the_policy_handed_over_whatever_the_umask(
+    layout: Layout, policy: Path, umask: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_directories(layout)
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(lifecycle, "user_ids", lambda _: (4242, 4243))
+    monkeypatch.setattr(os, "fchown", lambda _descriptor, uid, gid: owners.append((uid, gid)))
+    before = os.umask(umask)
+    try:
+        done = up(layout, "--policy", str(policy))
+    finally:
+        os.umask(before)
+    assert done.exit_code == 0, done.output
+    assert owners == [(4242, 4243)]
+    assert stat.S_IMODE(layout.handed_policy.stat().st_mode) == 0o600
+    assert layout.handed_policy.read_bytes() == policy.read_bytes()
+
+
+def test_a_link_in_the_monitors_folder_has_root_overwrite_nothing(layout: Layout, policy: Path, tmp_path: Path) -> None:
+    make_directories(layout)
+    other = tmp_path / "shadow"
+    other.write_text("root's", encoding="utf-8")
+    layout.handed_policy.symlink_to(other)
+    assert up(layout, "--policy", str(policy)).exit_code == 0
+    assert other.read_text(encoding="utf-8") == "root's"
+    assert not layout.handed_policy.is_symlink()
+    assert layout.handed_policy.read_bytes() == policy.read_bytes()
+
+
+def test_a_policy_that_is_not_sound_is_not_handed_over(layout: Layout, policy: Path) -> None:
+    policy.write_bytes(b"\xff\xfe")
+    refused = up(layout, "--policy", str(policy))
+    assert refused.exit_code == 1
+    assert "save it as UTF-8" in refused.output
+    assert not layout.handed_policy.exists()
+
+
+def test_doctor_says_so_where_this_user_may_not_read_who_runs(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(layout.processes_file))
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    done = CliRunner().invoke(main, ["doctor"], obj=layout)
+    assert done.exit_code == 1
+    assert "cannot be read (Permission denied): be root" in done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_off_ends_whatever_the_monitor_left_in_its_folder(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_directories(layout)
+    layout.handed_policy.mkdir()
+    monkeypatch.setattr(lifecycle, "undo_all", lambda *_: [])
+    done = CliRunner().invoke(main, ["off"], obj=layout)
+    assert (done.exit_code, done.output) == (0, "nothing of Hypervigil was in force\n")

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +104,53 @@ def test_a_full_disk_keeps_no_file_from_counting(host: Host, monkeypatch: pytest
         assert host.start() == parse(FILE)
     assert host.store.text() == APPLIED
     assert host.start() == parse(FILE)
+
+
+@pytest.mark.parametrize("bad", [b"mode = ", b"\xff\xfe", b"#" * (policyfile.MAX_BYTES + 1)])
+def test_what_is_handed_over_and_no_policy_is_a_line_in_the_log_once(
+    host: Host, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    host.file.write_text(FILE, encoding="utf-8")
+    host.start()
+    host.store.apply(APPLIED)
+    host.layout.handed_policy.write_bytes(bad)
+    assert host.start() == parse(APPLIED)
+    assert host.start() == parse(APPLIED)
+    [record] = caplog.records
+    assert "the last good policy stays in force" in record.getMessage()
+
+
+def test_what_is_handed_over_and_cannot_be_read_is_a_line_in_the_log(
+    host: Host, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.store.apply(APPLIED)
+    host.layout.handed_policy.write_text(FILE, encoding="utf-8")
+    opened = Path.open
+
+    def denied(self: Path, *args: Any, **options: Any) -> Any:
+        if self == host.layout.handed_policy:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", denied)
+    assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
+    [record] = caplog.records
+    assert "you may not read" in record.getMessage()
+
+
+def test_a_folder_in_the_place_of_what_is_handed_over_keeps_nobody_from_starting(host: Host) -> None:
+    host.layout.handed_policy.mkdir()
+    assert starting_policy(host.layout, host.store, None) == Policy()
+
+
+def test_what_is_handed_over_counts_on_a_full_disk_too(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.layout.handed_policy.write_text(APPLIED, encoding="utf-8")
+
+    def no_space(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(policyfile, "replace_file", no_space)
+        assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
+    assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
+    assert host.store.text() == APPLIED

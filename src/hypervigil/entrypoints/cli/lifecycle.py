@@ -1,5 +1,6 @@
 """``hypervigil up``, ``off`` and ``doctor``."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -13,10 +14,11 @@ from hypervigil.entrypoints import doctor as checks
 from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import fail, layout_of, need_root, places, printer
 from hypervigil.entrypoints.control_client import ControlError, ask
-from hypervigil.entrypoints.layout import Layout, make_directories
+from hypervigil.entrypoints.layout import MONITOR_USER, Layout, make_directories, user_ids
 from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
 from hypervigil.host import policyfile
+from hypervigil.host.durable import replace_file
 from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS
 from hypervigil.hypervisor.enforcer.undo import undo_all
 from hypervigil.wire import control
@@ -43,11 +45,7 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
     layout = layout_of(context)
     need_root("hypervigil up")
     monitor_arguments = ["--enforce"] if enforce else []
-    if policy_path is not None:
-        try:
-            policyfile.load(policy_path)
-        except policyfile.PolicyError as error:
-            fail(str(error))
+    policy_text = None if policy_path is None else _sound(policy_path)
     for finding in checks.before_start(layout):
         if finding.needed and not finding.good:
             fail(f"{finding.what}: {finding.detail}")
@@ -64,8 +62,9 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
         make_directories(layout)
         if max_nics is not None:
             layout.max_nics_file.write_text(str(max_nics), encoding="ascii")
-        if policy_path is not None:
-            layout.handed_policy.write_bytes(policy_path.read_bytes())
+        if policy_text is not None:
+            # PRIVILEGED: given to the monitor in its own folder, where a taken-over one may have put any link.
+            replace_file(layout.handed_policy, policy_text.encode("utf-8"), owner=user_ids(MONITOR_USER))
     except OSError as error:
         fail(
             f"cannot prepare {error.filename or layout.run_dir}: {error.strerror}; free space or use other directories"
@@ -80,6 +79,16 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
         return
     os.setpriority(os.PRIO_PROCESS, 0, -11)
     Supervisor(layout, monitor_arguments).run()
+
+
+def _sound(path: Path) -> str:
+    """The text of a policy file that is sound, read once: what was checked is what is handed over."""
+    try:
+        text = policyfile.read(path)
+        policyfile.parse(text, str(path))
+    except policyfile.PolicyError as error:
+        fail(str(error))
+    return text
 
 
 def _wait_ready(layout: Layout) -> None:
@@ -113,7 +122,9 @@ def off(context: click.Context) -> dict[str, Any]:
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
     layout.stopping_file.unlink(missing_ok=True)
-    layout.handed_policy.unlink(missing_ok=True)
+    # The folder is the monitor's: what cannot be removed from it must not keep 'off' from ending.
+    with contextlib.suppress(OSError):
+        layout.handed_policy.unlink()
     return {"sentences": done or ["nothing of Hypervigil was in force"]}
 
 
