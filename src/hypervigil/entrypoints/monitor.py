@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +140,7 @@ class Monitor:
             journal_state=self._journal_state,
             samples=self._hsem.samples,
             keep_policy=self._store.apply,
+            unsaid=self._store.unsaid,
             remember=self._hsem.remember,
             recall=self._hsem.recall,
             since_wall=time.time(),
@@ -336,11 +336,9 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     confine()
     user_ids(MONITOR_USER)
-    store = policyfile.PolicyStore(layout.monitor_state)
+    store = policyfile.PolicyStore(layout.monitor_state, Mode.ENFORCE if arguments.enforce else Mode.MONITOR)
     try:
-        policy = starting_policy(layout, store, arguments.policy)
-        policy = replace(policy, mode=Mode.ENFORCE) if arguments.enforce else policy
-        monitor = Monitor(layout, policy, store)
+        monitor = Monitor(layout, starting_policy(layout, store, arguments.policy), store)
     except (JournalError, policyfile.PolicyError, OSError) as error:
         sys.exit(f"hypervigil monitor: {error}")
     monitor.recover()

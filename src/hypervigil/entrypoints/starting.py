@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 def starting_policy(layout: Layout, store: policyfile.PolicyStore, file: Path | None) -> Policy:
-    """The policy to start with; the defaults (monitor mode) where there was never a good one.
+    """The policy to start with; the defaults where there was never a good one.
 
     A file is taken once for each text of it, so that a restart goes on with what ``hypervigil policy apply`` has put
     since. What ``hypervigil up`` handed over is consumed, and goes before the file: somebody gave it just now.
     """
     found = _from_file(file, store) if file is not None else None
-    return _handed(layout.handed_policy, store) or found or store.load() or Policy()
+    return _handed(layout.handed_policy, store) or found or store.load() or Policy(mode=store.unsaid)
 
 
 def _handed(path: Path, store: policyfile.PolicyStore) -> Policy | None:
@@ -33,7 +33,7 @@ def _handed(path: Path, store: policyfile.PolicyStore) -> Policy | None:
         log.warning("policy.refused error=%s; the last good policy stays in force", error)
     except OSError as error:
         log.warning("policy.not_kept error=%s: it is in force, and read again at the next start", error)
-        return policyfile.parse(text)
+        return policyfile.parse(text, unsaid=store.unsaid)
     try:
         path.unlink()
     except OSError as error:
@@ -47,7 +47,7 @@ def _from_file(path: Path, store: policyfile.PolicyStore) -> Policy | None:
         text = policyfile.read(path)
         if store.has_taken(text):
             return None
-        policy = policyfile.parse(text, str(path))
+        policy = policyfile.parse(text, str(path), unsaid=store.unsaid)
     except policyfile.PolicyError as error:
         log.warning("policy.refused error=%s; the last good policy stays in force", error)
         return None

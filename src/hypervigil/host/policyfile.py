@@ -24,9 +24,9 @@ class PolicyError(Exception):
     """One sentence: what is wrong with the policy, where, and the mend."""
 
 
-def load(path: Path) -> Policy:
+def load(path: Path, *, unsaid: Mode = Mode.MONITOR) -> Policy:
     """The policy in a file."""
-    return load_text(path)[0]
+    return parse(read(path), str(path), unsaid=unsaid)
 
 
 def load_text(path: Path) -> tuple[Policy, str]:
@@ -57,8 +57,11 @@ def read(path: Path) -> str:
         raise PolicyError(f"{path}, line {line}: not text in UTF-8; save it as UTF-8") from None
 
 
-def parse(text: str, name: str = "the policy") -> Policy:
-    """The policy that ``text`` says; ``name`` is how errors call it. ``PolicyError`` in one sentence."""
+def parse(text: str, name: str = "the policy", *, unsaid: Mode = Mode.MONITOR) -> Policy:
+    """The policy that ``text`` says; ``name`` is how errors call it. ``PolicyError`` in one sentence.
+
+    ``unsaid`` is the mode of a host whose policy says none: what the monitor was started with.
+    """
     if len(text) > MAX_BYTES:
         raise PolicyError(f"{name} is larger than the {MAX_BYTES} bytes of a policy: is it the right file?")
     try:
@@ -71,7 +74,7 @@ def parse(text: str, name: str = "the policy") -> Policy:
     except RecursionError:
         raise PolicyError(f"{name}: nested far too deep to be a policy") from None
     try:
-        return Reader(text).policy(document)
+        return Reader(text, unsaid).policy(document)
     except Fault as fault:
         raise PolicyError(f"{name}: {fault}") from None
 
@@ -94,10 +97,11 @@ def diff(old: Policy, new: Policy) -> list[str]:
     return changes
 
 
-def describe(policy: Policy) -> list[str]:
+def describe(policy: Policy, *, mode_said: bool = True) -> list[str]:
     """What a policy says, a line each, defaults included."""
     does = "drops nothing and says what it would do" if policy.mode is Mode.MONITOR else "acts"
-    lines = [f"mode {policy.mode}: {does}", f"an attacker meets, in turn: {', '.join(policy.ladder)}"]
+    unless = "" if mode_said else "; it says none, so that 'hypervigil up --enforce' makes it enforce"
+    lines = [f"mode {policy.mode}: {does}{unless}", f"an attacker meets, in turn: {', '.join(policy.ladder)}"]
     bounds = (f"{key.name} {getattr(policy.bounds, key.name):g}" for key in keys_of(policy.bounds))
     lines.append(f"bounds: {', '.join(bounds)}")
     if policy.grants != GrantPolicy():
@@ -112,16 +116,20 @@ def describe(policy: Policy) -> list[str]:
 
 
 class PolicyStore:
-    """The last good policy, kept as its text in ``policy.toml`` of a state directory."""
+    """The last good policy, kept as its text in ``policy.toml`` of a state directory.
 
-    def __init__(self, state_dir: Path) -> None:
+    ``unsaid`` is the mode of a host whose policy says none.
+    """
+
+    def __init__(self, state_dir: Path, unsaid: Mode = Mode.MONITOR) -> None:
+        self.unsaid = unsaid
         self.path = state_dir / "policy.toml"
         self.before = state_dir / "policy-before.toml"
         self._taken = state_dir / "policy-taken.sha256"
 
     def load(self) -> Policy | None:
         """The last good policy, or ``None`` where none was ever applied. ``PolicyError`` if somebody spoilt it."""
-        return load(self.path) if self.path.exists() else None
+        return load(self.path, unsaid=self.unsaid) if self.path.exists() else None
 
     def text(self) -> str | None:
         """The last good policy as it was written, comments and all."""
@@ -129,7 +137,7 @@ class PolicyStore:
 
     def apply(self, text: str, name: str = "the new policy") -> Policy:
         """Check ``text``, then swap it in whole. On ``PolicyError`` or ``OSError`` the last good one stays."""
-        policy = parse(text, name)
+        policy = parse(text, name, unsaid=self.unsaid)
         replace_file(self.path, text.encode("utf-8"))
         return policy
 

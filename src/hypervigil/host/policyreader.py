@@ -29,13 +29,14 @@ class _Place:
 class Reader:
     """One file on its way to a ``Policy``. ``policyvalues.Fault`` says what is wrong."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, unsaid: Mode = Mode.MONITOR) -> None:
+        self._unsaid = unsaid
         self._lines = text.splitlines()
 
     def policy(self, document: Mapping[str, object]) -> Policy:
         """The policy that a document says."""
         self._known(_Place(), document)
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"mode": self._unsaid}
         if "mode" in document:
             values["mode"] = self._value(_Place(), "mode", v.word(Mode), document["mode"])
         if "ladder" in document:

@@ -22,7 +22,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     monkeypatch.setattr(lifecycle, "make_directories", make_directories)
     monkeypatch.setattr(lifecycle, "user_ids", lambda _: (os.getuid(), os.getgid()))
     monkeypatch.setattr(lifecycle, "start_detached", lambda *_: None)
-    monkeypatch.setattr(lifecycle, "_wait_ready", lambda _: None)
+    monkeypatch.setattr(lifecycle, "_wait_ready", lambda _: "monitor")
     return layout
 
 
@@ -127,3 +127,34 @@ def test_off_ends_whatever_the_monitor_left_in_its_folder(layout: Layout, monkey
     monkeypatch.setattr(lifecycle, "undo_all", lambda *_: [])
     done = CliRunner().invoke(main, ["off"], obj=layout)
     assert (done.exit_code, done.output) == (0, "nothing of Hypervigil was in force\n")
+
+
+def test_a_file_that_says_monitor_and_enforce_are_not_asked_for_at_once(layout: Layout, policy: Path) -> None:
+    policy.write_text('mode = "monitor"\n', encoding="utf-8")
+    refused = up(layout, "--enforce", "--policy", str(policy))
+    assert refused.exit_code == 1
+    assert 'says mode = "monitor", which goes before --enforce' in refused.output
+    assert not layout.handed_policy.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "mode"),
+    [
+        ("", (), "monitor"),
+        ("", ("--enforce",), "enforce"),
+        ('mode = "enforce"\n', (), "enforce"),
+        ('mode = "enforce"\n', ("--enforce",), "enforce"),
+        ('mode = "monitor"\n', (), "monitor"),
+    ],
+)
+def test_up_tells_the_mode_that_it_starts_in(
+    layout: Layout, policy: Path, text: str, words: tuple[str, ...], mode: str
+) -> None:
+    policy.write_text(text, encoding="utf-8")
+    assert up(layout, *words, "--policy", str(policy)).output.startswith(f"Hypervigil starts in {mode} mode.\n")
+
+
+def test_up_tells_where_the_policy_applied_last_says_another_mode(layout: Layout) -> None:
+    told = up(layout, "--enforce").output.splitlines()
+    assert told[0] == "Hypervigil starts in enforce mode, or in the one that the policy applied last says."
+    assert told[1].startswith("The mode is monitor, as the policy applied last says")

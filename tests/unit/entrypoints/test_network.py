@@ -12,6 +12,7 @@ from hypervigil.entrypoints.cli import network as commands
 from hypervigil.entrypoints.control_client import ControlError
 from hypervigil.host import policyfile
 from hypervigil.model.ids import PortId, VmId
+from hypervigil.model.policy import Mode
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control
 
@@ -56,6 +57,7 @@ class Monitor:
 
     def __init__(self, text: str | None) -> None:
         self.text = text
+        self.unsaid = "monitor"
         self.applied: list[str] = []
 
     def ask(self, _path: Path, request: control.Request) -> dict:
@@ -65,8 +67,12 @@ class Monitor:
             self.applied.append(request.text)
             return {"sentences": ["done"]}
         assert isinstance(request, control.ShowNetwork)
-        policy = policyfile.parse(self.text)
-        body = {"policy": msgspec.to_builtins(policy), "inventory": msgspec.to_builtins(INVENTORY)}
+        policy = policyfile.parse(self.text, unsaid=Mode(self.unsaid))
+        body = {
+            "policy": msgspec.to_builtins(policy),
+            "inventory": msgspec.to_builtins(INVENTORY),
+            "mode_unsaid": self.unsaid,
+        }
         return msgspec.msgpack.decode(msgspec.msgpack.encode(body))
 
 
@@ -204,6 +210,16 @@ def test_check_says_what_comes_to_nothing(monitor: Monitor, file: str) -> None:
     assert answer("check", file)["idle"] == ["path customers lets nothing pass: tenants has no way outside"]
     Path(file).write_text(POLICY + 'by = "grey"', encoding="utf-8")
     assert "no vm has tenant 'grey'" in complaint("check", file)
+
+
+def test_a_file_without_a_mode_has_the_one_that_the_monitor_was_started_with(monitor: Monitor, file: str) -> None:
+    text = POLICY.replace('mode = "enforce"\n', "", 1)
+    monitor.text, monitor.unsaid = text, "enforce"
+    Path(file).write_text(text, encoding="utf-8")
+    assert answer("diff", file)["policy"] == []
+    assert answer("explain", "web-1", "db-1", "tcp/443", "--file", file)["notes"] == [
+        "in monitor mode nothing is dropped at a port: that is so for db-1"
+    ]
 
 
 def test_diff_and_apply_say_whose_reach_changes(monitor: Monitor, file: str) -> None:

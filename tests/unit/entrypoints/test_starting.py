@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from hypervigil.entrypoints import monitor
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.entrypoints.starting import starting_policy
 from hypervigil.host import policyfile
 from hypervigil.host.policyfile import PolicyStore, parse
-from hypervigil.model.policy import Policy
+from hypervigil.model.policy import Mode, Policy
 
 FILE = 'mode = "monitor"\nladder = ["limit"]\n'
 EDITED = 'mode = "monitor"\nladder = ["limit", "isolate"]\n'
@@ -154,3 +155,43 @@ def test_what_is_handed_over_counts_on_a_full_disk_too(host: Host, monkeypatch: 
         assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
     assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
     assert host.store.text() == APPLIED
+
+
+@pytest.mark.parametrize("asked", list(Mode))
+@pytest.mark.parametrize("said", ["", *(f'mode = "{mode}"\n' for mode in Mode)])
+def test_the_mode_is_the_same_at_the_start_when_it_is_applied_and_after_a_restart(
+    host: Host, asked: Mode, said: str
+) -> None:
+    """What the policy says goes first, what the monitor was started with is for one that says nothing."""
+    expected = parse(said).mode if said else asked
+
+    def store() -> PolicyStore:
+        return PolicyStore(host.layout.monitor_state, asked)
+
+    assert starting_policy(host.layout, store(), None).mode is asked, "there is no policy yet"
+    host.file.write_text(said, encoding="utf-8")
+    assert starting_policy(host.layout, store(), host.file).mode is expected
+    host.layout.handed_policy.write_text(said, encoding="utf-8")
+    assert starting_policy(host.layout, store(), None).mode is expected
+    store().apply('mode = "monitor"\n')
+    assert store().apply(said).mode is expected
+    assert starting_policy(host.layout, store(), None).mode is expected
+
+
+def test_a_monitor_told_to_enforce_starts_in_the_mode_of_its_policy(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StartedError(Exception):
+        """Raised where the monitor would be made."""
+
+    def made(_layout: Layout, policy: Policy, store: PolicyStore) -> None:
+        raise StartedError(policy.mode, store.unsaid)
+
+    monkeypatch.setattr(monitor, "confine", lambda: None)
+    monkeypatch.setattr(monitor, "user_ids", lambda _: (0, 0))
+    monkeypatch.setattr(monitor, "Monitor", made)
+    for text, mode in (("", Mode.ENFORCE), ('mode = "monitor"\n', Mode.MONITOR)):
+        host.store.apply(text)
+        with pytest.raises(StartedError) as started:
+            monitor.main([*host.layout.arguments(), "--enforce"])
+        assert started.value.args == (mode, Mode.ENFORCE)

@@ -8,9 +8,11 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypervigil.entrypoints.cli import main
 from hypervigil.host import policyfile
 from hypervigil.host.policyfile import KEYS, PolicyError, PolicyStore, describe, diff, load, parse
 from hypervigil.model.network import (
@@ -503,6 +505,15 @@ def test_a_policy_is_described():
     assert any(
         line.startswith("vm web 1: tenant blue; mode monitor; addresses 10.60.0.11, 2001:db8::1") for line in lines
     )
+
+
+def test_a_policy_without_a_mode_is_described_with_what_makes_it_enforce(tmp_path):
+    assert "'hypervigil up --enforce' makes it enforce" in describe(parse(""), mode_said=False)[0]
+    path = tmp_path / "p.toml"
+    for text, told in (("", True), ('mode = "monitor"\n', False), ('mode = "enforce"\n', False)):
+        path.write_text(text, encoding="utf-8")
+        shown = CliRunner().invoke(main, ["policy", "check", str(path)]).output
+        assert ("up --enforce" in shown) is told
 
 
 # --- documentation ---------------------------------------------------------------------------------------------------

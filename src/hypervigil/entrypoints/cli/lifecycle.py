@@ -21,13 +21,19 @@ from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
 from hypervigil.hypervisor.adapters.ebpf.program import DEFAULT_PORTS
 from hypervigil.hypervisor.enforcer.undo import undo_all
+from hypervigil.model.policy import Mode
 from hypervigil.wire import control
 
 READY_WITHIN_S = 30.0
 
 
 @click.command()
-@click.option("--enforce", is_flag=True, help="Act on verdicts. Without it nothing is dropped or limited.")
+@click.option(
+    "--enforce",
+    is_flag=True,
+    help="Act on verdicts where the policy says no mode; one that it says goes first. Without either nothing is "
+    "dropped or limited.",
+)
 @click.option(
     "--policy", "policy_path", type=click.Path(path_type=Path), metavar="FILE", help="The operator's policy (TOML)."
 )
@@ -45,7 +51,8 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
     layout = layout_of(context)
     need_root("hypervigil up")
     monitor_arguments = ["--enforce"] if enforce else []
-    policy_text = None if policy_path is None else _sound(policy_path)
+    mode = Mode.ENFORCE if enforce else Mode.MONITOR
+    policy_text = None if policy_path is None else _sound(policy_path, mode)
     for finding in checks.before_start(layout):
         if finding.needed and not finding.good:
             fail(f"{finding.what}: {finding.detail}")
@@ -71,27 +78,36 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
         )
     except subprocess.CalledProcessError as error:
         fail(f"cannot make the service users: {error.stderr.decode(errors='replace').strip()}")
-    click.echo(f"Hypervigil starts in {'enforce' if enforce else 'monitor'} mode unless the policy says otherwise.")
+    if policy_text is None:
+        click.echo(f"Hypervigil starts in {mode} mode, or in the one that the policy applied last says.")
+    else:
+        mode = policyfile.parse(policy_text, unsaid=mode).mode
+        click.echo(f"Hypervigil starts in {mode} mode.")
     if detach:
         start_detached(layout, monitor_arguments)
-        _wait_ready(layout)
+        found = _wait_ready(layout)
+        if found != mode:
+            click.echo(f"The mode is {found}, as the policy applied last says: 'hypervigil policy apply' changes it.")
         click.echo("ready")
         return
     os.setpriority(os.PRIO_PROCESS, 0, -11)
     Supervisor(layout, monitor_arguments).run()
 
 
-def _sound(path: Path) -> str:
+def _sound(path: Path, asked: Mode) -> str:
     """The text of a policy file that is sound, read once: what was checked is what is handed over."""
     try:
         text = policyfile.read(path)
-        policyfile.parse(text, str(path))
+        found = policyfile.parse(text, str(path), unsaid=asked)
     except policyfile.PolicyError as error:
         fail(str(error))
+    if asked is Mode.ENFORCE and found.mode is Mode.MONITOR:
+        fail(f'{path} says mode = "monitor", which goes before --enforce: leave out one of the two')
     return text
 
 
-def _wait_ready(layout: Layout) -> None:
+def _wait_ready(layout: Layout) -> str:
+    """Wait until every part sees; the mode that the host is in then."""
     deadline = time.monotonic() + READY_WITHIN_S
     reason = "nothing answered"
     while time.monotonic() < deadline:
@@ -101,12 +117,12 @@ def _wait_ready(layout: Layout) -> None:
             reason = str(error)
         else:
             if body["ready"]:
-                return
+                return str(body["mode"])
             reason = "; ".join(body["blind"]) or "not all parts are connected yet"
         time.sleep(0.1)
     stop_everything(layout)
     layout.stopping_file.unlink(missing_ok=True)
-    fail(
+    return fail(
         f"not ready after {READY_WITHIN_S:g} s ({reason}), and stopped again: "
         f"see {layout.log_dir} and 'hypervigil doctor'"
     )

@@ -217,8 +217,8 @@ def check(context: click.Context, path: Path, inventory_path: Path | None) -> di
 @click.pass_context
 def diff(context: click.Context, path: Path) -> dict[str, Any]:
     """Say whose reach a policy file would change; change nothing."""
-    new, _ = _policy(path)
-    return _difference(context, new)
+    _, text = _policy(path)
+    return _difference(context, path, text)
 
 
 @network.command("apply")
@@ -228,8 +228,8 @@ def diff(context: click.Context, path: Path) -> dict[str, Any]:
 @click.pass_context
 def apply_network(context: click.Context, path: Path, *, dry_run: bool) -> dict[str, Any]:
     """Swap the policy in one step, and say whose reach that changes; one that is not sound changes nothing."""
-    new, text = _policy(path)
-    body = _difference(context, new)
+    _, text = _policy(path)
+    body = _difference(context, path, text)
     if not dry_run:
         ask_monitor(context, control.ApplyPolicy(text=text, by=operator()))
     return body
@@ -243,17 +243,23 @@ def _world(context: click.Context, policy_path: Path | None = None, inventory_pa
         if inventory_path is None:
             return in_force
         return _World(in_force.policy, _saved(inventory_path))
-    policy, _ = _policy(policy_path)
+    policy, text = _policy(policy_path)
     if inventory_path is not None:
         return _World(policy, _saved(inventory_path))
     try:
-        return _World(policy, _in_force(ask(layout_of(context).control_socket, control.ShowNetwork())).inventory)
+        body = ask(layout_of(context).control_socket, control.ShowNetwork())
     except ControlError:
         return _World(policy, imagined(policy), (_IMAGINED,))
+    return _World(policyfile.parse(text, str(policy_path), unsaid=_unsaid(body)), _in_force(body).inventory)
 
 
 def _in_force(body: dict[str, Any]) -> _World:
     return _World(msgspec.convert(body["policy"], Policy), msgspec.convert(body["inventory"], Inventory))
+
+
+def _unsaid(body: dict[str, Any]) -> Mode:
+    """The mode that a policy which says none would have under the monitor that answered."""
+    return Mode(body.get("mode_unsaid", Mode.MONITOR))
 
 
 def _policy(path: Path) -> tuple[Policy, str]:
@@ -272,8 +278,9 @@ def _saved(path: Path) -> Inventory:
         fail(f"{path} {error}: make one with 'hypervigil network show --json'")
 
 
-def _difference(context: click.Context, new: Policy) -> dict[str, Any]:
-    world = _in_force(ask_monitor(context, control.ShowNetwork()))
+def _difference(context: click.Context, path: Path, text: str) -> dict[str, Any]:
+    body = ask_monitor(context, control.ShowNetwork())
+    new, world = policyfile.parse(text, str(path), unsaid=_unsaid(body)), _in_force(body)
     return {
         "reach": [_change(one) for one in changes(world.policy, new, world.inventory)],
         "policy": policyfile.diff(world.policy, new),

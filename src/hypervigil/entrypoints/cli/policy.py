@@ -8,7 +8,7 @@ import click
 from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import ask_monitor, fail, operator, printer
 from hypervigil.host import policyfile
-from hypervigil.model.policy import Policy
+from hypervigil.model.policy import Mode, Policy
 from hypervigil.wire import control
 
 _FILE = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
@@ -31,8 +31,9 @@ def _read(path: Path) -> tuple[Policy, str]:
 @printer(show.sentences)
 def check(path: Path) -> dict[str, Any]:
     """Say whether a policy file is sound."""
-    found, _ = _read(path)
-    return {"sentences": [f"{path}: good.", *policyfile.describe(found)]}
+    found, text = _read(path)
+    mode_said = found == policyfile.parse(text, str(path), unsaid=Mode.ENFORCE)
+    return {"sentences": [f"{path}: good.", *policyfile.describe(found, mode_said=mode_said)]}
 
 
 @policy.command()

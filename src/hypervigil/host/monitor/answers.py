@@ -18,6 +18,7 @@ from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
 from hypervigil.model.guest import Hearing
 from hypervigil.model.ids import HOST, OUTSIDE, CaseId, Instant, VmId
 from hypervigil.model.limits import Limit
+from hypervigil.model.policy import Mode
 from hypervigil.model.status import Evidence, Level
 from hypervigil.model.vm import Inventory, Vm
 from hypervigil.wire import control
@@ -46,6 +47,7 @@ class Answers:
         journal_state: Callable[[], Body],
         samples: Callable[[VmId], int],
         keep_policy: Callable[[str], object],
+        unsaid: Mode = Mode.MONITOR,
         remember: Callable[[], Remembered],
         recall: Callable[[Remembered], None],
         since_wall: float,
@@ -55,6 +57,7 @@ class Answers:
         self._journal_state = journal_state
         self._samples = samples
         self._keep_policy = keep_policy
+        self._unsaid = unsaid
         self._remember = remember
         self._recall = recall
         self._since_wall = since_wall
@@ -87,7 +90,11 @@ class Answers:
             case control.ShowNetwork():
                 known = Inventory(tuple(self._conductor.vms.values()))
                 return control.Answer(
-                    body={"policy": to_builtins(self._conductor.policy), "inventory": to_builtins(known)}
+                    body={
+                        "policy": to_builtins(self._conductor.policy),
+                        "inventory": to_builtins(known),
+                        "mode_unsaid": str(self._unsaid),
+                    }
                 )
             case control.ExportHistory(names=names):
                 return self._export(names)
@@ -197,19 +204,20 @@ class Answers:
 
     def _apply(self, request: control.ApplyPolicy, now: Instant) -> control.Response:
         try:
-            policy = policyfile.parse(request.text, "the new policy")
+            policy = policyfile.parse(request.text, "the new policy", unsaid=self._unsaid)
         except policyfile.PolicyError as error:
             return control.Denied(reason=f"{error}; the last good policy stays in force")
         changes = policyfile.diff(self._conductor.policy, policy)
-        if not changes:
-            return _said("nothing would change" if request.dry_run else "nothing to change")
-        if not request.dry_run:
-            try:
-                self._keep_policy(request.text)
-            except OSError as error:
-                return control.Denied(reason=f"cannot keep the policy: {error}; the last good policy stays in force")
+        if request.dry_run:
+            return _said(*changes or ["nothing would change"])
+        try:
+            # Also where nothing changes now: a mode that was --enforce's is the policy's own from here on.
+            self._keep_policy(request.text)
+        except OSError as error:
+            return control.Denied(reason=f"cannot keep the policy: {error}; the last good policy stays in force")
+        if changes:
             self._conductor.swap_policy(policy, request.text, changes, request.by, now)
-        return _said(*changes)
+        return _said(*changes or ["nothing to change"])
 
     # --- views ----
     def status(self, now: Instant) -> Body:

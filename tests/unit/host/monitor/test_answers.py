@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from hypervigil.model.guest import SpecialRequest
 from hypervigil.model.ids import Instant, PortId, VmId
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.metric import Metric
-from hypervigil.model.policy import NetworkPolicy, Policy
+from hypervigil.model.policy import Mode, NetworkPolicy, Policy
 from hypervigil.model.traffic import Direction
 from hypervigil.model.vm import Inventory, Nic, Vm
 from hypervigil.wire import control, gateway, guest
@@ -78,6 +79,26 @@ def test_policy_and_inventory_come_whole_over_the_wire() -> None:
     assert isinstance(there, control.Answer)
     assert msgspec.convert(there.body["policy"], Policy) == policy
     assert msgspec.convert(there.body["inventory"], Inventory) == Inventory((VM,))
+
+
+def test_a_policy_without_a_mode_leaves_that_of_the_start_and_one_with_it_goes_first(tmp_path: Path) -> None:
+    conductor = conducting(FakeHost(), FakeHost())
+    store = policyfile.PolicyStore(tmp_path, Mode.ENFORCE)
+    answers = answers_of(conductor, keep_policy=store.apply, unsaid=store.unsaid)
+
+    def applied(text: str) -> list[str]:
+        answer = answers.answer(control.ApplyPolicy(text=text), Instant(1.0))
+        assert isinstance(answer, control.Answer)
+        sentences: list[str] = answer.body["sentences"]
+        return sentences
+
+    assert applied("") == ["nothing to change"]
+    assert applied('mode = "enforce"\n') == ["nothing to change"]
+    assert policyfile.PolicyStore(tmp_path).load() == Policy(mode=Mode.ENFORCE), "it is kept as what the policy says"
+    assert applied('mode = "monitor"\n') == ["mode: enforce → monitor"]
+    loaded = policyfile.PolicyStore(tmp_path, Mode.ENFORCE).load()
+    assert loaded == conductor.policy == Policy(mode=Mode.MONITOR)
+    assert applied("# nothing said\n") == ["mode: monitor → enforce"]
 
 
 def test_a_large_memory_goes_out_and_comes_in_as_it_is() -> None:
