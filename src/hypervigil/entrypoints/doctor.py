@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hypervigil.entrypoints.layout import SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import read_processes
+from hypervigil.entrypoints.strangers import MEND, strangers, told
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
@@ -49,6 +50,10 @@ def running(layout: Layout) -> Iterator[Finding]:
     except OSError as error:
         detail = f"who runs cannot be told, since {layout.processes_file} cannot be read ({error.strerror}): be root"
         yield Finding("processes", good=False, detail=detail)
+        return
+    found = strangers(layout, recorded)
+    if found:
+        yield Finding("processes", good=len(found) == 2, detail=f"{told(found)}; {MEND}", needed=False)
         return
     if recorded is None:
         yield Finding("processes", good=False, detail="not started: run 'hypervigil up'", needed=False)

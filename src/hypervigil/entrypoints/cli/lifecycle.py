@@ -16,6 +16,7 @@ from hypervigil.entrypoints.cli.common import fail, layout_of, need_root, places
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import MONITOR_USER, Layout, make_directories, user_ids
 from hypervigil.entrypoints.processes import read_processes, start_detached
+from hypervigil.entrypoints.strangers import MEND, strangers, told
 from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
 from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
@@ -61,6 +62,8 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
         alive(pid, f"hypervigil.entrypoints.{name}") for name, pid in recorded.services.items()
     ):
         fail("Hypervigil runs already: see 'hypervigil status', or stop it with 'hypervigil off'")
+    if found := strangers(layout, recorded):
+        fail(f"{told(found)}; {MEND}")
     if max_nics not in {None, layout.max_nics() or DEFAULT_PORTS} and any(layout.pin_dir.glob("abi-*")):
         fail("the data plane of another size is in force: 'hypervigil off' removes it, with every limit and filter")
     try:
@@ -135,13 +138,19 @@ def off(context: click.Context) -> dict[str, Any]:
     """Stop everything and remove every limit, filter and pin, also when all processes are dead."""
     layout = layout_of(context)
     need_root("hypervigil off")
+    # Its enforcer would put back what is taken away here, and no longer know what was before.
+    found = strangers(layout, read_processes(layout))
+    if "enforcer" in found:
+        fail(f"{told(found)}; {MEND}, then run 'hypervigil off' again; nothing was changed")
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
     layout.stopping_file.unlink(missing_ok=True)
     # The folder is the monitor's: what cannot be removed from it must not keep 'off' from ending.
     with contextlib.suppress(OSError):
         layout.handed_policy.unlink()
-    return {"sentences": done or ["nothing of Hypervigil was in force"]}
+    left = strangers(layout, None)
+    sentences = done or ["nothing of Hypervigil was in force"]
+    return {"sentences": [*sentences, f"{told(left)}; {MEND}"] if left else sentences, "exit_code": 1 if left else 0}
 
 
 def _show_findings(console: Console, body: dict[str, Any]) -> None:
