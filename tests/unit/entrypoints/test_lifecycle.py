@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -128,6 +129,21 @@ def test_doctor_says_so_where_this_user_may_not_read_who_runs(layout: Layout, mo
     assert done.exit_code == 1
     assert "cannot be read (Permission denied): be root" in done.output
     assert done.exception is None or isinstance(done.exception, SystemExit)
+
+
+def test_space_is_told_of_the_nearest_folder_that_this_user_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = os.stat
+    hidden = tmp_path / "hidden"
+
+    def stat_of(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(str(hidden)):
+            raise PermissionError(13, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat_of)
+    assert lifecycle.checks._space(hidden / "state").detail.endswith("MB free")
 
 
 def test_off_ends_whatever_the_monitor_left_in_its_folder(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

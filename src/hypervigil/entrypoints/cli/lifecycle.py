@@ -88,9 +88,11 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
         click.echo(f"Hypervigil starts in {mode} mode.")
     if detach:
         start_detached(layout, monitor_arguments)
-        found = _wait_ready(layout)
-        if found != mode:
-            click.echo(f"The mode is {found}, as the policy applied last says: 'hypervigil policy apply' changes it.")
+        in_force = _wait_ready(layout)
+        if in_force != str(mode):
+            click.echo(
+                f"The mode is {in_force}, as the policy applied last says: 'hypervigil policy apply' changes it."
+            )
         click.echo("ready")
         return
     os.setpriority(os.PRIO_PROCESS, 0, -11)
