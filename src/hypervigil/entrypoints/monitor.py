@@ -159,7 +159,7 @@ class Monitor:
         self._resume()
         for case in self.conductor.ledger.open_cases():
             self._recall_told(case.case)
-        self.conductor.resume()
+        self.conductor.resume(now())
         try:
             last = self._alive_path.stat().st_mtime
         except FileNotFoundError:

@@ -22,6 +22,7 @@ from hypervigil.host.monitor.health import Health
 from hypervigil.host.monitor.inquiries import Inquiries
 from hypervigil.host.monitor.ledger import EXEMPT, Ledger
 from hypervigil.host.monitor.parts import Enforcer, Gateway, Journal, Judge, Observer
+from hypervigil.host.monitor.reconcile import compared
 from hypervigil.host.monitor.records import LimitEnded, Withheld
 from hypervigil.model.grants import HostSize
 from hypervigil.model.guest import ACCOUNTS, GuestReport, Hearing
@@ -96,7 +97,7 @@ class Conductor:
         if known != self.vms:
             self.note(Kind.INVENTORY, inventory, now)
             self.commit()
-            self.vms = known
+            first, self.vms = not self.vms, known
             self.book.update(inventory, self.policy)
             self.hrem.inventory(inventory)
             self.act(self.hsem.inventory(inventory.vms, now), now)
@@ -106,6 +107,9 @@ class Conductor:
             self.drops.keep(known)
             self.grants.inventory(inventory.vms)
             self.gateway.send(guests.channels(inventory.vms))
+            self._spare(now)
+            if first:
+                self.joined()  # in which mode each VM is is known only now
         self.bind(now)
 
     def bind(self, now: Instant) -> None:
@@ -178,10 +182,9 @@ class Conductor:
             self.commit()
 
     # --- grants ----
-    def resume(self) -> None:
+    def resume(self, now: Instant) -> None:
         """Take up the open cases, the grants in force and the exemptions that the last process left."""
-        epoch = self.wall(Instant(0.0))
-        self.exempt_until = {vm: Instant(until - epoch) for vm, until in self.ledger.exempt.items()}
+        self.exempt_until = {vm: one.until(now, self.wall(now)) for vm, one in self.ledger.exempt.items()}
         for case in self.ledger.open_cases():
             self.inquiries.opened(case.vm, case.case, case.opened)
         self.grants.resume(entry.limit for entry in self.ledger.standing())
@@ -419,24 +422,19 @@ class Conductor:
         self._guarded, self._fabric = in_force.guarding, in_force.fabric
         self.health.ports_failed.pop(FABRIC, None)
         self.health.ports_bound = frozenset(self._bound)
-        there = {limit.id for limit in in_force.limits}
         for limit in in_force.limits:
             self.journal.never_again(limit=limit.id, case=limit.case)
-        standing = {entry.limit.id: entry for entry in self.ledger.standing()}
-        stray = tuple(there - standing.keys())
-        lacking = [e.limit for key, e in standing.items() if key not in there and e.limit.until > now]
-        missing = tuple(limit for limit in lacking if not by_policy(limit))
-        for key, entry in standing.items():
-            if key not in there and entry.limit.until <= now and not by_policy(entry.limit):
-                # Nobody is left who could tell: the enforcer that ended it is gone as well.
-                self._ended(LimitEnded(key, "it had ended when the monitor came back"), entry.limit.vm, now)
+        standing = [entry.limit for entry in self.ledger.standing()]
+        found = compared(in_force.limits, standing, now, spared=lambda vm: self.mode(vm) is Mode.MONITOR)
+        for limit in found.ended:
+            self._ended(LimitEnded(limit.id, "it had ended when the monitor came back"), limit.vm, now)
         self.commit()
-        for key in there & standing.keys():
+        for key in found.agreed:
             self.ledger.enforced(key, self.wall(now), ok=True, detail="still in force")
-        if stray:
-            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=stray))
-        if missing:
-            self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=missing))
+        if found.stray:
+            self.enforcer.send(wire.LiftLimits(request=self.enforcer.next_request(), limits=found.stray))
+        if found.missing:
+            self.enforcer.send(wire.PutLimits(request=self.enforcer.next_request(), limits=found.missing))
         if self.vms:
             self.bind(now)
 
@@ -489,10 +487,10 @@ class Conductor:
         self.hsem.set_policy(policy.bounds, policy.ladder)
         self.note(Kind.POLICY, PolicyChange(by, tuple(changes), text), now)
         self.book.update(Inventory(tuple(self.vms.values())), policy)
-        lifts = [
-            LiftLimit(entry.limit.id, entry.limit.vm, now, "the policy put this VM in monitor mode")
-            for entry in self.ledger.standing()
-            if self.mode(entry.limit.vm) is Mode.MONITOR
-        ]
-        self.act(lifts, now)
+        self._spare(now)
         self.bind(now)
+
+    def _spare(self, now: Instant) -> None:
+        """Lift whatever still limits a VM that is in monitor mode."""
+        limits = [e.limit for e in self.ledger.standing() if self.mode(e.limit.vm) is Mode.MONITOR]
+        self.act([LiftLimit(x.id, x.vm, now, "the policy put this VM in monitor mode") for x in limits], now)

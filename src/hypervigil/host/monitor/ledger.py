@@ -69,6 +69,23 @@ class LimitEntry:
         return self.lifted_at is None and self.state != "failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """The operator's order that a VM is judged and not limited."""
+
+    at: Instant
+    wall_at: float
+    for_s: float
+    here: bool
+    """Whether it was given in this run of the machine, whose time goes on by itself."""
+
+    def until(self, now: Instant, wall_now: float) -> Instant:
+        """When it ends. A wall clock that was wrong makes it last no longer than it was to last from the beginning."""
+        if self.here:
+            return Instant(self.at + self.for_s)
+        return Instant(now + min(self.wall_at + self.for_s - wall_now, self.for_s))
+
+
 _GRAVITY = {Role.CLEARED: 0, Role.OVERLOADED: 1, Role.VICTIM: 2, Role.REFLECTOR: 2, Role.ATTACKER: 3}
 
 
@@ -79,8 +96,8 @@ class Ledger:
     cases: OrderedDict[CaseId, CaseEntry] = field(default_factory=OrderedDict)
     limits: OrderedDict[LimitId, LimitEntry] = field(default_factory=OrderedDict)
     withheld: int = 0
-    exempt: dict[VmId, float] = field(default_factory=dict)
-    """Until when the operator had exempted each VM, as of the records that were folded again."""
+    exempt: dict[VmId, Exemption] = field(default_factory=dict)
+    """VMs that the operator had exempted, as of the records that were folded again."""
 
     def opened(self, decision: EnterLevel2, wall_at: float) -> None:
         """A case was opened."""
@@ -186,13 +203,21 @@ class Ledger:
                     end = record.read(LimitEnded)
                     self.lifted(end.limit, at if end.at is None else at - (record.boot_s - end.at), end.reason)
                 case Kind.OPERATOR, "OperatorCommand":
-                    order = record.read(OperatorCommand)
-                    if order.command == EXEMPT and record.vm is not None:
-                        self.exempt[record.vm] = at + float(order.arguments["for_s"])
+                    self._exempted(record, here=record.boot_id == boot_id)
                 case _:
                     continue
         if current != boot_id:
             self._close_all(at)
+        self.exempt = {vm: one for vm, one in self.exempt.items() if one.here or one.wall_at + one.for_s > at}
+
+    def _exempted(self, record: Record, *, here: bool) -> None:
+        order = record.read(OperatorCommand)
+        for_s = order.arguments.get("for_s")
+        if order.command != EXEMPT or record.vm is None or not isinstance(for_s, int | float):
+            return
+        self.exempt.pop(record.vm, None)
+        if for_s > 0:
+            self.exempt[record.vm] = Exemption(record.boot_s, record.wall_at, float(for_s), here)
 
     def _close_all(self, wall_at: float) -> None:
         for case in self.cases.values():

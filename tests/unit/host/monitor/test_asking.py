@@ -240,7 +240,7 @@ def test_a_restarted_monitor_goes_on_asking_of_cases_that_are_open(tmp_path: Pat
         host._hear(gateway.ChannelLost(vm=SPEAKER, at=host.now, reason="restart"))
         former, before.inquiries = before.inquiries, Inquiries()
         assert before.inquiries.case(SPEAKER) is None
-        before.resume()
+        before.resume(host.now)
         assert before.inquiries.case(SPEAKER) == former.case(SPEAKER) == host.witness.cases[SPEAKER]
 
 

@@ -210,7 +210,7 @@ def test_an_exemption_lasts_as_long_as_was_said_whoever_is_started_anew(tmp_path
     def begun(journal: Journal, now: Instant) -> tuple[Conductor, FakeHost]:
         built = conducting(journal, enforcer := FakeHost())
         built.ledger.replay(journal.records(kinds=FOLDED), boot_id="this-boot")
-        built.resume()
+        built.resume(now)
         built.inventory(Inventory((Vm(A, "a", 1, 196608, ()), Vm(B, "b", 2, 196608, ()))), now)
         return built, enforcer
 
@@ -232,6 +232,48 @@ def test_an_exemption_lasts_as_long_as_was_said_whoever_is_started_anew(tmp_path
             one = replace(limit(str(journal.next_limit())), vm=vm.vm, since=now, until=Instant(now + 9))
             after.act([OrderLimit(one)], now)
             assert bool(enforcer.sent(wire.PutLimits)) == put, (after_s, name)
+
+
+@pytest.mark.parametrize("inventory_first", [False, True])
+@pytest.mark.parametrize("there", [False, True], ids=["it was undone meanwhile", "it is still in force"])
+@pytest.mark.parametrize(
+    ("policy", "limited"),
+    [
+        (Policy(), False),
+        (Policy(mode=Mode.ENFORCE), True),
+        (Policy(vms=(VmPolicy("a", mode=Mode.ENFORCE),)), True),
+        (Policy(vms=(VmPolicy("a", mode=Mode.MONITOR),), mode=Mode.ENFORCE), False),
+    ],
+    ids=["monitor", "enforce", "this VM enforce", "this VM monitor"],
+)
+def test_whoever_starts_in_monitor_mode_leaves_no_limit_in_force(
+    policy: Policy, limited: bool, there: bool, inventory_first: bool
+) -> None:
+    host = FakeHost()
+    conductor = conducting(host, host, policy=policy)
+    one = limit()
+    conductor.ledger.ordered(one, 1.0, withheld=False)
+    in_force = {one.id} if there else set()
+
+    def answer() -> None:
+        conductor.enforced(wire.InForce(request=9, boot_id="b", ports=(), limits=(one,) if in_force else ()), T0)
+
+    def came() -> None:
+        conductor.inventory(Inventory((Vm(A, "a", 1, 196608, ()),)), T0)
+
+    for step in (came, answer) if inventory_first else (answer, came):
+        step()
+    asked = 0
+    while asked < len(host.sent(wire.Ask)):  # as the enforcer does
+        asked += 1
+        answer()
+    for message in host.log:
+        if isinstance(message, wire.PutLimits):
+            in_force |= {x.id for x in message.limits}
+        if isinstance(message, wire.LiftLimits):
+            in_force -= set(message.limits)
+    assert in_force == ({one.id} if limited else set())
+    assert bool(conductor.ledger.standing(A)) == limited
 
 
 def test_the_kernel_is_brought_in_line_after_a_restart(conductor: Conductor, host: FakeHost) -> None:

@@ -160,7 +160,7 @@ def test_a_grant_outlives_the_monitor_and_not_the_policy() -> None:
     stage.conductor = stage.build(POLICY)
     stage.conductor.ledger = before.ledger
     stage.hsem.explained = []
-    stage.conductor.resume()
+    stage.conductor.resume(stage.now)
     assert stage.hsem.explained == [limit]
     stage.pass_(2)
     assert stage.host.recorded(Kind.LIFTED) == [], "until it is known what runs"
