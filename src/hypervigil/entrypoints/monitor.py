@@ -25,6 +25,7 @@ from hypervigil.host.hsem.facts import Facts
 from hypervigil.host.hsem.resume import Resumed
 from hypervigil.host.inventory import AddressBook
 from hypervigil.host.journal import Journal, JournalError, Kind
+from hypervigil.host.journal.records import PolicyChange
 from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.answers import Answers
 from hypervigil.host.monitor.conductor import ENFORCER, Conductor
@@ -139,7 +140,7 @@ class Monitor:
             sensors_connected=lambda: self._sensors.connected,
             journal_state=self._journal_state,
             samples=self._hsem.samples,
-            keep_policy=self._store.apply,
+            keep_policy=self._store.keep,
             unsaid=self._store.unsaid,
             remember=self._hsem.remember,
             recall=self._hsem.recall,
@@ -150,6 +151,7 @@ class Monitor:
     def recover(self) -> None:
         """Take up where the last process left off: cases and limits from the journal, memory from the snapshot."""
         self.conductor.ledger.replay(self.journal.records(kinds=FOLDED), boot_id=self._boot_id)
+        self._record_policy()
         try:
             self._hsem.recall(histories.decode(self._history_path.read_bytes()))
         except FileNotFoundError:
@@ -166,6 +168,16 @@ class Monitor:
             return
         if time.time() - last > GAP_S or self.journal.count():
             self.conductor.gap(last, time.time(), "the monitor was not running", now())
+
+    def _record_policy(self) -> None:
+        """A policy that this start took from a file, on record as one that is applied is."""
+        try:
+            before, text = self.journal.last(Kind.POLICY), self._store.text()
+            if text is not None and (before is None or before.read(PolicyChange).text != text):
+                change = PolicyChange("the monitor's start", ("taken as the monitor started",), text)
+                self.conductor.note(Kind.POLICY, change, now())
+        except (JournalError, policyfile.PolicyError) as error:
+            log.warning("policy.not_recorded error=%s", error)
 
     def _resume(self) -> None:
         """Give the judge the cases that the last process left open, and the attackers that it found."""
@@ -336,9 +348,14 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     confine()
     user_ids(MONITOR_USER)
-    store = policyfile.PolicyStore(layout.monitor_state, Mode.ENFORCE if arguments.enforce else Mode.MONITOR)
+    store = policyfile.PolicyStore(
+        layout.monitor_state,
+        Mode.ENFORCE if arguments.enforce else Mode.MONITOR,
+        file=arguments.policy,
+        handed=layout.handed_policy,
+    )
     try:
-        monitor = Monitor(layout, starting_policy(layout, store, arguments.policy), store)
+        monitor = Monitor(layout, starting_policy(store), store)
     except (JournalError, policyfile.PolicyError, OSError) as error:
         sys.exit(f"hypervigil monitor: {error}")
     monitor.recover()

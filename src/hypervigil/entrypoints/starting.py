@@ -4,21 +4,26 @@ import logging
 import os
 from pathlib import Path
 
-from hypervigil.entrypoints.layout import Layout
 from hypervigil.host import policyfile
-from hypervigil.model.policy import Policy
+from hypervigil.model.policy import Mode, Policy
 
 log = logging.getLogger(__name__)
 
 
-def starting_policy(layout: Layout, store: policyfile.PolicyStore, file: Path | None) -> Policy:
+def starting_policy(store: policyfile.PolicyStore) -> Policy:
     """The policy to start with; the defaults where there was never a good one.
 
     A file is taken once for each text of it, so that a restart goes on with what ``hypervigil policy apply`` has put
     since. What ``hypervigil up`` handed over is consumed, and goes before the file: somebody gave it just now.
     """
-    found = _from_file(file, store) if file is not None else None
-    return _handed(layout.handed_policy, store) or found or store.load() or Policy(mode=store.unsaid)
+    found = _from_file(store.file, store) if store.file is not None else None
+    handed = _handed(store.handed, store) if store.handed is not None else None
+    policy = handed or found or store.load() or Policy(mode=store.unsaid)
+    if policy.mode is Mode.MONITOR and store.unsaid is Mode.ENFORCE:
+        log.warning("policy.mode mode=%s: the policy says so, and goes before --enforce", policy.mode)
+    else:
+        log.info("policy.mode mode=%s", policy.mode)
+    return policy
 
 
 def _handed(path: Path, store: policyfile.PolicyStore) -> Policy | None:
@@ -35,7 +40,7 @@ def _handed(path: Path, store: policyfile.PolicyStore) -> Policy | None:
         log.warning("policy.not_kept error=%s: it is in force, and read again at the next start", error)
         return policyfile.parse(text, unsaid=store.unsaid)
     try:
-        path.unlink()
+        path.unlink(missing_ok=True)
     except OSError as error:
         log.warning("policy.not_taken_away error=%s: it will be read again at the next start", error)
     return policy

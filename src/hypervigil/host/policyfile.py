@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -118,11 +119,21 @@ def describe(policy: Policy, *, mode_said: bool = True) -> list[str]:
 class PolicyStore:
     """The last good policy, kept as its text in ``policy.toml`` of a state directory.
 
-    ``unsaid`` is the mode of a host whose policy says none.
+    ``unsaid`` is the mode of a host whose policy says none, ``file`` an operator's file that counts where it changes,
+    and ``handed`` where a policy for the next start may lie.
     """
 
-    def __init__(self, state_dir: Path, unsaid: Mode = Mode.MONITOR) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        unsaid: Mode = Mode.MONITOR,
+        *,
+        file: Path | None = None,
+        handed: Path | None = None,
+    ) -> None:
         self.unsaid = unsaid
+        self.file = file
+        self.handed = handed
         self.path = state_dir / "policy.toml"
         self.before = state_dir / "policy-before.toml"
         self._taken = state_dir / "policy-taken.sha256"
@@ -139,7 +150,21 @@ class PolicyStore:
         """Check ``text``, then swap it in whole. On ``PolicyError`` or ``OSError`` the last good one stays."""
         policy = parse(text, name, unsaid=self.unsaid)
         replace_file(self.path, text.encode("utf-8"))
+        with suppress(OSError, PolicyError):  # what lies elsewhere by now is older than this
+            if self.handed is not None:
+                self.handed.unlink(missing_ok=True)
+            if self.file is not None:
+                replace_file(self._taken, _digest(read(self.file)))
         return policy
+
+    def keep(self, text: str) -> bool:
+        """Apply; whether the text is another than what was kept before."""
+        try:
+            was = self.text()
+        except PolicyError:  # somebody spoilt it
+            was = None
+        self.apply(text)
+        return was != text
 
     def has_taken(self, text: str) -> bool:
         """Whether ``text`` is what was last taken from an operator's file, so that what was applied since goes on."""

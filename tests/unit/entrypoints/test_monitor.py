@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from hypervigil.entrypoints import monitor as process
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.host.journal import Entry, Journal, Kind
+from hypervigil.host.journal.records import PolicyChange
 from hypervigil.host.journal.verify import read_heads, verify
 from hypervigil.host.monitor import signing
 from hypervigil.host.policyfile import PolicyStore
@@ -58,6 +59,26 @@ def test_what_an_agent_told_of_an_open_case_is_known_again_after_a_restart(
     assert {kind: one.text for kind, one in made.conductor.ledger.cases[case].told.items()} == {"told-top": "last"}
     assert made.conductor.inquiries.case(vm) == case
     made.journal.close()
+
+
+def test_a_policy_that_a_start_took_from_a_file_is_on_record_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
+    layout.monitor_state.mkdir(parents=True)
+    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
+    store = PolicyStore(layout.monitor_state)
+    texts = ["", 'mode = "enforce"\n', 'mode = "enforce"\n', "# another\n"]
+    for text in texts:
+        store.apply(text)
+        made = process.Monitor(layout, Policy(), store)
+        made.recover()
+        made.conductor.commit()
+        made.journal.close()
+    with Journal.open(layout.journal, read_only=True) as journal:
+        found = [record.read(PolicyChange) for record in journal.records(kinds=[Kind.POLICY])]
+    assert [one.text for one in found] == ["", 'mode = "enforce"\n', "# another\n"]
+    assert {one.by for one in found} == {"the monitor's start"}
 
 
 def test_the_process_has_its_journals_head_signed_again_and_again_and_when_it_is_told_to(

@@ -29,10 +29,14 @@ class Host:
 
     @property
     def store(self) -> PolicyStore:
-        return PolicyStore(self.layout.monitor_state)
+        return PolicyStore(self.layout.monitor_state, file=self.file, handed=self.layout.handed_policy)
 
     def start(self) -> Policy:
-        return starting_policy(self.layout, self.store, self.file)
+        return starting_policy(self.store)
+
+    def bare(self) -> Policy:
+        """A start without a file of a unit's."""
+        return starting_policy(PolicyStore(self.layout.monitor_state, handed=self.layout.handed_policy))
 
 
 @pytest.fixture
@@ -54,6 +58,32 @@ def test_what_was_applied_since_goes_on_across_restarts_until_the_file_changes(h
     host.file.write_text(EDITED, encoding="utf-8")
     assert host.start() == parse(EDITED)
     assert host.start() == parse(EDITED)
+
+
+def test_what_was_applied_last_goes_on_though_the_file_was_changed_before_and_applied_itself(host: Host) -> None:
+    host.file.write_text(FILE, encoding="utf-8")
+    host.start()
+    host.file.write_text(EDITED, encoding="utf-8")
+    host.store.apply(EDITED)
+    host.store.apply(APPLIED)
+    assert host.start() == parse(APPLIED)
+
+
+def test_what_was_handed_over_and_could_not_be_kept_is_older_than_what_is_applied(host: Host) -> None:
+    host.layout.handed_policy.write_text(FILE, encoding="utf-8")
+    host.store.apply(APPLIED)
+    assert host.start() == parse(APPLIED)
+
+
+def test_a_policy_that_watches_is_told_to_whoever_asked_to_enforce(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for text, told in (("", logging.INFO), ('mode = "monitor"\n', logging.WARNING)):
+        host.store.apply(text)
+        caplog.clear()
+        starting_policy(PolicyStore(host.layout.monitor_state, Mode.ENFORCE))
+        assert [r.levelno for r in caplog.records if r.message.startswith("policy.mode")] == [told]
 
 
 def test_a_policy_that_the_file_replaces_is_kept_and_told(host: Host, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,14 +164,14 @@ def test_what_is_handed_over_and_cannot_be_read_is_a_line_in_the_log(
         return opened(self, *args, **options)
 
     monkeypatch.setattr(Path, "open", denied)
-    assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
+    assert host.bare() == parse(APPLIED)
     [record] = caplog.records
     assert "you may not read" in record.getMessage()
 
 
 def test_a_folder_in_the_place_of_what_is_handed_over_keeps_nobody_from_starting(host: Host) -> None:
     host.layout.handed_policy.mkdir()
-    assert starting_policy(host.layout, host.store, None) == Policy()
+    assert host.bare() == Policy()
 
 
 def test_what_is_handed_over_counts_on_a_full_disk_too(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +182,8 @@ def test_what_is_handed_over_counts_on_a_full_disk_too(host: Host, monkeypatch: 
 
     with monkeypatch.context() as full:
         full.setattr(policyfile, "replace_file", no_space)
-        assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
-    assert starting_policy(host.layout, host.store, None) == parse(APPLIED)
+        assert host.bare() == parse(APPLIED)
+    assert host.bare() == parse(APPLIED)
     assert host.store.text() == APPLIED
 
 
@@ -165,17 +195,17 @@ def test_the_mode_is_the_same_at_the_start_when_it_is_applied_and_after_a_restar
     """What the policy says goes first, what the monitor was started with is for one that says nothing."""
     expected = parse(said).mode if said else asked
 
-    def store() -> PolicyStore:
-        return PolicyStore(host.layout.monitor_state, asked)
+    def store(file: Path | None = None) -> PolicyStore:
+        return PolicyStore(host.layout.monitor_state, asked, file=file, handed=host.layout.handed_policy)
 
-    assert starting_policy(host.layout, store(), None).mode is asked, "there is no policy yet"
+    assert starting_policy(store()).mode is asked, "there is no policy yet"
     host.file.write_text(said, encoding="utf-8")
-    assert starting_policy(host.layout, store(), host.file).mode is expected
+    assert starting_policy(store(host.file)).mode is expected
     host.layout.handed_policy.write_text(said, encoding="utf-8")
-    assert starting_policy(host.layout, store(), None).mode is expected
+    assert starting_policy(store()).mode is expected
     store().apply('mode = "monitor"\n')
     assert store().apply(said).mode is expected
-    assert starting_policy(host.layout, store(), None).mode is expected
+    assert starting_policy(store()).mode is expected
 
 
 def test_a_monitor_told_to_enforce_starts_in_the_mode_of_its_policy(

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from hypervigil.host import policyfile
 from hypervigil.host.hsem.history import Remembered
-from hypervigil.host.journal.records import Kind, OperatorCommand
+from hypervigil.host.journal.records import Kind, OperatorCommand, PolicyChange
 from hypervigil.host.monitor import histories
 from hypervigil.host.monitor.conductor import FABRIC, Conductor
 from hypervigil.host.monitor.ledger import CaseEntry, LimitEntry
@@ -46,7 +46,7 @@ class Answers:
         sensors_connected: Callable[[], bool],
         journal_state: Callable[[], Body],
         samples: Callable[[VmId], int],
-        keep_policy: Callable[[str], object],
+        keep_policy: Callable[[str], bool],
         unsaid: Mode = Mode.MONITOR,
         remember: Callable[[], Remembered],
         recall: Callable[[Remembered], None],
@@ -212,11 +212,15 @@ class Answers:
             return _said(*changes or ["nothing would change"])
         try:
             # Also where nothing changes now: a mode that was --enforce's is the policy's own from here on.
-            self._keep_policy(request.text)
+            kept_anew = self._keep_policy(request.text)
         except OSError as error:
             return control.Denied(reason=f"cannot keep the policy: {error}; the last good policy stays in force")
         if changes:
             self._conductor.swap_policy(policy, request.text, changes, request.by, now)
+        elif kept_anew:
+            self._conductor.note(Kind.POLICY, PolicyChange(request.by, (), request.text), now)
+            self._conductor.commit()
+            return _said("nothing changes now; what it says, its mode too, counts from here on")
         return _said(*changes or ["nothing to change"])
 
     # --- views ----

@@ -84,7 +84,8 @@ def test_policy_and_inventory_come_whole_over_the_wire() -> None:
 def test_a_policy_without_a_mode_leaves_that_of_the_start_and_one_with_it_goes_first(tmp_path: Path) -> None:
     conductor = conducting(FakeHost(), FakeHost())
     store = policyfile.PolicyStore(tmp_path, Mode.ENFORCE)
-    answers = answers_of(conductor, keep_policy=store.apply, unsaid=store.unsaid)
+    answers = answers_of(conductor, keep_policy=store.keep, unsaid=store.unsaid)
+    host = cast("FakeHost", conductor.journal)
 
     def applied(text: str) -> list[str]:
         answer = answers.answer(control.ApplyPolicy(text=text), Instant(1.0))
@@ -92,8 +93,10 @@ def test_a_policy_without_a_mode_leaves_that_of_the_start_and_one_with_it_goes_f
         sentences: list[str] = answer.body["sentences"]
         return sentences
 
+    assert applied("") == ["nothing changes now; what it says, its mode too, counts from here on"]
     assert applied("") == ["nothing to change"]
-    assert applied('mode = "enforce"\n') == ["nothing to change"]
+    assert applied('mode = "enforce"\n') == ["nothing changes now; what it says, its mode too, counts from here on"]
+    assert [change.text for change in host.recorded(Kind.POLICY)] == ["", 'mode = "enforce"\n'], "on record"
     assert policyfile.PolicyStore(tmp_path).load() == Policy(mode=Mode.ENFORCE), "it is kept as what the policy says"
     assert applied('mode = "monitor"\n') == ["mode: enforce → monitor"]
     loaded = policyfile.PolicyStore(tmp_path, Mode.ENFORCE).load()
