@@ -47,11 +47,11 @@ def running(layout: Layout) -> Iterator[Finding]:
     """Whether the processes run."""
     try:
         recorded = read_processes(layout)
+        found = strangers(layout, recorded)
     except OSError as error:
-        detail = f"who runs cannot be told, since {layout.processes_file} cannot be read ({error.strerror}): be root"
+        detail = f"who runs cannot be told, since {error.filename} cannot be read ({error.strerror}): be root"
         yield Finding("processes", good=False, detail=detail)
         return
-    found = strangers(layout, recorded)
     if found:
         yield Finding("processes", good=len(found) == 2, detail=f"{told(found)}; {MEND}", needed=False)
         return

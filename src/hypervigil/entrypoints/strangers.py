@@ -2,59 +2,91 @@
 
 import os
 import socket
+import stat
 import struct
+from collections.abc import Collection
 from pathlib import Path
 
-from hypervigil.entrypoints.layout import Layout
+from hypervigil.entrypoints.layout import MONITOR_USER, SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import Processes
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
 MEND = "stop it where it was started, under systemd with 'systemctl stop hypervigil.target'"
 ROOT = 0
+UNNUMBERED = 0
+"""Stands for the process of somebody who is there, but whose number is not known for sure."""
+_MODULES = {service.name: service.module for service in SERVICES}
 
 
 def strangers(layout: Layout, recorded: Processes | None) -> dict[str, int]:
-    """The enforcer and the monitor that run while nothing on record does, each with its process."""
+    """The enforcer and the monitor that run while nothing on record does, each with its process or ``UNNUMBERED``.
+
+    ``PermissionError`` where this user may not ask. The enforcer answers root's connection to its maps' socket with a
+    line in its log, and gives the descriptors to the sensors alone; a connection to its other socket would replace the
+    monitor's.
+    """
     if recorded is not None and any(alive(recorded.services.get(s.name, -1), s.module) for s in SERVICES):
         return {}
-    found = {"enforcer": _enforcer(layout), "monitor": listener(layout.control_socket)}
+    found = {
+        "enforcer": listener(layout.maps_socket, _MODULES["enforcer"], {ROOT}),
+        "monitor": listener(layout.control_socket, _MODULES["monitor"], _ids([MONITOR_USER])),
+    }
     return {name: pid for name, pid in found.items() if pid is not None}
 
 
 def told(found: dict[str, int]) -> str:
     """What is said of them."""
-    names = " and ".join(f"{name} (process {pid})" for name, pid in found.items())
+    names = " and ".join(name if pid == UNNUMBERED else f"{name} (process {pid})" for name, pid in found.items())
     return f"Hypervigil runs here, but 'hypervigil up' did not start it: {names}"
 
 
-def listener(path: Path) -> int | None:
-    """The process that listens on a unix socket, by the kernel's word; ``None`` where nobody does."""
+def listener(path: Path, module: str, uids: Collection[int]) -> int | None:
+    """The process of one of these users that listens on a unix socket, by the kernel's word; ``None``: there is none.
+
+    It is ``UNNUMBERED`` unless it runs ``module`` now, since the kernel names who called listen(2), and that number may
+    be another's by now. What lies at ``path`` may be anybody's: no link is followed, and nothing but a socket opened.
+    """
+    try:
+        place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+    try:
+        made = os.fstat(place)
+        if not stat.S_ISSOCK(made.st_mode):
+            return None
+        return _asked(path, place, module, uids, made.st_uid)
+    finally:
+        os.close(place)
+
+
+def _asked(path: Path, place: int, module: str, uids: Collection[int], maker: int) -> int | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
         try:
-            connection.connect(str(path))
+            # By its descriptor, so that it is what was looked at also if somebody puts a link there meanwhile.
+            connection.connect(f"/proc/self/fd/{place}")
         except BlockingIOError:
-            return 0  # somebody has no room for one more who asks, so there is somebody
+            # Somebody has no room for one more who asks, so there is somebody; who, only the file can tell.
+            return UNNUMBERED if maker in _ids(SERVICE_USERS) else None
+        except PermissionError as error:
+            raise PermissionError(error.errno, error.strerror, str(path)) from None
         except OSError:
             return None
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[0])
+    pid, uid, _ = struct.unpack("3i", raw)
+    if uid not in uids:
+        return None
+    return int(pid) if alive(pid, module) else UNNUMBERED
 
 
-def _enforcer(layout: Layout) -> int | None:
-    """The enforcer of this installation, asked of nobody: a connection to its socket would replace the monitor's.
-
-    Only root's counts, so that no other user's process can pass for one and keep ``hypervigil off`` from its work.
-    """
-    for directory in Path("/proc").glob("[0-9]*"):
-        pid = int(directory.name)
+def _ids(users: Collection[str]) -> set[int]:
+    """Root's and these users', as far as they exist."""
+    ids = {ROOT}
+    for name in users:
         try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-            status = (directory / "status").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue  # it has ended, or is hidden from this user
-        uid = status.partition("\nUid:")[2].split(maxsplit=1)[:1]
-        here = os.fsencode(f"--run-dir={layout.run_dir}") in words
-        if here and uid == [str(ROOT)] and alive(pid, "hypervigil.entrypoints.enforcer"):
-            return pid
-    return None
+            ids.add(user_ids(name)[0])
+        except MissingUserError:
+            continue
+    return ids

@@ -147,10 +147,11 @@ def off(context: click.Context) -> dict[str, Any]:
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
     layout.stopping_file.unlink(missing_ok=True)
-    # The folder is the monitor's: what cannot be removed from it must not keep 'off' from ending.
-    with contextlib.suppress(OSError):
-        layout.handed_policy.unlink()
     left = strangers(layout, None)
+    # The folder is the monitor's: what cannot be removed from it must not keep 'off' from ending.
+    for path in (layout.handed_policy, *(() if left else (layout.control_socket,))):
+        with contextlib.suppress(OSError):
+            path.unlink()
     sentences = done or ["nothing of Hypervigil was in force"]
     return {"sentences": [*sentences, f"{told(left)}; {MEND}"] if left else sentences, "exit_code": 1 if left else 0}
 
