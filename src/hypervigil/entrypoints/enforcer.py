@@ -19,10 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def _watch_supervisor(layout: Layout) -> None:
-    """Start a supervisor whenever there is none, unless an orderly stop is under way."""
+    """Start a supervisor whenever ours is gone, unless an orderly stop is under way.
+
+    A record without this process is another set's, perhaps of one long dead while systemd runs this one, or ours is
+    about to be written.
+    """
     while True:
         recorded = read_processes(layout)
-        if recorded is None:
+        if recorded is None or recorded.services.get("enforcer") != os.getpid():
             time.sleep(0.5)
             continue
         with contextlib.suppress(ProcessLookupError):
