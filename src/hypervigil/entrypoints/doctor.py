@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hypervigil.entrypoints.layout import SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import read_processes
-from hypervigil.entrypoints.strangers import MEND, strangers, told
+from hypervigil.entrypoints.strangers import mend, strangers, told
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
@@ -53,7 +53,7 @@ def running(layout: Layout) -> Iterator[Finding]:
         yield Finding("processes", good=False, detail=detail)
         return
     if found:
-        yield Finding("processes", good=len(found) == 2, detail=f"{told(found)}; {MEND}", needed=False)
+        yield Finding("processes", good=len(found) == 2, detail=f"{told(found)}; {mend(found)}", needed=False)
         return
     if recorded is None:
         yield Finding("processes", good=False, detail="not started: run 'hypervigil up'", needed=False)

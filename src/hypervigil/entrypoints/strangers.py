@@ -11,7 +11,6 @@ from hypervigil.entrypoints.layout import MONITOR_USER, SERVICE_USERS, Layout, M
 from hypervigil.entrypoints.processes import Processes
 from hypervigil.entrypoints.supervise import SERVICES, alive
 
-MEND = "stop it where it was started, under systemd with 'systemctl stop hypervigil.target'"
 ROOT = 0
 UNNUMBERED = 0
 """Stands for the process of somebody who is there, but whose number is not known for sure."""
@@ -38,6 +37,13 @@ def told(found: dict[str, int]) -> str:
     """What is said of them."""
     names = " and ".join(name if pid == UNNUMBERED else f"{name} (process {pid})" for name, pid in found.items())
     return f"Hypervigil runs here, but 'hypervigil up' did not start it: {names}"
+
+
+def mend(found: dict[str, int]) -> str:
+    """How they are stopped; by their numbers where systemd does not know them."""
+    known = " ".join(str(pid) for pid in found.values() if pid != UNNUMBERED)
+    by_number = f", or with 'kill {known}' where it does not run them" if known else ""
+    return f"stop it where it was started: under systemd with 'systemctl stop hypervigil.target'{by_number}"
 
 
 def listener(path: Path, module: str, uids: Collection[int]) -> int | None:

@@ -103,9 +103,11 @@ class Supervisor:
             pid = recorded.services.get(service.name) if recorded else None
             if pid is not None and alive(pid, service.module):
                 self._watch(service, pid)
-            else:
-                self._start(service)
+        # All that run are on record before another is started: nobody must be lost should we die in between.
         self._record()
+        for service in SERVICES:
+            if service.name not in self._running:
+                self._start(service)
 
     def _start(self, service: Service, pause_s: float = RESTART_PAUSE_S) -> None:
         extra = self._monitor_arguments if service.name == "monitor" else []
@@ -123,10 +125,12 @@ class Supervisor:
                 process_group=0,
                 cwd="/",
             )
+        self._watch(service, process.pid, pause_s)
+        # First of all, since 'off' can stop only what is on record if we die.
+        self._record()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, process.pid, service.nice)
             Path(f"/proc/{process.pid}/oom_score_adj").write_text(str(service.oom_score), encoding="ascii")
-        self._watch(service, process.pid, pause_s)
 
     def _watch(self, service: Service, pid: int, pause_s: float = RESTART_PAUSE_S) -> None:
         pidfd = os.pidfd_open(pid)
@@ -144,7 +148,6 @@ class Supervisor:
 
     def _reap(self) -> None:
         now = time.monotonic()
-        changed = False
         for running in list(self._running.values()):
             if running.restart_at is None and not _exited(running):
                 continue
@@ -157,17 +160,18 @@ class Supervisor:
                 print(f"supervisor: {running.service.name} ended, restarting", flush=True)
             if now >= running.restart_at and not self._stop:
                 self._start(running.service, running.pause_s)
-                changed = True
-        if changed:
-            self._record()
 
     def _record(self) -> None:
         processes = Processes(
             os.getpid(), {name: running.pid for name, running in self._running.items()}, self._monitor_arguments
         )
         temporary = self._layout.processes_file.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(processes))
-        temporary.replace(self._layout.processes_file)
+        try:
+            temporary.write_bytes(msgspec.json.encode(processes))
+            temporary.replace(self._layout.processes_file)
+        except OSError as error:
+            # Better all services without a record than some of them without a supervisor.
+            print(f"supervisor: cannot write down who runs: {error}", flush=True)
 
     def _stop_all(self) -> None:
         self._layout.stopping_file.touch()

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from hypervigil.entrypoints.cli import lifecycle
 from hypervigil.entrypoints.cli.commands import main
+from hypervigil.entrypoints.cli.common import Fail
 from hypervigil.entrypoints.layout import Layout
 from tests.unit.entrypoints.emptyhost import make_directories, off, up
 
@@ -152,3 +153,17 @@ def test_up_tells_where_the_policy_applied_last_says_another_mode(layout: Layout
     told = up(layout, "--enforce").output.splitlines()
     assert told[0] == "Hypervigil starts in enforce mode, or in the one that the policy applied last says."
     assert told[1].startswith("The mode is monitor, as the policy applied last says")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"),
+    [(["stopped the monitor (process 5)"], ", and stopped again: see"), ([], ", and nothing on record was left to")],
+)
+def test_up_says_that_it_stopped_again_only_what_it_stopped(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, stopped: list[str], told: str
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(lifecycle, "READY_WITHIN_S", 0.05)
+    monkeypatch.setattr(lifecycle, "stop_everything", lambda _: stopped)
+    with pytest.raises(Fail, match=told):
+        lifecycle._wait_ready(layout)

@@ -87,6 +87,7 @@ def test_up_starts_no_second_set_beside_one_that_it_did_not_start(
     assert refused.output.count("\n") == 1
     assert f"monitor (process {monitor})" in refused.output
     assert "systemctl stop hypervigil.target" in refused.output
+    assert f"or with 'kill {monitor}' where it does not run them" in refused.output
 
 
 def test_up_starts_no_second_set_beside_an_enforcer_whose_monitor_is_away(layout: Layout, enforcer: int) -> None:
@@ -134,6 +135,7 @@ def test_a_listener_whose_number_may_be_anothers_by_now_is_told_without_one(layo
     assert refused.exit_code == 1
     assert "did not start it: monitor;" in refused.output
     assert "process" not in refused.output
+    assert "kill" not in refused.output
 
 
 def test_a_monitor_that_is_busy_is_there(layout: Layout, us_as_root: None) -> None:

@@ -2,14 +2,17 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from hypervigil.entrypoints import enforcer
+from hypervigil.entrypoints import enforcer, supervise
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.entrypoints.processes import Processes, read_processes
+from hypervigil.entrypoints.supervise import SERVICES, Supervisor
 
 
 @pytest.fixture
@@ -79,3 +82,81 @@ def test_an_enforcer_acts_once_it_is_on_record(
     with pytest.raises(EndOfTestError):
         enforcer._watch_supervisor(layout)
     assert happened == ["started with ['--enforce']"]
+
+
+# --- what is on record ----
+class Children:
+    """Stands for ``subprocess.Popen``: each service is a process that does nothing."""
+
+    def __init__(self, layout: Layout, popen: type[subprocess.Popen[bytes]]) -> None:
+        self.recorded_before: list[dict[str, int]] = []
+        self.started: list[subprocess.Popen[bytes]] = []
+        self._layout = layout
+        self._popen = popen
+
+    def __call__(self, words: list[str], **_options: object) -> subprocess.Popen[bytes]:
+        recorded = read_processes(self._layout)
+        self.recorded_before.append(recorded.services if recorded else {})
+        sleeping = [sys.executable, "-c", "import time; time.sleep(60)", *words[3:]]
+        self.started.append(self._popen(sleeping))
+        return self.started[-1]
+
+
+@pytest.fixture
+def children(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
+    children = Children(layout, subprocess.Popen)
+    monkeypatch.setattr(supervise.subprocess, "Popen", children)
+    monkeypatch.setattr(supervise, "user_ids", lambda _: (os.getuid(), os.getgid()))
+    monkeypatch.setattr(supervise.os, "setpriority", lambda *_: None)
+    yield children
+    for child in children.started:
+        child.kill()
+        child.wait()
+
+
+def test_each_service_is_on_record_before_the_next_is_started(layout: Layout, children: Children) -> None:
+    Supervisor(layout, [])._adopt_or_start()
+    assert [list(recorded) for recorded in children.recorded_before] == [
+        [],
+        ["enforcer"],
+        ["enforcer", "monitor"],
+        ["enforcer", "monitor", "sensors"],
+    ]
+    recorded = read_processes(layout)
+    assert recorded is not None
+    assert list(recorded.services.values()) == [child.pid for child in children.started]
+
+
+def test_what_is_adopted_never_leaves_the_record(
+    layout: Layout, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(layout, 1, {service.name: os.getpid() for service in SERVICES})
+    monkeypatch.setattr(supervise, "alive", lambda _pid, module: not module.endswith(("enforcer", "sensors")))
+    Supervisor(layout, [])._adopt_or_start()
+    assert [set(recorded) for recorded in children.recorded_before] == [
+        {"monitor", "gateway"},
+        {"enforcer", "monitor", "gateway"},
+    ]
+
+
+def test_a_service_that_is_started_again_is_on_record_before_the_next(layout: Layout, children: Children) -> None:
+    supervisor = Supervisor(layout, [])
+    supervisor._adopt_or_start()
+    for child in children.started[:2]:
+        child.kill()
+        child.wait()
+    for running in supervisor._running.values():
+        running.started -= 60  # steady by now, so that it is started again at once
+    while len(children.started) < 6:
+        supervisor._wait()
+        supervisor._reap()
+    assert children.recorded_before[5]["enforcer"] == children.started[4].pid
+
+
+def test_all_services_are_started_where_the_record_cannot_be_written(
+    layout: Layout, children: Children, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout.processes_file.with_suffix(".new").mkdir()
+    Supervisor(layout, [])._adopt_or_start()
+    assert len(children.started) == len(SERVICES)
+    assert "cannot write down who runs" in capsys.readouterr().out

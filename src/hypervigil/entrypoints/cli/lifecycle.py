@@ -16,7 +16,7 @@ from hypervigil.entrypoints.cli.common import fail, layout_of, need_root, places
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import MONITOR_USER, Layout, make_directories, user_ids
 from hypervigil.entrypoints.processes import read_processes, start_detached
-from hypervigil.entrypoints.strangers import MEND, strangers, told
+from hypervigil.entrypoints.strangers import mend, strangers, told
 from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
 from hypervigil.host import policyfile
 from hypervigil.host.durable import replace_file
@@ -63,7 +63,7 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
     ):
         fail("Hypervigil runs already: see 'hypervigil status', or stop it with 'hypervigil off'")
     if found := strangers(layout, recorded):
-        fail(f"{told(found)}; {MEND}")
+        fail(f"{told(found)}; {mend(found)}")
     if max_nics not in {None, layout.max_nics() or DEFAULT_PORTS} and any(layout.pin_dir.glob("abi-*")):
         fail("the data plane of another size is in force: 'hypervigil off' removes it, with every limit and filter")
     try:
@@ -125,11 +125,10 @@ def _wait_ready(layout: Layout) -> str:
                 return str(body["mode"])
             reason = "; ".join(body["blind"]) or "not all parts are connected yet"
         time.sleep(0.1)
-    stop_everything(layout)
+    stopped = ", and stopped again" if stop_everything(layout) else ", and nothing on record was left to stop"
     layout.stopping_file.unlink(missing_ok=True)
     return fail(
-        f"not ready after {READY_WITHIN_S:g} s ({reason}), and stopped again: "
-        f"see {layout.log_dir} and 'hypervigil doctor'"
+        f"not ready after {READY_WITHIN_S:g} s ({reason}){stopped}: see {layout.log_dir} and 'hypervigil doctor'"
     )
 
 
@@ -143,7 +142,7 @@ def off(context: click.Context) -> dict[str, Any]:
     # Its enforcer would put back what is taken away here, and no longer know what was before.
     found = strangers(layout, read_processes(layout))
     if "enforcer" in found:
-        fail(f"{told(found)}; {MEND}, then run 'hypervigil off' again; nothing was changed")
+        fail(f"{told(found)}; {mend(found)}, then run 'hypervigil off' again; nothing was changed")
     done = stop_everything(layout)
     done += undo_all(layout.run_dir, layout.enforcer_state, layout.pin_dir)
     layout.stopping_file.unlink(missing_ok=True)
@@ -153,7 +152,10 @@ def off(context: click.Context) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             path.unlink()
     sentences = done or ["nothing of Hypervigil was in force"]
-    return {"sentences": [*sentences, f"{told(left)}; {MEND}"] if left else sentences, "exit_code": 1 if left else 0}
+    return {
+        "sentences": [*sentences, f"{told(left)}; {mend(left)}"] if left else sentences,
+        "exit_code": 1 if left else 0,
+    }
 
 
 def _show_findings(console: Console, body: dict[str, Any]) -> None:
