@@ -19,6 +19,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     monkeypatch.setattr(lifecycle.checks, "make_users", list)
     monkeypatch.setattr(lifecycle, "make_directories", make_directories)
     monkeypatch.setattr(lifecycle, "user_ids", lambda _: (os.getuid(), os.getgid()))
+    monkeypatch.setattr(os, "chown", lambda *_, **__: None)  # whoever runs the tests need not be root
     monkeypatch.setattr(lifecycle, "start_detached", lambda *_: None)
     monkeypatch.setattr(lifecycle, "_wait_ready", lambda _: "monitor")
     return layout

@@ -15,6 +15,7 @@ from hypervigil.entrypoints.cli import show
 from hypervigil.entrypoints.cli.common import fail, layout_of, need_root, places, printer
 from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import MONITOR_USER, Layout, make_directories, user_ids
+from hypervigil.entrypoints.monitorfolder import renew_monitor_dir
 from hypervigil.entrypoints.processes import read_processes, start_detached
 from hypervigil.entrypoints.strangers import mend, strangers, told
 from hypervigil.entrypoints.supervise import Supervisor, alive, stop_everything
@@ -69,6 +70,7 @@ def up(context: click.Context, *, enforce: bool, policy_path: Path | None, max_n
     try:
         for sentence in checks.make_users():
             click.echo(sentence)
+        renew_monitor_dir(layout, keep_policy=True)
         make_directories(layout)
         if max_nics is not None:
             layout.max_nics_file.write_text(str(max_nics), encoding="ascii")
@@ -148,9 +150,11 @@ def off(context: click.Context) -> dict[str, Any]:
     layout.stopping_file.unlink(missing_ok=True)
     left = strangers(layout, None)
     # The folder is the monitor's: what cannot be removed from it must not keep 'off' from ending.
-    for path in (layout.handed_policy, *(() if left else (layout.control_socket,))):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    with contextlib.suppress(OSError):
+        if left:
+            layout.handed_policy.unlink()
+        else:
+            renew_monitor_dir(layout, keep_policy=False)
     sentences = done or ["nothing of Hypervigil was in force"]
     return {
         "sentences": [*sentences, f"{told(left)}; {mend(left)}"] if left else sentences,
