@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypervigil.entrypoints.control_client import ControlError, ask
 from hypervigil.entrypoints.layout import SERVICE_USERS, Layout, MissingUserError, user_ids
 from hypervigil.entrypoints.processes import read_processes
 from hypervigil.entrypoints.strangers import mend, strangers, told
 from hypervigil.entrypoints.supervise import SERVICES, alive
+from hypervigil.wire.control import ShowStatus
 
 LIBVIRT_SOCKET = Path("/run/libvirt/libvirt-sock-ro")
 MIN_KERNEL = (6, 1)
@@ -53,7 +55,7 @@ def running(layout: Layout) -> Iterator[Finding]:
         yield Finding("processes", good=False, detail=detail)
         return
     if found:
-        yield Finding("processes", good=len(found) == 2, detail=f"{told(found)}; {mend(found)}", needed=False)
+        yield _not_ours(layout, found)
         return
     if recorded is None:
         yield Finding("processes", good=False, detail="not started: run 'hypervigil up'", needed=False)
@@ -64,6 +66,21 @@ def running(layout: Layout) -> Iterator[Finding]:
         yield Finding(
             service.name, there, f"process {pid}" if there else f"not running; see {layout.log_dir}/{service.name}.log"
         )
+
+
+def _not_ours(layout: Layout, found: dict[str, int]) -> Finding:
+    """What runs that ``up`` did not start: good where all of it runs, and sees by its own word."""
+    missing = [name for name in ("enforcer", "monitor") if name not in found]
+    if missing:
+        return Finding("processes", good=False, detail=f"{told(found)}, without the {missing[0]}; {mend(found)}")
+    try:
+        body = ask(layout.control_socket, ShowStatus(), timeout_s=2)
+    except ControlError as error:
+        return Finding("processes", good=False, detail=f"{told(found)}; {error}")
+    if body.get("ready"):
+        return Finding("processes", good=True, detail=told(found))
+    blind = "; ".join(map(str, body.get("blind") or ["not all parts are connected"]))
+    return Finding("processes", good=False, detail=f"{told(found)}; it does not see everything: {blind}")
 
 
 def _root() -> Finding:

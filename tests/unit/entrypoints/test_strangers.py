@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from hypervigil.entrypoints import doctor as checks
 from hypervigil.entrypoints import strangers
 from hypervigil.entrypoints.cli import lifecycle
 from hypervigil.entrypoints.cli.commands import main
+from hypervigil.entrypoints.control_client import ControlError
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.entrypoints.processes import Processes
 from tests.unit.entrypoints.emptyhost import make_directories, off, up
@@ -201,11 +204,48 @@ def test_what_is_on_record_and_alive_is_no_stranger(layout: Layout, enforcer: in
     assert strangers.strangers(layout, Processes(1, {"enforcer": os.getpid()}, [])) == {"enforcer": enforcer}
 
 
-def test_doctor_tells_who_runs_that_up_did_not_start(layout: Layout, monitor: int, enforcer: int) -> None:
+def doctor(layout: Layout) -> tuple[int, dict[str, Any]]:
     done = CliRunner().invoke(main, ["doctor", "--json"], obj=layout)
     (found,) = json.loads(done.output)["findings"]
+    return done.exit_code, found
+
+
+def test_doctor_has_nothing_to_mend_where_all_runs_that_up_did_not_start(
+    layout: Layout, monitor: int, enforcer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "ask", lambda *_, **__: {"ready": True, "blind": []})
+    code, found = doctor(layout)
+    assert code == 0
     assert found["good"]
-    assert f"enforcer (process {enforcer}) and monitor (process {monitor})" in found["detail"]
+    assert found["detail"].endswith(f"enforcer (process {enforcer}) and monitor (process {monitor})")
+
+
+def test_doctor_tells_what_is_blind_of_what_up_did_not_start(
+    layout: Layout, monitor: int, enforcer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "ask", lambda *_, **__: {"ready": False, "blind": ["sensors since 12:00"]})
+    code, found = doctor(layout)
+    assert code == 1
+    assert found["detail"].endswith("it does not see everything: sensors since 12:00")
+
+
+def test_doctor_says_so_where_a_monitor_that_up_did_not_start_does_not_answer(
+    layout: Layout, monitor: int, enforcer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: object, **__: object) -> None:
+        raise ControlError("Hypervigil did not answer within 2 s")
+
+    monkeypatch.setattr(checks, "ask", silent)
+    code, found = doctor(layout)
+    assert code == 1
+    assert found["detail"].endswith("; Hypervigil did not answer within 2 s")
+
+
+def test_a_monitor_without_an_enforcer_counts_for_doctor(layout: Layout, monitor: int) -> None:
+    code, found = doctor(layout)
+    assert code == 1
+    assert found["needed"]
+    assert "without the enforcer; stop it where it was started" in found["detail"]
 
 
 def test_doctor_says_so_where_this_user_may_not_ask_who_runs(
