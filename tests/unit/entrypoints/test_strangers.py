@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +158,26 @@ def test_off_touches_nothing_under_an_enforcer_that_somebody_else_started(
     assert "nothing was changed" in refused.output
 
 
+def test_off_touches_nothing_while_a_unit_starts_its_enforcer_again(
+    layout: Layout, monitor: int, nothing_undone: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as held:
+
+        def started(_seconds: float) -> None:
+            held.enter_context(listening(layout.maps_socket, ENFORCER))
+
+        monkeypatch.setattr(lifecycle.time, "sleep", started)
+        refused = off(layout)
+    assert refused.exit_code == 1
+    assert "enforcer (process" in refused.output
+    assert "nothing was changed" in refused.output
+
+
 def test_off_does_its_work_and_says_that_a_monitor_is_left(
     layout: Layout, monitor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "undo_all", lambda *_: ["removed the pins"])
+    monkeypatch.setattr(lifecycle, "ENFORCER_BACK_WITHIN_S", 0.0)
     done = off(layout)
     assert done.exit_code == 1
     first, second = done.output.splitlines()

@@ -27,6 +27,8 @@ from hypervigil.model.policy import Mode
 from hypervigil.wire import control
 
 READY_WITHIN_S = 30.0
+ENFORCER_BACK_WITHIN_S = 3.0
+"""The unit waits half a second, and a start takes a second or two on a busy host."""
 
 
 @click.command()
@@ -134,6 +136,16 @@ def _wait_ready(layout: Layout) -> str:
     )
 
 
+def _found_for_sure(layout: Layout) -> dict[str, int]:
+    """Who runs that ``up`` did not start; where a monitor is alone, its enforcer may be about to be started again."""
+    deadline = time.monotonic() + ENFORCER_BACK_WITHIN_S
+    while True:
+        found = strangers(layout, read_processes(layout))
+        if not found or "enforcer" in found or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.25)
+
+
 @click.command()
 @printer(show.sentences)
 @click.pass_context
@@ -142,7 +154,7 @@ def off(context: click.Context) -> dict[str, Any]:
     layout = layout_of(context)
     need_root("hypervigil off")
     # Its enforcer would put back what is taken away here, and no longer know what was before.
-    found = strangers(layout, read_processes(layout))
+    found = _found_for_sure(layout)
     if "enforcer" in found:
         fail(f"{told(found)}; {mend(found)}, then run 'hypervigil off' again; nothing was changed")
     done = stop_everything(layout)
