@@ -1,13 +1,13 @@
 """Whatever a taken-over monitor left in its folder, the next start and the end go on."""
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hypervigil.entrypoints import monitorfolder
 from hypervigil.entrypoints.cli import lifecycle
 from hypervigil.entrypoints.layout import Layout
 from hypervigil.entrypoints.monitorfolder import renew_monitor_dir
@@ -15,12 +15,10 @@ from tests.unit.entrypoints.emptyhost import make_directories, off, up
 
 
 @pytest.fixture(autouse=True)
-def chowned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+def chowned(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """Who was made the owner of what, by name."""
     chowned: list[tuple[str, int, int]] = []
-    monkeypatch.setattr(
-        monitorfolder.os, "chown", lambda path, uid, gid, **_: chowned.append((Path(path).name, uid, gid))
-    )
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid, **_: chowned.append((Path(path).name, uid, gid)))
     return chowned
 
 
@@ -82,7 +80,7 @@ def test_what_cannot_be_removed_lies_aside(layout: Layout, monkeypatch: pytest.M
     def too_deep(_path: Path) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(monitorfolder.shutil, "rmtree", too_deep)
+    monkeypatch.setattr(shutil, "rmtree", too_deep)
     make_directories(layout)
     folder(layout.control_socket)
     renew_monitor_dir(layout, keep_policy=True)

@@ -6,6 +6,7 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_off_touches_nothing_while_a_unit_starts_its_enforcer_again(
         def started(_seconds: float) -> None:
             held.enter_context(listening(layout.maps_socket, ENFORCER))
 
-        monkeypatch.setattr(lifecycle.time, "sleep", started)
+        monkeypatch.setattr(time, "sleep", started)
         refused = off(layout)
     assert refused.exit_code == 1
     assert "enforcer (process" in refused.output

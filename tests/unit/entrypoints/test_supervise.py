@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def happened(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         happened.append(f"started with {arguments}")
         raise EndOfTestError
 
-    monkeypatch.setattr(enforcer.time, "sleep", slept)
+    monkeypatch.setattr(time, "sleep", slept)
     monkeypatch.setattr(enforcer, "start_detached", started)
     return happened
 
@@ -78,7 +79,7 @@ def test_an_enforcer_acts_once_it_is_on_record(
     layout: Layout, dead: int, happened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record(layout, dead, {"enforcer": dead})
-    monkeypatch.setattr(enforcer.time, "sleep", lambda _: record(layout, dead, {"enforcer": os.getpid()}))
+    monkeypatch.setattr(time, "sleep", lambda _: record(layout, dead, {"enforcer": os.getpid()}))
     with pytest.raises(EndOfTestError):
         enforcer._watch_supervisor(layout)
     assert happened == ["started with ['--enforce']"]
@@ -105,9 +106,9 @@ class Children:
 @pytest.fixture
 def children(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> Iterator[Children]:
     children = Children(layout, subprocess.Popen)
-    monkeypatch.setattr(supervise.subprocess, "Popen", children)
+    monkeypatch.setattr(subprocess, "Popen", children)
     monkeypatch.setattr(supervise, "user_ids", lambda _: (os.getuid(), os.getgid()))
-    monkeypatch.setattr(supervise.os, "setpriority", lambda *_: None)
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
     yield children
     for child in children.started:
         child.kill()
