@@ -328,6 +328,11 @@ def main(
         return 1
     path = ROOT / "reports" / f"verify-{code}.md"
     path.parent.mkdir(exist_ok=True)
+
+    def write() -> None:
+        told = report(code, commit, machine(), every, done)
+        path.write_text(told.replace(str(ROOT), "."), encoding="utf-8")  # where it lay is nobody's matter
+
     started = time.monotonic()
     queue = [known[name] for name in options.slice]
     asked = set(options.slice) or set(known)
@@ -340,9 +345,9 @@ def main(
         outcome = run_slice(chosen, directory, commit)
         save(chosen, outcome, directory)
         done[chosen.name] = outcome
-        path.write_text(report(code, commit, machine(), every, done), encoding="utf-8")
+        write()
         say(f"verify: {chosen.name} {'right' if outcome.ok else 'WRONG'} after {outcome.seconds:g} s; {path}")
-    path.write_text(report(code, commit, machine(), every, done), encoding="utf-8")
+    write()
     wrong = sorted(name for name in asked & done.keys() if not done[name].ok)
     if wrong:
         say(f"verify: wrong: {', '.join(wrong)}")
