@@ -121,8 +121,8 @@ class OtherHost:
         for daemon in _DAEMONS:
             # Nobody is asked who may connect: the directory is root's.
             where = _HOME / "etc/libvirt/libvirtd.conf"
-            told = ["-f", str(configured(where, 'auth_unix_rw = "none"'))] if daemon == "libvirtd" else []
-            self.call(daemon, "-d", "-p", str(_HOME / f"{daemon}.pid"), *told)
+            options = ["-f", str(configured(where, 'auth_unix_rw = "none"'))] if daemon == "libvirtd" else []
+            self.call(daemon, "-d", "-p", str(_HOME / f"{daemon}.pid"), *options)
         awaited(self._connected, "the other host's libvirt")
 
     def _connected(self) -> bool:

@@ -1,7 +1,5 @@
 """``hypervigil limit``: what is asked of the monitor, and which options cannot be meant together."""
 
-from pathlib import Path
-
 import pytest
 from click.testing import CliRunner, Result
 
@@ -9,32 +7,19 @@ from hypervigil.entrypoints.cli import main
 from hypervigil.model.limits import LimitKind
 from hypervigil.model.traffic import Direction, TrafficClass
 from hypervigil.wire import control
-
-
-class Monitor:
-    """What the command line hears when it asks."""
-
-    def __init__(self) -> None:
-        self.asked: list[control.PutLimit] = []
-
-    def ask(self, _path: Path, request: control.Request) -> dict:
-        assert isinstance(request, control.PutLimit)
-        self.asked.append(request)
-        return {"sentences": ["done"]}
+from tests.unit.entrypoints.asked import Monitor
 
 
 @pytest.fixture
-def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    there = Monitor()
-    monkeypatch.setattr("hypervigil.entrypoints.cli.common.ask", there.ask)
-    return there
+def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor[control.PutLimit]:
+    return Monitor(control.PutLimit, monkeypatch)
 
 
 def run(*words: str) -> Result:
     return CliRunner().invoke(main, ["limit", "web-1", "--for", "10m", *words])
 
 
-def test_a_limit_of_packets_is_of_classes_and_one_direction(monitor: Monitor) -> None:
+def test_a_limit_of_packets_is_of_classes_and_one_direction(monitor: Monitor[control.PutLimit]) -> None:
     assert run("--packets", "5").exit_code == 0
     assert run("--octets", "5", "--class", "udp", "--class", "dns", "--direction", "in").exit_code == 0
     one, other = monitor.asked
@@ -59,7 +44,7 @@ def test_a_limit_of_packets_is_of_classes_and_one_direction(monitor: Monitor) ->
 )
 @pytest.mark.parametrize("more", [("--class", "udp"), ("--direction", "in"), ("--direction", "out")])
 def test_classes_and_directions_go_with_nothing_that_has_none(
-    monitor: Monitor, words: tuple[str, ...], more: tuple[str, ...]
+    monitor: Monitor[control.PutLimit], words: tuple[str, ...], more: tuple[str, ...]
 ) -> None:
     refused = run(*words, *more)
     assert refused.exit_code == 1
@@ -69,7 +54,7 @@ def test_classes_and_directions_go_with_nothing_that_has_none(
     assert run(*words).exit_code == 0
 
 
-def test_who_begins_is_limited_inbound(monitor: Monitor) -> None:
+def test_who_begins_is_limited_inbound(monitor: Monitor[control.PutLimit]) -> None:
     run("--packets", "5", "--peer", "198.51.100.7")
     run("--source-proof")
     assert [(one.kind, one.direction) for one in monitor.asked] == [
@@ -78,7 +63,7 @@ def test_who_begins_is_limited_inbound(monitor: Monitor) -> None:
     ]
 
 
-def test_no_more_than_all_of_a_core_is_a_share_of_it(monitor: Monitor) -> None:
+def test_no_more_than_all_of_a_core_is_a_share_of_it(monitor: Monitor[control.PutLimit]) -> None:
     assert run("--cpu", "1").exit_code == 0
     refused = run("--cpu", "50")
     assert refused.exit_code == 2

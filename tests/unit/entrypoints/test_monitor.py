@@ -27,6 +27,16 @@ from tests.unit.hypervisor.enforcer.test_process import Rig, rig
 __all__ = ["rig"]
 
 
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """Where a monitor finds what it needs, whoever runs the tests."""
+    found = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
+    for directory in (found.monitor_dir, found.monitor_state):
+        directory.mkdir(parents=True)
+    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
+    return found
+
+
 async def until(what: str, look: Callable[[], bool], within_s: float = 20.0) -> None:
     deadline = time.monotonic() + within_s
     while not look():
@@ -34,12 +44,7 @@ async def until(what: str, look: Callable[[], bool], within_s: float = 20.0) -> 
         await asyncio.sleep(0.02)
 
 
-def test_what_an_agent_told_of_an_open_case_is_known_again_after_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
-    layout.monitor_state.mkdir(parents=True)
-    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
+def test_what_an_agent_told_of_an_open_case_is_known_again_after_a_restart(layout: Layout) -> None:
     vm, case = VmId("a"), CaseId("c1")
 
     def fact(kind: str, text: str) -> Evidence:
@@ -61,12 +66,7 @@ def test_what_an_agent_told_of_an_open_case_is_known_again_after_a_restart(
     made.journal.close()
 
 
-def test_a_policy_that_a_start_took_from_a_file_is_on_record_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
-    layout.monitor_state.mkdir(parents=True)
-    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
+def test_a_policy_that_a_start_took_from_a_file_is_on_record_once(layout: Layout) -> None:
     store = PolicyStore(layout.monitor_state)
     texts = ["", 'mode = "enforce"\n', 'mode = "enforce"\n', "# another\n"]
     for text in texts:
@@ -82,12 +82,8 @@ def test_a_policy_that_a_start_took_from_a_file_is_on_record_once(
 
 
 def test_the_process_has_its_journals_head_signed_again_and_again_and_when_it_is_told_to(
-    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = Layout(tmp_path / "run", tmp_path / "state", tmp_path / "pins")
-    for directory in (layout.monitor_dir, layout.monitor_state):
-        directory.mkdir(parents=True)
-    monkeypatch.setattr(process, "user_ids", lambda _: (os.getuid(), os.getgid()))
     monkeypatch.setattr(process, "LOOK_S", 0.02)
     monkeypatch.setattr(signing, "SIGN_S", 0.3)
     heads, key = tmp_path / "heads.jsonl", tmp_path / "head.pub"

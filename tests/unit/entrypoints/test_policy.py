@@ -2,39 +2,20 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner
 
 from hypervigil.entrypoints.cli import main
-from hypervigil.model.policy import Policy
-from hypervigil.model.vm import Inventory
 from hypervigil.wire import control
+from tests.unit.entrypoints.asked import Monitor
 
 TEXT = '# a comment\nmode = "enforce"\n\n[bounds]\nfactor = 3\n'
 
 
-class Monitor:
-    """What the command line hears when it asks."""
-
-    def __init__(self) -> None:
-        self.asked: list[control.ApplyPolicy] = []
-
-    def ask(self, _path: Path, request: control.Request) -> dict:
-        if isinstance(request, control.ShowNetwork):
-            return {"policy": msgspec.to_builtins(Policy()), "inventory": msgspec.to_builtins(Inventory(()))}
-        assert isinstance(request, control.ApplyPolicy)
-        self.asked.append(request)
-        return {"sentences": ["done"]}
-
-
 @pytest.fixture
-def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
-    there = Monitor()
-    monkeypatch.setattr("hypervigil.entrypoints.cli.common.ask", there.ask)
-    return there
+def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor[control.ApplyPolicy]:
+    return Monitor(control.ApplyPolicy, monkeypatch)
 
 
 @pytest.fixture
@@ -50,7 +31,9 @@ def pipe() -> Iterator[str]:
 @pytest.mark.parametrize(
     "words", [("policy", "apply"), ("policy", "diff"), ("policy", "apply", "--dry-run"), ("network", "apply")]
 )
-def test_a_policy_from_a_pipe_is_sent_as_it_was_checked(monitor: Monitor, pipe: str, words: tuple[str, ...]) -> None:
+def test_a_policy_from_a_pipe_is_sent_as_it_was_checked(
+    monitor: Monitor[control.ApplyPolicy], pipe: str, words: tuple[str, ...]
+) -> None:
     result = CliRunner().invoke(main, [*words, pipe])
     assert result.exit_code == 0, result.output
     assert [request.text for request in monitor.asked] == [TEXT]
@@ -64,7 +47,7 @@ def test_a_policy_from_a_pipe_is_explained(pipe: str) -> None:
 
 @pytest.mark.parametrize("command", ["policy", "network"])
 def test_who_applies_a_policy_is_told_to_the_monitor(
-    monitor: Monitor, pipe: str, monkeypatch: pytest.MonkeyPatch, command: str
+    monitor: Monitor[control.ApplyPolicy], pipe: str, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("SUDO_USER", "olga")
     assert CliRunner().invoke(main, [command, "apply", pipe]).exit_code == 0
